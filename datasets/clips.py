@@ -1,0 +1,206 @@
+"""Clips: short frame sequences with the actions between them, and batches of clips in a reproducible order.
+
+torch is imported when batches are asked for: processes that only collect data come through this module too, and
+would start seconds later and some 200 MB heavier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lewm_agent.datasets.offline import OfflineDataset
+
+if TYPE_CHECKING:
+    import torch
+
+ClipArrays = tuple[NDArray[np.uint8], NDArray[np.float32]]
+
+
+class Clips:
+    """All clips of some episodes.
+
+    A clip has T frames, ``frame_skip`` environment steps apart, and the actions taken between them; it spans
+    (T - 1) * frame_skip + 1 rows of one episode. Every start row that leaves enough rows gives a clip; shorter
+    episodes give none. Clips are numbered by episode, then by start row.
+
+    Args:
+        dataset: Where the frames are.
+        episodes: Episode indices (n,); None for all.
+        num_frames: T, at least 1.
+        frame_skip: Environment steps between two frames, at least 1.
+
+    Raises:
+        ValueError: No episode is long enough, or an action inside an episode is not finite.
+    """
+
+    def __init__(self, dataset: OfflineDataset, episodes: ArrayLike | None, num_frames: int, frame_skip: int) -> None:
+        if num_frames < 1 or frame_skip < 1:
+            raise ValueError(f"num_frames ({num_frames}) and frame_skip ({frame_skip}) must be at least 1")
+        self.dataset, self.num_frames, self.frame_skip = dataset, num_frames, frame_skip
+        self.episodes = dataset.episode_array(episodes)
+        self.rows_per_clip = (num_frames - 1) * frame_skip + 1
+        counts = np.maximum(dataset.episode_lengths[self.episodes] - self.rows_per_clip + 1, 0)
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
+        if not len(self):
+            raise ValueError(self._too_short())
+        self._check_actions()
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return int(self._ends[-1]) if self._ends.size else 0
+
+    def __getitem__(self, index: int) -> ClipArrays:
+        """Read one clip: frames (T, H, W, 3) uint8, actions (T - 1, frame_skip, A) float32."""
+        frames, actions = self.fetch([index])
+        return frames[0], actions[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> ClipArrays:
+        """Read a batch at once; torch's DataLoader calls this instead of ``__getitem__``."""
+        return self.fetch(indices)
+
+    def locate(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Episode index and start row within the episode of clips (B,).
+
+        Raises:
+            IndexError: No such clip.
+        """
+        clips = np.asarray(indices, dtype=np.int64).reshape(-1)
+        outside = clips[(clips < 0) | (clips >= len(self))]
+        if outside.size:
+            raise IndexError(f"clip {outside[0]} does not exist; there are clips 0 to {len(self) - 1}")
+        position = np.searchsorted(self._ends, clips, side="right")
+        return self.episodes[position], clips - self._starts[position]
+
+    def fetch(self, indices: ArrayLike) -> ClipArrays:
+        """Read clips (B,), only the frames they show.
+
+        Returns:
+            Frames (B, T, H, W, 3) uint8, and actions (B, T - 1, frame_skip, A) float32, in the environment's units:
+            ``actions[b, t]`` lead from ``frames[b, t]`` to ``frames[b, t + 1]``.
+        """
+        episodes, offsets = self.locate(indices)
+        first = self.dataset.episode_starts[episodes] + offsets
+        frame_rows = first[:, None] + np.arange(self.num_frames) * self.frame_skip
+        action_rows = first[:, None] + np.arange(self.rows_per_clip - 1)
+        frames = self.dataset.read_frames(frame_rows.reshape(-1))
+        shape = (len(first), self.num_frames - 1, self.frame_skip, self.dataset.action_dim)
+        return frames.reshape(*frame_rows.shape, *frames.shape[1:]), self.dataset.actions[action_rows].reshape(shape)
+
+    def _too_short(self) -> str:
+        lengths = self.dataset.episode_lengths[self.episodes]
+        if not lengths.size:
+            return f"no episodes were chosen from the {self.dataset.num_episodes} of {self.dataset.path}"
+        return (
+            f"the longest episode has {lengths.max()} rows, clips of {self.num_frames} frames with frame_skip "
+            f"{self.frame_skip} need {self.rows_per_clip}"
+        )
+
+    def _check_actions(self) -> None:
+        """Every action but an episode's last must be finite: training would spread a NaN silently."""
+        bad: NDArray[np.bool_] = np.any(~np.isfinite(self.dataset.actions), axis=1)
+        bad[self.dataset.episode_starts + self.dataset.episode_lengths - 1] = False
+        before = np.concatenate([[0], np.cumsum(bad)])
+        starts = self.dataset.episode_starts[self.episodes]
+        inside = before[starts + self.dataset.episode_lengths[self.episodes]] - before[starts]
+        if inside.any():
+            position = int(np.flatnonzero(inside)[0])
+            row = int(np.flatnonzero(bad[starts[position] :])[0])
+            raise ValueError(
+                f"the action in row {row} of episode {self.episodes[position]} of {self.dataset.path} is not finite; "
+                "only an episode's last row, which has no action, may be NaN"
+            )
+
+
+def batches_per_epoch(clips: Clips, batch_size: int) -> int:
+    """Number of whole batches in an epoch.
+
+    Raises:
+        ValueError: Fewer clips than one batch.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if len(clips) < batch_size:
+        raise ValueError(f"batch_size ({batch_size}) must be at most the number of clips ({len(clips)})")
+    return len(clips) // batch_size
+
+
+class BatchOrder:
+    """Clip indices of the batch at each optimizer step in [start_step, stop_step).
+
+    Epoch e visits the clips in the order ``default_rng([seed, e]).permutation``; the incomplete last batch is
+    dropped. So a step's batch depends on the seed and the step only, not on where the run was resumed.
+    """
+
+    def __init__(self, clips: Clips, batch_size: int, seed: int, start_step: int, stop_step: int) -> None:
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        if not 0 <= start_step <= stop_step:
+            raise ValueError(f"steps must satisfy 0 <= start_step <= stop_step, got {start_step} and {stop_step}")
+        self.per_epoch = batches_per_epoch(clips, batch_size)
+        self.num_clips, self.batch_size, self.seed = len(clips), batch_size, seed
+        self.start_step, self.stop_step = start_step, stop_step
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self.stop_step - self.start_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the clip indices of one batch after the other."""
+        epoch = -1
+        for step in range(self.start_step, self.stop_step):
+            if step // self.per_epoch != epoch:
+                epoch = step // self.per_epoch
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_clips)
+            first = (step % self.per_epoch) * self.batch_size
+            yield order[first : first + self.batch_size].tolist()
+
+
+def clip_batches(
+    clips: Clips, batch_size: int, seed: int, start_step: int, stop_step: int, workers: int = 0
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Iterate over the batches of optimizer steps start_step, ..., stop_step - 1.
+
+    The batch of a step is the same wherever the iteration starts and for any number of workers. The global random
+    generators are left alone.
+
+    Args:
+        clips: What to draw from.
+        batch_size: Clips per batch.
+        seed: Fixes the order, see :class:`BatchOrder`.
+        start_step: First step, the number of steps already done.
+        stop_step: One past the last step.
+        workers: Processes that read ahead; 0 reads in this process.
+
+    Returns:
+        Iterator of frames (B, T, H, W, 3) uint8 and actions (B, T - 1, frame_skip, A) float32, on the CPU.
+
+    Raises:
+        ValueError: Sizes or steps out of range; raised at the call, not at the first batch.
+    """
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    order = BatchOrder(clips, batch_size, seed, start_step, stop_step)
+    loader = DataLoader(
+        cast("Dataset[ClipArrays]", clips),  # a map-style dataset by its methods
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_to_tensors,  # type: ignore[arg-type]  # __getitems__ hands over a batch, not a list of samples
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # otherwise the loader draws a number from torch's global generator
+    )
+    return iter(loader)
+
+
+def _to_tensors(arrays: ClipArrays) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    frames, actions = arrays
+    return torch.from_numpy(frames), torch.from_numpy(actions)

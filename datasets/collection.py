@@ -1,0 +1,554 @@
+"""Collecting episodes with a behavior policy, into shards that do not depend on how many processes gather them.
+
+Shard k holds the episodes k * shard_episodes, ..., and is gathered whole by one process with one fresh environment
+and policy. Every episode has seeds of its own, derived from the dataset's seed and its number. Hence one process or
+many, uninterrupted or continued, give the same data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait as wait_for_connection
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from lewm_agent.datasets.metadata import (
+    METADATA_FILE,
+    DatasetMetadata,
+    ShardRecord,
+    git_commit,
+    software_versions,
+)
+from lewm_agent.datasets.offline import OfflineDataset
+from lewm_agent.datasets.shards import PART_SUFFIX, Compression, ShardWriter, check_frames, frame_filter
+
+
+class BehaviorPolicy(Protocol):
+    """Who acts while data are collected."""
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; all randomness of the episode must come from ``seed``."""
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[Any]:
+        """Return an action of the environment's action space, in its units."""
+
+
+MakeEnv = Callable[[], "gym.Env[Any, Any]"]
+MakePolicy = Callable[["gym.Env[Any, Any]"], BehaviorPolicy]
+
+
+def episode_seed(seed: int, index: int, stream: int = 0) -> int:
+    """Seed of the environment in episode ``index``, in [0, 2**32).
+
+    Args:
+        seed: Seed of the dataset or the evaluation.
+        index: Number of the episode.
+        stream: 0 for collected data, 1 for held-out evaluation; streams never share a derivation.
+
+    Raises:
+        ValueError: A negative number.
+    """
+    return _derived_seed(seed, stream, index)
+
+
+def policy_seed(seed: int, index: int, stream: int = 0) -> int:
+    """Seed of the behavior policy in episode ``index``; like :func:`episode_seed`, but a different number."""
+    return _derived_seed(seed, stream, index, 1)
+
+
+def _derived_seed(seed: int, *key: int) -> int:
+    if seed < 0 or min(key) < 0:
+        raise ValueError(f"seed, episode index and stream must be at least 0, got {seed} and {key}")
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
+
+
+def rollout(
+    env: gym.Env[Any, Any], policy: BehaviorPolicy, env_seed: int, policy_seed: int, render: bool = True
+) -> dict[str, NDArray[Any]]:
+    """Play one episode until it terminates or is truncated.
+
+    Args:
+        env: An environment with a continuous action space of shape (A,).
+        policy: Who acts.
+        env_seed: Seed for ``env.reset``.
+        policy_seed: Seed for ``policy.reset``.
+        render: Record frames; without them the other columns are the same.
+
+    Returns:
+        Columns of n + 1 rows for n actions. ``action`` (n + 1, A) float32: row t leaves frame t, the last row is NaN.
+        ``reward`` float64, ``terminated`` and ``truncated`` bool: what the action of the row led to; the last row,
+        without action, has 0, False and False. ``state`` and ``goal_state`` (n + 1, S) float64, if the environment's
+        info has them. ``pixels`` (n + 1, H, W, 3) uint8, if rendered.
+
+    Raises:
+        TypeError: A frame that is not uint8.
+        ValueError: A frame or an action of the wrong shape, or an action that is not finite.
+    """
+    observation, info = env.reset(seed=env_seed)
+    policy.reset(policy_seed)
+    recorder = _Recorder(env, render)
+    recorder.add_situation(info)
+    done = False
+    while not done:
+        action = recorder.checked_action(policy(observation, info))
+        observation, reward, terminated, truncated, info = env.step(action.copy())
+        recorder.add_outcome(action, float(reward), bool(terminated), bool(truncated))
+        recorder.add_situation(info)
+        done = bool(terminated or truncated)
+    return recorder.columns()
+
+
+class _Recorder:
+    """Gathers the columns of one episode."""
+
+    def __init__(self, env: gym.Env[Any, Any], render: bool) -> None:
+        self.env = env
+        self.render = render
+        self.action_shape = _action_space(env).shape
+        self.situations: dict[str, list[NDArray[Any]]] = {}
+        self.outcomes: dict[str, list[Any]] = {"action": [], "reward": [], "terminated": [], "truncated": []}
+
+    def add_situation(self, info: dict[str, Any]) -> None:
+        names = ("state", "goal_state")
+        row: dict[str, NDArray[Any]] = {name: np.array(info[name], np.float64) for name in names if name in info}
+        if self.render:
+            row["pixels"] = rendered_frame(self.env)
+        for name, value in row.items():
+            rows = self.situations.setdefault(name, [])
+            if rows and value.shape != rows[0].shape:
+                raise ValueError(f"{name} has shape {value.shape} in row {len(rows)}, {rows[0].shape} in row 0")
+            rows.append(value)
+
+    def checked_action(self, action: Any) -> NDArray[np.float32]:
+        checked = np.array(action, dtype=np.float32)
+        if checked.shape != self.action_shape:
+            raise ValueError(f"the policy's action has shape {checked.shape}, the environment's is {self.action_shape}")
+        if not np.isfinite(checked).all():
+            raise ValueError(f"the policy's action {checked} in step {len(self.outcomes['action'])} is not finite")
+        return checked
+
+    def add_outcome(self, action: NDArray[np.float32], reward: float, terminated: bool, truncated: bool) -> None:
+        row = {"action": action, "reward": reward, "terminated": terminated, "truncated": truncated}
+        for name, value in row.items():
+            self.outcomes[name].append(value)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        no_action = np.full(self.action_shape, np.nan, np.float32)
+        outcomes = {
+            "action": np.stack([*self.outcomes["action"], no_action]),
+            "reward": np.asarray([*self.outcomes["reward"], 0.0], np.float64),
+            "terminated": np.asarray([*self.outcomes["terminated"], False], np.bool_),
+            "truncated": np.asarray([*self.outcomes["truncated"], False], np.bool_),
+        }
+        return {**{name: np.stack(rows) for name, rows in self.situations.items()}, **outcomes}
+
+
+def rendered_frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
+    """Return a copy of the environment's current frame (H, W, 3) uint8, or raise if it renders anything else."""
+    frame = env.render()
+    if not isinstance(frame, np.ndarray):
+        raise TypeError(
+            f"env.render() must return a uint8 frame, got {type(frame).__name__}; use render_mode='rgb_array'"
+        )
+    check_frames(frame, "a frame of env.render()")
+    if frame.ndim != 3:
+        raise ValueError(f"a frame of env.render() must have shape (height, width, 3), got {frame.shape}")
+    return frame.copy()  # an environment may draw every frame into the same array
+
+
+def _action_space(env: gym.Env[Any, Any]) -> gym.spaces.Box:
+    space = env.action_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"the action space must be a Box of shape (action_dim,), got {space}")
+    return space
+
+
+def collect(
+    path: str | Path,
+    make_env: MakeEnv,
+    make_policy: MakePolicy,
+    episodes: int,
+    *,
+    environment_id: str,
+    policy: str,
+    seed: int,
+    environment_kwargs: Mapping[str, Any] | None = None,
+    num_envs: int = 1,
+    shard_episodes: int = 100,
+    compression: Compression = "gzip",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> OfflineDataset:
+    """Collect episodes into a dataset folder, or continue there.
+
+    A folder that holds part of the same request is continued: only missing or damaged shards are gathered, and
+    ``episodes`` may be larger than before. The data do not depend on ``num_envs`` or on interruptions, provided the
+    environment and the policy draw only from their seeds.
+
+    Args:
+        path: Dataset folder; created with its parents.
+        make_env: Makes an environment with ``render_mode="rgb_array"``; picklable if ``num_envs`` > 1.
+        make_policy: Makes the policy for an environment; picklable if ``num_envs`` > 1.
+        episodes: Number of episodes.
+        environment_id: Gymnasium id, recorded.
+        policy: Description of the policy, recorded; part of what makes a request the same.
+        seed: Fixes every episode.
+        environment_kwargs: Keyword arguments of the environment, recorded; must be JSON.
+        num_envs: Processes that gather at the same time, one environment each; 1 stays in this process.
+        shard_episodes: Episodes per file.
+        compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None, see :class:`ShardWriter`.
+        overwrite: Delete the dataset that is there first.
+        progress: Show a progress bar on the standard error stream.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: Arguments out of range, another request's dataset in the folder, an environment or a policy that
+            does not fit. Nothing half-written is left.
+        TypeError: Frames that are not uint8.
+        RuntimeError: A gathering process died.
+        KeyboardInterrupt: Interrupted; whole shards are kept, and the message says how to go on.
+    """
+    folder = Path(path)
+    _check_counts(episodes=episodes, num_envs=num_envs, shard_episodes=shard_episodes)
+    episode_seed(seed, 0)
+    frame_filter(compression)
+    if num_envs > 1:
+        _check_picklable(make_env=make_env, make_policy=make_policy)
+    request = _request(make_env, environment_id, environment_kwargs or {}, policy, seed, episodes, shard_episodes)
+    request = _taken_up(folder, request, overwrite)
+    job = _ShardJob(folder, make_env, make_policy, seed, episodes, shard_episodes, request.frame_shape, compression)
+    with _folder_for(folder, overwrite), _progress_bar(episodes, request, progress) as advance:
+        _gather_missing(job, request, num_envs, advance)
+    return OfflineDataset(folder)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+
+
+def _check_picklable(**parts: object) -> None:
+    for name, part in parts.items():
+        try:
+            ForkingPickler.dumps(part)
+        except Exception as error:  # pickling runs code of the object's own class, which may raise anything
+            raise ValueError(
+                f"{name} cannot be sent to other processes ({error}); use num_envs=1, or define it at the top level "
+                "of a module"
+            ) from None
+
+
+def _request(
+    make_env: MakeEnv,
+    environment_id: str,
+    environment_kwargs: Mapping[str, Any],
+    policy: str,
+    seed: int,
+    episodes: int,
+    shard_episodes: int,
+) -> DatasetMetadata:
+    """Describe what is to be collected; makes the environment once, to check it before anything is written."""
+    try:
+        kwargs = json.loads(json.dumps(dict(environment_kwargs), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"environment_kwargs {environment_kwargs!r} cannot be recorded as JSON: {error}") from None
+    env = make_env()
+    try:
+        _check_env(env)
+        env.reset(seed=episode_seed(seed, 0))
+        height, width, channels = rendered_frame(env).shape
+        spaces = str(env.observation_space), str(env.action_space)
+    finally:
+        env.close()
+    return DatasetMetadata(
+        environment_id, kwargs, policy, seed, episodes, shard_episodes, (height, width, channels), *spaces,
+        versions=software_versions(), git_commit=git_commit(),
+    )  # fmt: skip
+
+
+def _check_env(env: gym.Env[Any, Any]) -> None:
+    if env.render_mode != "rgb_array":
+        raise ValueError(f"the environment has render_mode {env.render_mode!r}; collecting needs 'rgb_array'")
+    _action_space(env)
+
+
+_SAME_REQUEST = (
+    "environment_id",
+    "environment_kwargs",
+    "policy",
+    "seed",
+    "shard_episodes",
+    "frame_shape",
+    "action_space",
+)
+
+
+def _taken_up(folder: Path, request: DatasetMetadata, overwrite: bool) -> DatasetMetadata:
+    """Add the whole shards that the folder already has to the request; changes nothing on disk."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for the dataset")
+    if not folder.exists() or all(file in _unfinished(folder) for file in folder.iterdir()):
+        return request
+    if not (folder / METADATA_FILE).is_file():
+        raise ValueError(f"{folder} is not empty and holds no dataset; give another path")
+    if overwrite:
+        return request
+    present = DatasetMetadata.load(folder)
+    for name in _SAME_REQUEST:
+        given, there = getattr(request, name), getattr(present, name)
+        if given != there:
+            raise ValueError(
+                f"{folder} holds a dataset with {name} {there!r}, asked for is {given!r}; "
+                "give another path or overwrite=True"
+            )
+    return _with_whole_shards(folder, request, present)
+
+
+def _unfinished(folder: Path) -> list[Path]:
+    """Files that a killed collection has left unfinished."""
+    return [*folder.glob(f"shard-*.h5{PART_SUFFIX}"), *folder.glob(f"{METADATA_FILE}{PART_SUFFIX}")]
+
+
+def _with_whole_shards(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> DatasetMetadata:
+    expected = _expected_shards(request.episodes, request.shard_episodes)
+    whole = [shard for shard in present.shards if _is_whole(folder, shard)]
+    for shard in whole:
+        if shard.episodes > expected.get(shard.file, 0):
+            there = sum(shard.episodes for shard in whole)
+            raise ValueError(
+                f"{folder} already holds {there} episodes, more than the {request.episodes} asked for; ask for as many "
+                "or more, or give another path or overwrite=True"
+            )
+    kept = tuple(shard for shard in whole if shard.episodes == expected[shard.file])
+    return replace(request, shards=kept, versions=present.versions, git_commit=present.git_commit)
+
+
+def _is_whole(folder: Path, shard: ShardRecord) -> bool:
+    file = folder / shard.file
+    return file.is_file() and file.stat().st_size == shard.bytes
+
+
+def _shard_file(index: int) -> str:
+    return f"shard-{index:05d}.h5"
+
+
+def _expected_shards(episodes: int, shard_episodes: int) -> dict[str, int]:
+    """Number of episodes of every shard, by file name, in order."""
+    firsts = range(0, episodes, shard_episodes)
+    return {_shard_file(index): min(shard_episodes, episodes - first) for index, first in enumerate(firsts)}
+
+
+@contextlib.contextmanager
+def _folder_for(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Create the folder; on failure, remove unfinished files, and the folder too if it holds no shard."""
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    _delete(_unfinished(folder))
+    if overwrite:
+        _delete([folder / METADATA_FILE, *folder.glob("shard-*.h5")])
+    try:
+        yield
+    except BaseException:
+        _delete(_unfinished(folder))
+        if not any(folder.glob("shard-*.h5")):
+            (folder / METADATA_FILE).unlink(missing_ok=True)
+        for place in created:
+            with contextlib.suppress(OSError):  # not empty: it holds whole shards
+                place.rmdir()
+        raise
+
+
+def _delete(files: list[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _ShardJob:
+    """What a process needs to know to gather any shard."""
+
+    folder: Path
+    make_env: MakeEnv
+    make_policy: MakePolicy
+    seed: int
+    episodes: int
+    shard_episodes: int
+    frame_shape: tuple[int, int, int]
+    compression: Compression
+
+
+Advance = Callable[[int], None]
+Records = Generator[ShardRecord, None, None]
+
+
+def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
+    """Gather one shard; ``advance`` is told the number of frames after every episode and may raise to stop."""
+    first = index * job.shard_episodes
+    env = job.make_env()
+    try:
+        policy = job.make_policy(env)
+        with ShardWriter(job.folder / _shard_file(index), job.compression) as writer:
+            for episode in range(first, min(first + job.shard_episodes, job.episodes)):
+                columns = rollout(env, policy, episode_seed(job.seed, episode), policy_seed(job.seed, episode))
+                if columns["pixels"].shape[1:] != job.frame_shape:
+                    given = columns["pixels"].shape[1:]
+                    raise ValueError(f"episode {episode} has frames {given}, the first frame was {job.frame_shape}")
+                writer.append(columns)
+                advance(len(columns["pixels"]))
+    finally:
+        env.close()
+    return writer.record()
+
+
+def _gather_missing(job: _ShardJob, request: DatasetMetadata, num_envs: int, advance: Advance) -> None:
+    """Gather the shards that are missing and keep ``metadata.json`` up to date."""
+    request.save(job.folder)
+    present = {shard.file for shard in request.shards}
+    files = list(_expected_shards(job.episodes, job.shard_episodes))
+    missing = [index for index, file in enumerate(files) if file not in present]
+    gather = _gather_here if num_envs == 1 else _gather_in_processes
+    try:
+        with contextlib.closing(gather(job, missing, num_envs, advance)) as records:
+            for record in records:
+                shards = sorted((*request.shards, record), key=lambda shard: files.index(shard.file))
+                request = replace(request, shards=tuple(shards))
+                request.save(job.folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_interrupted(job, request)) from None
+    mean, std = OfflineDataset(job.folder).action_statistics()
+    replace(request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist())).save(job.folder)
+
+
+def _interrupted(job: _ShardJob, request: DatasetMetadata) -> str:
+    done = sum(shard.episodes for shard in request.shards)
+    if not done:
+        return "collection interrupted before the first shard was whole; nothing is kept"
+    return (
+        f"collection interrupted: {done} of {job.episodes} episodes are in whole shards in {job.folder}; "
+        "call collect() again with the same arguments to continue"
+    )
+
+
+def _gather_here(job: _ShardJob, missing: list[int], num_envs: int, advance: Advance) -> Records:
+    for index in missing:
+        yield _gather_shard(job, index, advance)
+
+
+def _gather_in_processes(job: _ShardJob, missing: list[int], num_envs: int, advance: Advance) -> Records:
+    if not missing:
+        return
+    context = multiprocessing.get_context("spawn")
+    frames = context.SimpleQueue()
+    stop = context.Event()
+    workers = min(num_envs, len(missing))
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(frames, stop)) as pool:
+        try:
+            waiting = {pool.submit(_gather_in_worker, job, index) for index in missing}
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
+                while not frames.empty():
+                    advance(frames.get())
+                yield from _results(finished)
+        except BaseException:
+            stop.set()  # the workers delete what they have not finished
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _results(finished: set[Future[ShardRecord]]) -> Iterator[ShardRecord]:
+    """Yield what went well before raising what did not."""
+    failed = [future for future in finished if future.exception() is not None]
+    yield from (future.result() for future in finished if future not in failed)
+    for future in failed:
+        try:
+            future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a collecting process died; it may have run out of memory (use fewer num_envs), or could not import "
+                "the environment or the policy (a script needs `if __name__ == '__main__':`); whole shards are kept"
+            ) from None
+
+
+class _Stopped(Exception):
+    """The collection was stopped from outside; ends a worker's shard."""
+
+
+_worker_channels: tuple[Any, Any] | None = None
+
+
+def _start_worker(frames: Any, stop: Any) -> None:
+    """Prepare a worker process: it leaves Ctrl-C to its parent and does not outlive it."""
+    global _worker_channels
+    _worker_channels = (frames, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for a policy network, one in every process: more threads would only compete
+    if torch := sys.modules.get("torch"):  # a script has imported it already: the variable comes too late
+        torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent has died, were it by kill -9."""
+    wait_for_connection([sentinel])
+    os._exit(1)
+
+
+def _gather_in_worker(job: _ShardJob, index: int) -> ShardRecord:
+    if _worker_channels is None:
+        raise RuntimeError("a collecting process was used without being prepared")
+    frames, stop = _worker_channels
+
+    def advance(count: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        frames.put(count)
+
+    return _gather_shard(job, index, advance)
+
+
+@contextlib.contextmanager
+def _progress_bar(episodes: int, request: DatasetMetadata, enabled: bool) -> Iterator[Advance]:
+    """Show episodes, rates and remaining time; a single last line when the output is not a terminal."""
+    columns = (
+        TextColumn("collecting"),
+        BarColumn(),
+        TaskProgressColumn("{task.completed:.0f}/{task.total:.0f} episodes"),
+        TextColumn("{task.fields[rates]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
+        present = sum(shard.episodes for shard in request.shards)
+        task = bar.add_task("collecting", total=episodes, completed=present, rates="")
+        gathered = {"episodes": 0, "frames": 0}
+
+        def advance(frames: int) -> None:
+            gathered["episodes"] += 1
+            gathered["frames"] += frames
+            seconds = max(bar.tasks[0].elapsed or 0.0, 1e-6)
+            per_second = {name: count / seconds for name, count in gathered.items()}
+            rates = f"{per_second['episodes']:.1f} episodes/s {per_second['frames']:.0f} frames/s"
+            bar.update(task, advance=1, rates=rates)
+
+        yield advance

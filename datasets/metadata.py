@@ -1,0 +1,204 @@
+"""What a dataset folder says about itself: ``metadata.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+METADATA_FILE = "metadata.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One whole shard.
+
+    Attributes:
+        file: File name inside the dataset folder.
+        episodes: Number of episodes.
+        frames: Number of rows, which is the number of frames.
+        bytes: Size of the file.
+        sha256: Hash of the file, hexadecimal.
+    """
+
+    file: str
+    episodes: int
+    frames: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DatasetMetadata:
+    """Where a dataset comes from and which shards are whole.
+
+    Attributes:
+        format_version: Version of the folder layout, 1.
+        environment_id: Gymnasium id of the environment.
+        environment_kwargs: Keyword arguments it was made with.
+        policy: Description of the behavior policy.
+        seed: Seed from which every episode's seeds are derived.
+        episodes: Number of episodes asked for; fewer are present while a collection is unfinished.
+        shard_episodes: Episodes per shard, except the last.
+        frame_shape: (height, width, 3).
+        observation_space: Gymnasium's text form of the space.
+        action_space: Gymnasium's text form of the space.
+        versions: Versions of Python and of the packages that produced the data.
+        git_commit: Commit of the source checkout, with ``-dirty`` for local changes; None for an installed package.
+        action_mean: Mean of each action dimension over all actions; None until the collection is finished.
+        action_std: Population standard deviation, likewise.
+        shards: The shards that are whole, in order of their episodes.
+    """
+
+    environment_id: str
+    environment_kwargs: dict[str, Any]
+    policy: str
+    seed: int
+    episodes: int
+    shard_episodes: int
+    frame_shape: tuple[int, int, int]
+    observation_space: str
+    action_space: str
+    versions: dict[str, str]
+    git_commit: str | None = None
+    action_mean: tuple[float, ...] | None = None
+    action_std: tuple[float, ...] | None = None
+    shards: tuple[ShardRecord, ...] = ()
+    format_version: int = FORMAT_VERSION
+
+    def save(self, folder: Path) -> None:
+        """Write ``metadata.json`` into ``folder``, all or nothing."""
+        write_atomically(folder / METADATA_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> DatasetMetadata:
+        """Read ``metadata.json`` from ``folder``.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not JSON, or its keys or values are not those of this class.
+        """
+        path = folder / METADATA_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} is not a dataset folder: it has no {METADATA_FILE}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is damaged, it is not valid JSON ({error}); collect the dataset again") from None
+        return _from_json(content, path)
+
+
+def _from_json(content: object, path: Path) -> DatasetMetadata:
+    """Build the metadata from parsed JSON, checking keys and types."""
+    fields = _checked_keys(content, DatasetMetadata, f"{path}")
+    if fields.get("format_version") != FORMAT_VERSION:
+        given = fields.get("format_version")
+        raise ValueError(f"{path} has format_version {given!r}, this version of lewm-agent reads {FORMAT_VERSION}")
+    for name, kinds in _KINDS.items():
+        if not isinstance(fields.get(name), kinds) or isinstance(fields.get(name), bool):
+            raise ValueError(f"{path}: {name} must be {_kind_name(kinds)}, got {fields.get(name)!r}")
+    for name in ("frame_shape", "action_mean", "action_std"):
+        fields[name] = _numbers(fields.get(name), name, path)
+    if fields["frame_shape"] is None or len(fields["frame_shape"]) != 3:
+        raise ValueError(f"{path}: frame_shape must be [height, width, 3], got {fields['frame_shape']!r}")
+    fields["shards"] = tuple(_shard_record(item, path) for item in fields["shards"])
+    return DatasetMetadata(**fields)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "environment_id": str,
+    "environment_kwargs": dict,
+    "policy": str,
+    "seed": int,
+    "episodes": int,
+    "shard_episodes": int,
+    "observation_space": str,
+    "action_space": str,
+    "versions": dict,
+    "git_commit": (str, type(None)),
+    "shards": list,
+}
+
+
+def _kind_name(kinds: type | tuple[type, ...]) -> str:
+    return " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+
+
+def _numbers(value: object, name: str, path: Path) -> tuple[Any, ...] | None:
+    """Turn a JSON list of numbers into a tuple."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in value):
+        raise ValueError(f"{path}: {name} must be a list of numbers, got {value!r}")
+    return tuple(value)
+
+
+def _shard_record(content: object, path: Path) -> ShardRecord:
+    fields = _checked_keys(content, ShardRecord, f"{path}, shards")
+    counts = [fields.get(name) for name in ("episodes", "frames", "bytes")]
+    texts = [fields.get(name) for name in ("file", "sha256")]
+    if any(type(count) is not int for count in counts) or any(type(text) is not str for text in texts):
+        raise ValueError(
+            f"{path}: a shard needs text file and sha256, whole numbers episodes, frames and bytes: {fields}"
+        )
+    if Path(fields["file"]).name != fields["file"]:
+        raise ValueError(f"{path}: shard file {fields['file']!r} must be a plain file name inside the dataset folder")
+    return ShardRecord(**fields)
+
+
+def _checked_keys(content: object, kind: type[Any], place: str) -> dict[str, Any]:
+    """Return ``content`` as a dict if it has exactly the keys of the dataclass ``kind``."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{place} must hold a JSON object, got {type(content).__name__}")
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(content) - expected):
+        raise ValueError(f"{place} has unknown keys {unknown}; known are {sorted(expected)}")
+    if missing := sorted(expected - set(content)):
+        raise ValueError(f"{place} lacks the keys {missing}; it is not the metadata of a lewm-agent dataset")
+    return dict(content)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape the data."""
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "gymnasium", "h5py", "lewm-agent"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:  # a checkout on the path without its distribution
+            versions[name] = "not installed"
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the source checkout this file lies in, with ``-dirty`` for local changes, else None."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # an installed package: a repository further up is somebody else's
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return finished.stdout.strip() or None

@@ -1,0 +1,282 @@
+"""Reading a dataset: a folder of shards or one ``.h5`` file."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lewm_agent.datasets.metadata import DatasetMetadata, ShardRecord, file_sha256
+from lewm_agent.datasets.shards import ShardReader
+
+# A process may usually open 1024 files, and DataLoader workers spend some on shared memory.
+MAX_OPEN_SHARDS = 256
+
+
+class OfflineDataset:
+    """Episodes of frames, actions and low-dimensional columns on disk.
+
+    Row t of an episode holds frame t and the action leaving it; an episode of n actions has n + 1 rows and its last
+    action is NaN. Rows are numbered through all shards. Files are opened when first needed, anew in every process.
+
+    Args:
+        path: A folder written by :func:`lewm_agent.datasets.collection.collect`, or one ``.h5`` file with the columns
+            ``pixels, action, ep_len, ep_offset`` and any others, such as the published LeWM files.
+
+    Raises:
+        FileNotFoundError: Nothing there, or a shard is missing.
+        ImportError: The frames need a decompressor that is not installed.
+        ValueError: A damaged file, or no episodes.
+
+    Attributes:
+        path: Where it lies.
+        metadata: What the folder says about itself; None for a single file.
+        episode_lengths: Rows per episode, (E,) int64.
+        episode_starts: First row of each episode, (E,) int64.
+        frame_shape: (height, width, 3).
+        columns: Names of the columns, sorted.
+        actions: All actions, (rows, A) float32, kept in memory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metadata: DatasetMetadata | None = None
+        self._files = self._find_files()
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+        self._open_in = os.getpid()
+        self._load_index()
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.episode_lengths)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of all episodes."""
+        return int(self.episode_lengths.sum())
+
+    @property
+    def action_dim(self) -> int:
+        """Number of action dimensions A."""
+        return int(self.actions.shape[1])
+
+    def episode(self, index: int) -> dict[str, NDArray[Any]]:
+        """Read all columns of one episode, each with as many rows as the episode.
+
+        Raises:
+            IndexError: No such episode.
+        """
+        self._check_episodes(np.asarray([index]))
+        shard, rows = self._locate(index)
+        reader = self._reader(shard)
+        return {name: reader.rows(name, rows) for name in self.columns}
+
+    def column(self, name: str, episodes: ArrayLike | None = None) -> NDArray[Any]:
+        """Read a low-dimensional column of some episodes, one after the other; all of them by default.
+
+        Raises:
+            ValueError: No such column; or ``pixels``, which may not fit into memory; use :meth:`episode` or ``Clips``.
+            IndexError: No such episode.
+        """
+        if name not in self.columns:
+            raise ValueError(f"{self.path} has no column {name!r}; it has {self.columns}")
+        if name == "pixels":
+            raise ValueError("column() reads low-dimensional columns; read frames with episode() or Clips")
+        wanted = self.episode_array(episodes)
+        per_shard = {shard: self._reader(shard).rows(name) for shard in np.unique(self._episode_shard[wanted])}
+        pieces = [per_shard[self._episode_shard[i]][self._locate(i)[1]] for i in wanted]
+        return np.concatenate(pieces) if pieces else self._reader(0).rows(name, slice(0, 0))
+
+    def action_statistics(self, episodes: ArrayLike | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and population standard deviation of each action dimension, (A,) float32 each.
+
+        Rows with a NaN are left out. A dimension that never changes has standard deviation 0.
+
+        Raises:
+            ValueError: No action at all.
+        """
+        actions = self.actions[self._row_mask(self.episode_array(episodes))]
+        actions = actions[~np.isnan(actions).any(axis=1)].astype(np.float64)
+        if not len(actions):
+            raise ValueError(f"the chosen episodes of {self.path} hold no action to take statistics of")
+        return actions.mean(axis=0).astype(np.float32), actions.std(axis=0).astype(np.float32)
+
+    def split(self, held_out_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Split by episode into (training, held-out) episode indices, sorted; a function of number and seed.
+
+        At least one episode is held out if the fraction is above 0, and at least one is for training.
+
+        Raises:
+            ValueError: A fraction outside [0, 1), or a single episode that would have to be on both sides.
+        """
+        if not 0 <= held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction must be in [0, 1), got {held_out_fraction}")
+        held_out = 0 if held_out_fraction == 0 else max(1, round(held_out_fraction * self.num_episodes))
+        if held_out >= self.num_episodes:
+            if self.num_episodes == 1:
+                raise ValueError("a dataset of 1 episode cannot be split; collect more or use held_out_fraction=0")
+            held_out = self.num_episodes - 1
+        order = np.random.default_rng(seed).permutation(self.num_episodes)
+        return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+    def read_frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read the frames of rows (N,) numbered through all shards, in any order, as (N, H, W, 3) uint8.
+
+        Each needed frame is read once, in the order of the file.
+        """
+        frames = np.empty((len(rows), *self.frame_shape), np.uint8)
+        order = np.argsort(rows, kind="stable")
+        shards = np.searchsorted(self._shard_starts, rows, side="right") - 1
+        previous = -1
+        for position in order.tolist():
+            if previous >= 0 and rows[position] == rows[previous]:
+                frames[position] = frames[previous]
+            else:
+                shard = int(shards[position])
+                self._reader(shard).read_frame(int(rows[position] - self._shard_starts[shard]), frames[position])
+            previous = position
+        return frames
+
+    def verify(self) -> None:
+        """Compare every shard with the SHA-256 in the metadata; reads all bytes once.
+
+        Raises:
+            ValueError: A shard differs, or a single file that has no metadata to compare with.
+        """
+        if self.metadata is None:
+            raise ValueError(f"{self.path} is a single file without metadata: there is no hash to compare it with")
+        for file, record in zip(self._files, self.metadata.shards, strict=True):
+            _check_size(file, record)
+            if file_sha256(file) != record.sha256:
+                raise ValueError(f"{file} is damaged, its SHA-256 differs from metadata.json; {_REPAIR}")
+
+    def close(self) -> None:
+        """Close the files; reading opens them again."""
+        if self._open_in == os.getpid():
+            for reader in self._open.values():
+                reader.close()
+        self._open = OrderedDict()
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return self.num_episodes
+
+    def __repr__(self) -> str:
+        """Name the size and the place."""
+        return f"OfflineDataset({str(self.path)!r}: {self.num_episodes} episodes, {self.num_frames} frames)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind: they belong to this process."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def _find_files(self) -> list[Path]:
+        if self.path.is_file():
+            return [self.path]
+        if not self.path.is_dir():
+            raise FileNotFoundError(
+                f"there is no dataset at {self.path}: give a folder made by collect() or an .h5 file"
+            )
+        self.metadata = DatasetMetadata.load(self.path)
+        if not self.metadata.shards:
+            raise ValueError(f"{self.path} holds no whole shard yet; {_REPAIR}")
+        for record in self.metadata.shards:
+            _check_size(self.path / record.file, record)
+        return [self.path / record.file for record in self.metadata.shards]
+
+    def _load_index(self) -> None:
+        lengths, starts, owners, actions = [], [], [], []
+        shard_starts = [0]
+        for shard in range(len(self._files)):
+            reader = self._reader(shard)
+            self._take_layout(reader, first=shard == 0)
+            lengths.append(reader.lengths)
+            starts.append(reader.offsets + shard_starts[-1])
+            owners.append(np.full(len(reader.lengths), shard))
+            actions.append(_actions(reader))
+            shard_starts.append(shard_starts[-1] + reader.num_rows)
+        self.episode_lengths = np.concatenate(lengths)
+        self.episode_starts = np.concatenate(starts)
+        self._episode_shard = np.concatenate(owners)
+        self._shard_starts = np.asarray(shard_starts[:-1], dtype=np.int64)
+        if len({values.shape[1] for values in actions}) > 1:
+            raise ValueError(f"the shards of {self.path} have actions of different widths")
+        self.actions = np.concatenate(actions)
+        if not self.num_episodes:
+            raise ValueError(f"{self.path} holds no episode; collect at least one")
+
+    def _take_layout(self, reader: ShardReader, first: bool) -> None:
+        if first:
+            self.frame_shape, self.columns = reader.frame_shape, sorted(reader.columns)
+        elif (reader.frame_shape, sorted(reader.columns)) != (self.frame_shape, self.columns):
+            raise ValueError(
+                f"{reader.path} has frames {reader.frame_shape} and columns {sorted(reader.columns)}, "
+                f"the first shard has {self.frame_shape} and {self.columns}"
+            )
+
+    def _reader(self, shard: int) -> ShardReader:
+        """Return the open shard, opening it if needed and closing the one unused for longest."""
+        if self._open_in != os.getpid():  # forked: an HDF5 handle must not be shared between processes
+            self._open, self._open_in = OrderedDict(), os.getpid()
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        if len(self._open) >= MAX_OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
+        self._open[shard] = ShardReader(self._files[shard])
+        return self._open[shard]
+
+    def _locate(self, episode: int) -> tuple[int, slice]:
+        """Shard of an episode and its rows in there."""
+        shard = int(self._episode_shard[episode])
+        start = int(self.episode_starts[episode] - self._shard_starts[shard])
+        return shard, slice(start, start + int(self.episode_lengths[episode]))
+
+    def episode_array(self, episodes: ArrayLike | None) -> NDArray[np.int64]:
+        """Check episode indices and return them as (n,) int64; None stands for all episodes."""
+        if episodes is None:
+            return np.arange(self.num_episodes)
+        wanted = np.asarray(episodes)
+        self._check_episodes(wanted)
+        return wanted.astype(np.int64)
+
+    def _check_episodes(self, episodes: NDArray[Any]) -> None:
+        if episodes.ndim != 1 or (episodes.size and episodes.dtype.kind not in "iu"):
+            raise ValueError(f"episodes must be whole numbers of shape (n,), got {episodes.dtype} {episodes.shape}")
+        outside = episodes[(episodes < 0) | (episodes >= self.num_episodes)]
+        if outside.size:
+            raise IndexError(
+                f"episode {outside[0]} does not exist; the dataset has episodes 0 to {self.num_episodes - 1}"
+            )
+
+    def _row_mask(self, episodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Mark the rows of the episodes, (rows,) bool."""
+        change = np.zeros(len(self.actions) + 1, np.int64)
+        np.add.at(change, self.episode_starts[episodes], 1)
+        np.add.at(change, self.episode_starts[episodes] + self.episode_lengths[episodes], -1)
+        return np.cumsum(change[:-1]) > 0
+
+
+_REPAIR = "call collect() again with the same arguments to gather what is missing"
+
+
+def _check_size(file: Path, record: ShardRecord) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; {_REPAIR}")
+    if file.stat().st_size != record.bytes:
+        raise ValueError(
+            f"{file} is cut short or changed: {file.stat().st_size} bytes instead of {record.bytes}; {_REPAIR}"
+        )
+
+
+def _actions(reader: ShardReader) -> NDArray[np.float32]:
+    actions = reader.rows("action")
+    if actions.ndim != 2 or actions.dtype.kind != "f":
+        raise ValueError(
+            f"{reader.path}: action must be floats of shape (rows, A), got {actions.dtype} {actions.shape}"
+        )
+    return actions.astype(np.float32, copy=False)

@@ -1,0 +1,31 @@
+"""Names of the environments of this package."""
+
+from __future__ import annotations
+
+import difflib
+
+import gymnasium as gym
+
+ENVIRONMENTS: dict[str, str] = {"two_room": "lewm/TwoRoom-v0"}
+"""Short name of an environment -> its Gymnasium id."""
+
+
+def register_environments() -> None:
+    """Make the environments known to ``gymnasium.make``; runs when ``lewm_agent.envs`` is imported."""
+    gym.register(id=ENVIRONMENTS["two_room"], entry_point="lewm_agent.envs.two_room:TwoRoomEnv", max_episode_steps=100)
+
+
+def environment_id(name: str) -> str:
+    """Return the Gymnasium id for a short name; an id that Gymnasium knows, or ``module:id``, is returned as it is.
+
+    Raises:
+        ValueError: if there is no such environment; the message names the closest one.
+    """
+    if name in ENVIRONMENTS:
+        return ENVIRONMENTS[name]
+    if name in gym.registry or ":" in name:
+        return name
+    known = [*ENVIRONMENTS, *ENVIRONMENTS.values()]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"this package has {', '.join(ENVIRONMENTS)}"
+    raise ValueError(f"no environment `{name}`; {hint}")

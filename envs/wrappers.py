@@ -1,0 +1,89 @@
+"""Wrappers that turn a goal-reaching environment into one that is seen through pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import AddRenderObservation
+
+from lewm_agent.envs.registration import environment_id
+
+
+class AddGoalFrame(gym.ObservationWrapper[dict[str, Any], Any, Any], RecordConstructorArgs):
+    """Adds the picture of the goal to an image observation.
+
+    The observation (H, W, 3) uint8 becomes ``Dict(pixels, goal)`` with two such images. The goal comes from
+    ``env.unwrapped.goal_frame()``. It is drawn once per episode: factors of variation that change later do not change
+    it.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap an environment whose observation is its frame, such as one wrapped by ``AddRenderObservation``.
+
+        Raises:
+            TypeError: if the environment has no ``goal_frame`` method.
+            ValueError: if the render mode is not ``"rgb_array"`` or the observation is not an image.
+        """
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
+        if not callable(getattr(env.unwrapped, "goal_frame", None)):
+            raise TypeError(f"AddGoalFrame needs an environment with a goal_frame() method; {env.unwrapped} has none")
+        if env.render_mode != "rgb_array":
+            raise ValueError(f"AddGoalFrame needs render_mode='rgb_array', got render_mode={env.render_mode!r}")
+        if not _is_image_space(env.observation_space):
+            raise ValueError(
+                "AddGoalFrame needs image observations, Box(0, 255, (H, W, 3), uint8); wrap the environment in "
+                f"AddRenderObservation first (got {env.observation_space})"
+            )
+        self._image_space = env.observation_space
+        self._goal: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+        self.observation_space = spaces.Dict({"pixels": self._image_space, "goal": self._image_space})
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reset the environment and draw the new goal."""
+        self._goal = None
+        return super().reset(seed=seed, options=options)
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        """Return ``{"pixels": observation, "goal": goal frame}``.
+
+        Raises:
+            ValueError: if the goal frame is not of the observation's shape and dtype.
+        """
+        if self._goal is None:
+            self._goal = self._draw_goal()
+        return {"pixels": observation, "goal": self._goal.copy()}
+
+    def _draw_goal(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        goal = np.asarray(self.env.unwrapped.goal_frame())  # type: ignore[attr-defined]
+        if (goal.shape, goal.dtype) != (self._image_space.shape, self._image_space.dtype):
+            raise ValueError(
+                f"the goal frame is {goal.dtype} of shape {goal.shape}, but the observed frame is "
+                f"{self._image_space.dtype} of shape {self._image_space.shape}"
+            )
+        return goal
+
+
+def make_pixel_env(name: str, image_size: int = 64, **kwargs: Any) -> gym.Env[dict[str, Any], Any]:
+    """Make an environment whose observation is ``Dict(pixels, goal)``, both (image_size, image_size, 3) uint8.
+
+    Args:
+        name: short name (a key of ``ENVIRONMENTS``) or Gymnasium id.
+        image_size: height and width of the frames, px.
+        **kwargs: further arguments of ``gymnasium.make`` and of the environment.
+
+    Raises:
+        ValueError: if there is no such environment, or it refuses an argument.
+    """
+    env = gym.make(environment_id(name), render_mode="rgb_array", image_size=image_size, **kwargs)
+    return AddGoalFrame(AddRenderObservation(env, render_only=True))
+
+
+def _is_image_space(space: gym.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3

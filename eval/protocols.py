@@ -1,0 +1,159 @@
+"""Evaluation protocols: which pairs of start and goal count, and when a pair is solved.
+
+``paper`` is the released evaluation (stable-worldmodel ``scripts/plan/eval_wm.py``); ``moderate`` and ``strict`` follow
+the definitions of the independent audit CLEAR-LeWM. All share: the goal is the state 25 steps after the start in the same
+recorded episode, and the agent has 50 environment steps. Episodes come from a random stream that collection never
+draws from, so no training has seen them. ``docs/protocols.md`` tells the rules in words.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.agents.behavior import behavior_policy
+from lewm_agent.config import named
+from lewm_agent.datasets.collection import episode_seed, policy_seed, rollout
+from lewm_agent.envs import environment_id
+from lewm_agent.eval import two_room_rules
+
+GOAL_OFFSET = 25
+"""Environment steps from start to goal in the recorded episode."""
+BUDGET = 50
+"""Environment steps the agent has."""
+HELD_OUT_STREAM = 1
+"""Stream of episode seeds that collection, which draws from stream 0, never touches."""
+PAPER_EPISODES = 1000
+"""Held-out episodes whose rows the ``paper`` protocol draws its pairs from."""
+MOST_EPISODES = 100_000
+"""Held-out episodes looked at, at most, before giving up on finding enough eligible pairs."""
+
+States = NDArray[np.float64]
+Episode = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A start and a goal from one recorded episode.
+
+    Attributes:
+        episode: number of the held-out episode.
+        start: row of the start in it.
+        states: recorded states (26, S) from start to goal.
+        actions: the 25 actions (25, A) recorded between them.
+    """
+
+    episode: int
+    start: int
+    states: States
+    actions: NDArray[np.float32]
+
+    @property
+    def state(self) -> States:
+        """Where the agent begins."""
+        return self.states[0]
+
+    @property
+    def goal_state(self) -> States:
+        """Where it should get."""
+        return self.states[-1]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Rules of one evaluation.
+
+    Attributes:
+        eligible: whether recorded states (26, S) make a pair.
+        success: from visited states (T, S) and goal (S,), whether the pair counts as solved at each of the T times.
+        one_per_episode: at most one pair from an episode; otherwise rows are drawn uniformly from all.
+        environment_kwargs: what the environment is made with.
+    """
+
+    eligible: Callable[[States], bool]
+    success: Callable[[States, States], NDArray[np.bool_]]
+    one_per_episode: bool = True
+    environment_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def _always(states: States) -> bool:
+    return True
+
+
+PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    "lewm/TwoRoom-v0": {
+        "paper": Protocol(_always, two_room_rules.near_goal, one_per_episode=False),
+        "moderate": Protocol(
+            functools.partial(two_room_rules.clean_crossing, radius=two_room_rules.PAPER_RADIUS),
+            two_room_rules.near_goal,
+            environment_kwargs={"collision": "swept"},
+        ),
+        "strict": Protocol(
+            functools.partial(two_room_rules.clean_crossing, radius=two_room_rules.STRICT_RADIUS),
+            two_room_rules.legal_arrival,
+            environment_kwargs={"collision": "swept"},
+        ),
+    }
+}
+
+
+def protocol(environment: str, name: str) -> Protocol:
+    """The rules called ``name`` for an environment. Raises ``ValueError`` for unknown names."""
+    rules: dict[str, Protocol] = named(environment_id(environment), PROTOCOLS, "protocols for environment")
+    chosen: Protocol = named(name, rules, "protocol")
+    return chosen
+
+
+def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list[Pair]:
+    """Draw pairs from held-out episodes of the expert, the behavior of the paper's data.
+
+    Args:
+        environment: id of the environment.
+        rules: which pairs count.
+        count: how many, at least 1.
+        seed: of the held-out episodes and of the choice among their rows.
+
+    Raises:
+        ValueError: ``count`` is less than 1, or so many eligible pairs cannot be found.
+    """
+    if count < 1:
+        raise ValueError(f"episodes must be at least 1, got {count}")
+    rng = np.random.default_rng([seed, HELD_OUT_STREAM])
+    episodes = held_out_episodes(environment, seed)
+    if not rules.one_per_episode:
+        pool = [pair for _ in range(max(PAPER_EPISODES, count)) for pair in _windows(*next(episodes))]
+        return [pool[i] for i in np.sort(rng.choice(len(pool), count, replace=False))]
+    pairs: list[Pair] = []
+    for number, episode in episodes:
+        eligible = [pair for pair in _windows(number, episode) if rules.eligible(pair.states)]
+        if eligible:
+            pairs.append(eligible[rng.integers(len(eligible))])
+        if len(pairs) == count:
+            return pairs
+        if number == MOST_EPISODES:
+            break
+    raise ValueError(f"{MOST_EPISODES} held-out episodes of {environment} hold only {len(pairs)} eligible pairs")
+
+
+def held_out_episodes(environment: str, seed: int) -> Iterator[tuple[int, Episode]]:
+    """Endless recorded episodes, without pixels, that no collection with any seed contains."""
+    env = gym.make(environment_id(environment))
+    policy = behavior_policy("expert", env)
+    number = 0
+    while True:
+        seeds = (derive(seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
+        yield number, rollout(env, policy, *seeds, render=False)
+        number += 1
+
+
+def _windows(number: int, episode: Episode) -> Iterator[Pair]:
+    states, actions = episode["state"], episode["action"]
+    for start in range(len(states) - GOAL_OFFSET):
+        end = start + GOAL_OFFSET
+        yield Pair(number, start, states[start : end + 1], actions[start:end])

@@ -1,0 +1,50 @@
+"""GIFs of an episode: what the agent saw, beside its goal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+
+from lewm_agent.controller import Frames
+from lewm_agent.eval.rollouts import Trace
+
+SIDE = 224
+"""Smallest side of a shown frame, px."""
+GAP = 8
+MILLISECONDS = 100
+SOLVED, UNSOLVED = (40, 160, 60), (210, 210, 210)
+
+
+def write_gif(path: Path, trace: Trace, solved_at: int | None) -> None:
+    """Agent left, goal right, framed in green from the step at which the pair was solved.
+
+    Args:
+        path: of the GIF; its folder is made.
+        trace: with frames.
+        solved_at: time step of the first success, or None.
+    """
+    if trace.goal_frame is None:
+        raise ValueError("this trace was recorded without frames")
+    goal = _enlarge(trace.goal_frame)
+    pictures = []
+    for step, frame in enumerate(trace.frames):
+        color = SOLVED if solved_at is not None and step >= solved_at else UNSOLVED
+        pictures.append(_beside(_enlarge(frame), goal, color))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(path, np.stack(pictures), extension=".gif", duration=MILLISECONDS, loop=0)
+
+
+def _enlarge(frame: Frames) -> Frames:
+    factor = max(1, -(-SIDE // frame.shape[0]))
+    return frame.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _beside(left: Frames, right: Frames, color: tuple[int, int, int]) -> Frames:
+    height, width, _ = left.shape
+    canvas = np.empty((height + 2 * GAP, 2 * width + 3 * GAP, 3), np.uint8)
+    canvas[:] = color
+    canvas[GAP:-GAP, GAP : GAP + width] = left
+    canvas[GAP:-GAP, 2 * GAP + width : -GAP] = right
+    return canvas

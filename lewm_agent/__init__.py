@@ -1,0 +1,38 @@
+"""Learn a latent world model from offline pixel episodes and reach goal images by planning in it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lewm_agent.agent import LeWMAgent as LeWMAgent
+    from lewm_agent.checkpoint import CheckpointError as CheckpointError
+    from lewm_agent.config import AgentConfig as AgentConfig
+    from lewm_agent.config import ModelConfig as ModelConfig
+    from lewm_agent.config import ObjectiveConfig as ObjectiveConfig
+    from lewm_agent.config import PlannerConfig as PlannerConfig
+    from lewm_agent.config import TrainingConfig as TrainingConfig
+    from lewm_agent.config import preset as preset
+
+_HOME = {
+    "LeWMAgent": "agent",
+    "CheckpointError": "checkpoint",
+    "AgentConfig": "config",
+    "ModelConfig": "config",
+    "ObjectiveConfig": "config",
+    "PlannerConfig": "config",
+    "TrainingConfig": "config",
+    "preset": "config",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that processes which only gather data never load torch's models."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lewm_agent.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lewm_agent' has no attribute {name!r}")

@@ -1,0 +1,444 @@
+"""LeWMAgent: collect episodes, learn a world model from them, act towards goal images."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lewm_agent import __version__, checkpoint
+from lewm_agent.agents.behavior import behavior_policy
+from lewm_agent.checkpoint import Description
+from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
+from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
+from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
+from lewm_agent.datasets.collection import collect
+from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.trainer import Batch, Schedule, Trainer
+from lewm_agent.world_model import WorldModel
+
+Memories = list[EpisodeMemory]
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is CUDA where present, else the CPU. Raises ``ValueError`` for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if device.split(":")[0] not in available:
+        raise ValueError(f"device {device!r} is not available here; there are: auto, {', '.join(available)}")
+    return torch.device(device)
+
+
+class LeWMAgent:
+    """A goal-reaching agent around LeWorldModel (arXiv 2603.19312).
+
+    Args:
+        env: short name (``two_room``), Gymnasium id, or an environment with ``render_mode="rgb_array"``.
+        config: name of a preset (``small``, ``paper``) or a configuration; ``action_dim`` is taken from ``env``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the initial weights, of training and of the planner's noise.
+
+    Raises:
+        ValueError: unknown names; an action space that is not a bounded vector; frames of another size than the model's.
+    """
+
+    def __init__(
+        self, env: str | gym.Env[Any, Any], config: str | AgentConfig = "small", *, device: str = "auto", seed: int = 0
+    ) -> None:
+        config = preset(config) if isinstance(config, str) else config
+        env = _make(env, config) if isinstance(env, str) else env
+        low, high = _action_bounds(env.action_space)
+        _check_frames(env, config.model.image_size)
+        model = dataclasses.replace(config.model, action_dim=len(low))
+        spec = env.unwrapped.spec
+        description = Description(
+            environment=spec.id if spec else None,
+            environment_kwargs=_own_kwargs(spec) if spec else {},
+            action_low=low,
+            action_high=high,
+            agent=dataclasses.replace(config, model=model),
+        )
+        self._env: gym.Env[Any, Any] | None = env
+        self._build(description, device, seed)
+
+    def _build(self, description: Description, device: str, seed: int) -> None:
+        self.description = description
+        self.device = resolve_device(device)
+        self.seed = seed
+        self.observation_space = _pixel_space(description.agent.model.image_size)
+        low, high = np.float32(description.action_low), np.float32(description.action_high)
+        self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
+        torch.manual_seed(seed)
+        self.world_model = WorldModel(self.config.model, self.config.objective).to(self.device).eval()
+        self.reset()
+
+    @property
+    def config(self) -> AgentConfig:
+        """Model, objective, training and planner settings."""
+        return self.description.agent
+
+    @property
+    def env(self) -> gym.Env[Any, Any]:
+        """The environment, made on first use for a loaded agent. Raises ``ValueError`` when it has no id."""
+        if self._env is None:
+            if self.description.environment is None:
+                raise ValueError("this agent was trained on an unregistered environment, which cannot be made by name")
+            self._env = self._environment_factory()()
+        return self._env
+
+    @functools.cached_property
+    def controller(self) -> Controller:
+        """Plans with the present weights and planner settings."""
+        low, high = self.action_space.low, self.action_space.high
+        return Controller(self.world_model, self.config.planner, low, high)
+
+    def set_planner(self, planner: str | PlannerConfig) -> Self:
+        """Change how the agent plans: a preset's name (``small``, ``paper``) or settings."""
+        planner = planner_preset(planner) if isinstance(planner, str) else planner
+        agent = dataclasses.replace(self.config, planner=planner)
+        self.description = dataclasses.replace(self.description, agent=agent)
+        self.__dict__.pop("controller", None)
+        self.reset()
+        return self
+
+    # --- collect -----------------------------------------------------------------------------------------------------
+
+    def collect(
+        self,
+        path: str | Path,
+        policy: Any = "expert",
+        episodes: int = 1000,
+        *,
+        num_envs: int = 1,
+        seed: int | None = None,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> OfflineDataset:
+        """Gather episodes of a behavior policy; an interrupted collection continues where it stopped.
+
+        Args:
+            path: folder of the dataset.
+            policy: ``expert``, ``random``, a Stable-Baselines3 model or a path to one, or a callable
+                ``(observation, info) -> action``.
+            episodes: how many in all.
+            num_envs: processes that gather at the same time; the data do not depend on it.
+            seed: the agent's by default.
+            overwrite: discard what the folder holds.
+            progress: show a progress bar.
+        """
+        return collect(
+            path,
+            self._environment_factory(),
+            functools.partial(_make_policy, policy),
+            episodes,
+            seed=self.seed if seed is None else seed,
+            num_envs=num_envs,
+            environment_id=self.description.environment or "unregistered",
+            environment_kwargs=self.description.environment_kwargs,
+            policy=policy if isinstance(policy, str) else type(policy).__name__,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def _environment_factory(self) -> Callable[[], gym.Env[Any, Any]]:
+        if self.description.environment is None:
+            return functools.partial(_same, self.env)
+        return functools.partial(_make_by_id, self.description.environment, self.description.environment_kwargs)
+
+    # --- learn -------------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        dataset: OfflineDataset | str | Path,
+        output: str | Path,
+        *,
+        resume: bool = False,
+        seed: int | None = None,
+        checkpoint_every: int = 1000,
+        workers: int = 1,
+        progress: bool = True,
+    ) -> Self:
+        """Train the world model on a dataset; the agent then acts with the final weights.
+
+        Args:
+            dataset: a dataset or its path.
+            output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
+                :meth:`from_pretrained`.
+            resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it
+                had never stopped.
+            seed: of batch order, dropout and SIGReg; the agent's by default.
+            checkpoint_every: steps between checkpoints.
+            workers: processes that read clips.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: frames or actions do not fit the model, or the dataset has no clip long enough.
+            FileExistsError: ``output`` holds a run and ``resume`` is false.
+        """
+        dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
+        self._check_dataset(dataset)
+        output, seed = Path(output), self.seed if seed is None else seed
+        clips = _EpisodeSplitClips(dataset, self.config, seed, workers)
+        self._set_action_statistics(*dataset.action_statistics(clips.train_episodes))
+        if resume and (output / "checkpoints" / "last").exists():
+            self._load_run(output / "checkpoints" / "last")
+        schedule = Schedule.of(self.config.training, clips.steps_per_epoch)
+        trainer = Trainer(
+            self.world_model,
+            self.config.training,
+            output,
+            functools.partial(self._save_step, dataset, seed),
+            device=self.device.type,
+            seed=seed,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+        )
+        self.world_model.train()
+        try:
+            trainer.fit(clips, schedule, resume=resume)
+        finally:
+            self.world_model.to(self.device).eval()
+        self._record_training(dataset, seed, schedule.stop)
+        return self
+
+    def _check_dataset(self, dataset: OfflineDataset) -> None:
+        side, actions = self.config.model.image_size, self.config.model.action_dim
+        if dataset.frame_shape != (side, side, 3):
+            raise ValueError(f"the dataset's frames are {dataset.frame_shape}, the model needs {(side, side, 3)}")
+        if dataset.action_dim != actions:
+            raise ValueError(f"the dataset's actions have {dataset.action_dim} components, the model needs {actions}")
+
+    def _set_action_statistics(self, mean: NDArray[np.float32], std: NDArray[np.float32]) -> None:
+        self.world_model.action_mean.copy_(torch.as_tensor(mean))
+        self.world_model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
+        self.__dict__.pop("controller", None)
+
+    def _load_run(self, folder: Path) -> None:
+        description, weights = checkpoint.read(folder)
+        if description.agent != self.config:
+            raise ValueError(f"{folder} was trained with another configuration; resume with that one")
+        checkpoint.check_weights(self.world_model.state_dict(), weights, folder)
+        self.world_model.load_state_dict(weights)
+
+    def _record_training(self, dataset: OfflineDataset, seed: int, step: int) -> None:
+        meta = dataset.metadata
+        record = {
+            "data": f"{dataset.num_episodes} episodes of policy {meta.policy}, seed {meta.seed}",
+            "steps": step,
+            "batch_size": self.config.training.batch_size,
+            "seed": seed,
+            "versions": f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        }
+        self.description = dataclasses.replace(self.description, training=record)
+
+    def _save_step(self, dataset: OfflineDataset, seed: int, folder: Path, step: int) -> None:
+        self._record_training(dataset, seed, step)
+        self.save_pretrained(folder)
+
+    # --- act ---------------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget the episode that :meth:`act` is in."""
+        self._episodes = getattr(self, "_episodes", -1) + 1
+        self._memory: Memories = self.initial_memories([_episode_seed(self.seed, 0, self._episodes)])
+
+    def act(self, obs: Any, goal_obs: Frames | None = None) -> Actions:
+        """The next action towards a goal image; remembers the episode until :meth:`reset` or another goal.
+
+        Args:
+            obs: frame (H, W, 3) uint8, or a dict with ``pixels`` (and ``goal``).
+            goal_obs: goal frame (H, W, 3) uint8; may be left out when ``obs`` has ``goal``.
+
+        Returns:
+            (action_dim,) float32, inside the action space.
+        """
+        pixels = obs["pixels"] if isinstance(obs, dict) else obs
+        goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
+        if goal is None:
+            raise ValueError("act needs a goal image: act(obs, goal_obs), or an observation dict with `goal`")
+        action, self._memory = self.predict({"pixels": pixels, "goal": goal}, self._memory)
+        return action
+
+    def predict(
+        self,
+        observation: dict[str, Frames],
+        state: Memories | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Actions, Memories]:
+        """Stable-Baselines3's ``PolicyPredictor``: actions for one observation or a batch; the plan travels in ``state``.
+
+        Args:
+            observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8.
+            state: what the previous call returned; None begins new episodes.
+            episode_start: (N,) true where an episode has just begun.
+            deterministic: accepted for the protocol; planning is always a function of frames, seed and memory.
+
+        Returns:
+            Actions (action_dim,) or (N, action_dim) float32, and the new state.
+        """
+        pixels, goals = (self._checked_frames(observation, key) for key in ("pixels", "goal"))
+        memories = self._begin_episodes(state, episode_start, len(pixels))
+        actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
+        single = np.ndim(observation["pixels"]) == 3
+        return (actions[0] if single else actions), memories
+
+    def initial_memories(self, seeds: Sequence[int]) -> Memories:
+        """A ``state`` for :meth:`predict` in which episode i plans with the noise of ``seeds[i]``."""
+        return [EpisodeMemory(seed=seed) for seed in seeds]
+
+    def _begin_episodes(self, state: Memories | None, starts: NDArray[np.bool_] | None, count: int) -> Memories:
+        if state is None:
+            return self.initial_memories([_episode_seed(self.seed, row, 0) for row in range(count)])
+        if len(state) != count:
+            raise ValueError(f"got {count} observations for the state of {len(state)} environments")
+        fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)
+        return [
+            EpisodeMemory(seed=_episode_seed(self.seed, row, memory.plans + 1)) if new and memory.plans else memory
+            for row, (memory, new) in enumerate(zip(state, fresh, strict=True))
+        ]
+
+    def _checked_frames(self, observation: dict[str, Frames], key: str) -> Frames:
+        if not isinstance(observation, dict) or key not in observation:
+            raise ValueError("an observation is a dict with `pixels` and `goal`")
+        frames, side = np.asarray(observation[key]), self.config.model.image_size
+        if frames.dtype != np.uint8:
+            raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
+        if frames.ndim not in (3, 4) or frames.shape[-3:] != (side, side, 3):
+            raise ValueError(f"`{key}` must be ({side}, {side}, 3) or (N, {side}, {side}, 3), got {frames.shape}")
+        return frames if frames.ndim == 4 else frames[None]
+
+    # --- save and load -----------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card into a folder."""
+        folder = Path(path)
+        checkpoint.write(folder, self.description, self.world_model.state_dict())
+        return folder
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to the Hugging Face Hub; returns the commit's URL."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            return checkpoint.push(self.save_pretrained(folder), repo_id, private=private, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        planner: str | PlannerConfig | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """A trained agent, ready to act.
+
+        Args:
+            name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``).
+            planner: other planner settings than the saved ones.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            seed: of the planner's noise.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: where Hub downloads are kept.
+            token: for private Hub repositories.
+            local_files_only: never use the network.
+
+        Raises:
+            CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
+        """
+        folder = checkpoint.locate(
+            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        description, weights = checkpoint.read(folder)
+        agent = cls.__new__(cls)
+        agent._env = None
+        agent._build(description, device, seed)
+        checkpoint.check_weights(agent.world_model.state_dict(), weights, folder)
+        agent.world_model.load_state_dict(weights)
+        return agent if planner is None else agent.set_planner(planner)
+
+
+class _EpisodeSplitClips:
+    """Clips of a dataset for the trainer, training and held-out episodes apart."""
+
+    def __init__(self, dataset: OfflineDataset, config: AgentConfig, seed: int, workers: int) -> None:
+        model, training = config.model, config.training
+        self.train_episodes, held_out = dataset.split(training.held_out_fraction, seed)
+        self._train, self._held_out = (
+            Clips(dataset, episodes, model.history + 1, model.frame_skip) for episodes in (self.train_episodes, held_out)
+        )
+        self._batch_size = min(training.batch_size, len(self._held_out))
+        self._training_batch_size = training.batch_size
+        self._seed, self._workers = seed, workers
+        if len(self._train) < training.batch_size:
+            raise ValueError(f"{len(self._train)} training clips do not fill one batch of {training.batch_size}")
+        self.steps_per_epoch = len(self._train) // training.batch_size
+
+    def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        return clip_batches(
+            self._train, self._training_batch_size, self._seed, start_step, stop_step, workers=self._workers
+        )
+
+    def held_out_batches(self, count: int) -> Iterator[Batch]:
+        count = min(count, len(self._held_out) // self._batch_size)
+        return clip_batches(self._held_out, self._batch_size, 0, 0, count, workers=0)
+
+
+def _episode_seed(seed: int, row: int, episode: int) -> int:
+    return int(np.random.SeedSequence([seed, row, episode]).generate_state(1)[0])
+
+
+def _make(name: str, config: AgentConfig) -> gym.Env[Any, Any]:
+    ours = environment_id(name)
+    kwargs = {"image_size": config.model.image_size} if ours in ENVIRONMENTS.values() else {}
+    return _make_by_id(ours, kwargs)
+
+
+def _make_by_id(name: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    return gym.make(name, **{**kwargs, "render_mode": "rgb_array"})
+
+
+def _same(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env
+
+
+def _make_policy(policy: Any, env: gym.Env[Any, Any]) -> Any:
+    return behavior_policy(policy, env)
+
+
+def _own_kwargs(spec: Any) -> dict[str, Any]:
+    return {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+
+
+def _pixel_space(side: int) -> gym.spaces.Dict:
+    image = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
+    return gym.spaces.Dict({"pixels": image, "goal": image})
+
+
+def _action_bounds(space: gym.Space[Any]) -> tuple[list[float], list[float]]:
+    if not isinstance(space, gym.spaces.Box) or space.low.ndim != 1 or not np.isfinite([space.low, space.high]).all():
+        raise ValueError(f"the action space must be a bounded one-dimensional Box, got {space}")
+    return space.low.tolist(), space.high.tolist()
+
+
+def _check_frames(env: gym.Env[Any, Any], side: int) -> None:
+    if env.render_mode != "rgb_array":
+        raise ValueError(f"the environment must be made with render_mode='rgb_array', got {env.render_mode!r}")
+    env.reset(seed=0)
+    shape = np.shape(env.render())
+    if shape != (side, side, 3):
+        raise ValueError(f"the environment renders {shape} frames, the model needs {(side, side, 3)}")

@@ -1,0 +1,194 @@
+"""Agents on disk and on the Hugging Face Hub: ``config.json`` + ``model.safetensors`` + ``README.md``.
+
+Nothing is ever unpickled: weights are safetensors, everything else is JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import dacite
+import huggingface_hub
+import huggingface_hub.errors
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lewm_agent.config import AgentConfig
+
+FORMAT = "lewm-agent"
+FORMAT_VERSION = 1
+FILES = ("config.json", "model.safetensors", "README.md")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, incomplete, damaged or not one of ours; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything besides the weights that an agent needs to act, and how it came about."""
+
+    environment: str | None
+    """Gymnasium id, None for an unregistered environment."""
+    environment_kwargs: dict[str, Any]
+    action_low: list[float]
+    """Lower bound of each action component, in the environment's units."""
+    action_high: list[float]
+    agent: AgentConfig
+    training: dict[str, Any] = field(default_factory=dict)
+    """Data, steps, seed, versions: a record, not read by the code."""
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2)
+
+    @staticmethod
+    def from_json(text: str, source: Path) -> Description:
+        """Inverse of :meth:`to_json`. Raises :class:`CheckpointError` naming ``source``."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{source} is not valid JSON ({error})") from error
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise CheckpointError(f"{source} does not describe a lewm-agent checkpoint")
+        version = values.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{source} has format version {version}; this lewm-agent reads {FORMAT_VERSION}")
+        try:
+            values["agent"] = AgentConfig.from_dict(values.get("agent", {}))
+            return dacite.from_dict(Description, values, dacite.Config(strict=True))
+        except (dacite.DaciteError, ValueError) as error:
+            raise CheckpointError(f"{source}: {error}") from error
+
+
+def write(folder: Path, description: Description, weights: dict[str, Tensor]) -> None:
+    """Write the three files of a checkpoint into ``folder``, weights last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(model_card(description))
+    (folder / "config.json").write_text(description.to_json())
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    part = folder / "model.safetensors.part"
+    safetensors.torch.save_file(contiguous, part, metadata={"format": "pt"})
+    part.replace(folder / "model.safetensors")
+
+
+def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
+    """The description and the weights of a checkpoint folder. Raises :class:`CheckpointError`."""
+    for name in FILES[:2]:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is not a lewm-agent checkpoint: it has no {name}")
+    description = Description.from_json((folder / "config.json").read_text(), folder / "config.json")
+    try:
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged or not a safetensors file ({error})") from error
+    return description, weights
+
+
+def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], source: Path) -> None:
+    """Raise :class:`CheckpointError` unless both hold the same names with the same shapes."""
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or extra:
+        raise CheckpointError(
+            f"{source} does not fit its config.json: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: tensor {name} has shape {tuple(found[name].shape)}, its config.json implies "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def bundled() -> dict[str, Path]:
+    """Names and folders of the models that ship with the package."""
+    root = Path(str(resources.files("lewm_agent"))) / "pretrained"
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
+
+
+def locate(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a checkpoint: a bundled name, a local folder, or a Hub repository (downloaded and cached).
+
+    Raises:
+        CheckpointError: nothing by that name, or the Hub could not be reached.
+    """
+    models = bundled()
+    if str(name) in models:
+        return models[str(name)]
+    if Path(name).exists():
+        return Path(name)
+    if not HUB_ID.fullmatch(str(name)):
+        raise CheckpointError(
+            f"no model `{name}`: it is neither a bundled model ({', '.join(models) or 'none'}), nor a folder, nor a "
+            "Hub id such as `user/model`"
+        )
+    try:
+        folder = huggingface_hub.snapshot_download(
+            str(name),
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=list(FILES),
+        )
+    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"no folder `{name}` here, and no such model could be had from the Hub: {reason}") from error
+    return Path(folder)
+
+
+def push(folder: Path, repo_id: str, *, private: bool = False, token: str | None = None, revision: str | None = None) -> str:
+    """Upload a checkpoint folder to the Hub, creating the repository; returns the URL of the commit."""
+    api = huggingface_hub.HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), revision=revision, commit_message="lewm-agent"
+    )
+    return str(commit.commit_url)
+
+
+def model_card(description: Description) -> str:
+    """The text of ``README.md``: what the model is, how to use it and how it was trained."""
+    model, planner = description.agent.model, description.agent.planner
+    name = description.environment or "an unregistered environment"
+    rows = "\n".join(f"| {key} | {value} |" for key, value in description.training.items())
+    return f"""---
+library_name: lewm-agent
+license: mit
+tags: [world-model, reinforcement-learning, gymnasium, lewm]
+---
+
+# LeWM agent for `{name}`
+
+A latent world model (LeWorldModel, arXiv 2603.19312) that reaches goal images by planning.
+
+```python
+from lewm_agent import LeWMAgent
+
+agent = LeWMAgent.from_pretrained("PATH_OR_HUB_ID")
+action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.image_size}
+```
+
+| | |
+|---|---|
+| frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
+| latent | {model.latent_dim} numbers per frame |
+| planner | CEM {planner.samples} samples x {planner.iterations} iterations, horizon {planner.horizon} blocks |
+{rows}
+"""

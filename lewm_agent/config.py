@@ -1,0 +1,242 @@
+"""Everything that defines an agent, as frozen dataclasses, and the named presets.
+
+Preset ``paper`` is the released LeWorldModel recipe to the letter (lucas-maes/le-wm ``config/train`` and
+stable-worldmodel ``planning/solver/cem.py``); where the text of arXiv 2603.19312 and the released code disagree, the
+code is followed. Preset ``small`` is ours, sized for two CPU cores; how it was chosen is in ``docs/results.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import dacite
+
+GoalCost = Literal["terminal", "best", "sum"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the world model. The defaults are the released ones (18,034,478 parameters with 2-D actions)."""
+
+    image_size: int = 224
+    """Side of the square RGB frames, in pixels."""
+    patch_size: int = 14
+    """Side of a ViT patch, in pixels; must divide ``image_size``."""
+    encoder_width: int = 192
+    encoder_depth: int = 12
+    encoder_heads: int = 3
+    latent_dim: int = 192
+    """Size of the latent vector of one frame."""
+    projector_width: int = 2048
+    """Hidden width of the projector and of the prediction head (Linear, BatchNorm, GELU, Linear)."""
+    predictor_width: int = 192
+    predictor_depth: int = 6
+    predictor_heads: int = 16
+    predictor_head_dim: int = 64
+    predictor_mlp_width: int = 2048
+    predictor_dropout: float = 0.1
+    history: int = 3
+    """Frames the predictor sees at most."""
+    frame_skip: int = 5
+    """Environment steps between two frames of a clip; that many actions form one action block."""
+    action_dim: int = 2
+    """Size of one action of the environment."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if name != "predictor_dropout":
+                _require(value >= 1, f"{name} must be at least 1, got {value}")
+        _require(
+            self.image_size % self.patch_size == 0,
+            f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})",
+        )
+        _require(
+            self.encoder_width % self.encoder_heads == 0,
+            f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
+        )
+        _require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
+
+    @property
+    def block_dim(self) -> int:
+        """Size of one action block: ``frame_skip`` actions side by side."""
+        return self.frame_skip * self.action_dim
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss: next-latent prediction + weighted SIGReg (arXiv 2603.19312, equation 3; released weights)."""
+
+    sigreg_weight: float = 0.09
+    """Lambda of the released code (the paper's text says 0.1)."""
+    sigreg_projections: int = 1024
+    """Random directions drawn afresh at every step."""
+    sigreg_knots: int = 17
+    """Quadrature nodes on [0, 3]."""
+    straightening_weight: float = 0.0
+    """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
+
+    def __post_init__(self) -> None:
+        for name in ("sigreg_weight", "straightening_weight"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
+        _require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation. The defaults are the released ones (le-wm ``config/train/lewm.yaml``)."""
+
+    epochs: float = 10.0
+    """Passes over the training clips; may be a fraction."""
+    schedule_epochs: float = 100.0
+    """Length of the cosine schedule; the authors stop after 10 of 100 epochs (le-wm issue 52)."""
+    batch_size: int = 128
+    learning_rate: float = 5e-5
+    weight_decay: float = 1e-3
+    warmup_fraction: float = 0.01
+    """Share of the schedule in which the learning rate rises linearly from 0."""
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradient."""
+    held_out_fraction: float = 0.1
+    """Share of the EPISODES that training never sees (the released code splits by clip, which leaks)."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
+        _require(
+            self.schedule_epochs >= self.epochs,
+            f"schedule_epochs ({self.schedule_epochs}) must be at least epochs ({self.epochs})",
+        )
+        _require(self.batch_size >= 2, f"batch_size must be at least 2 (BatchNorm, SIGReg), got {self.batch_size}")
+        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        _require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
+        _require(0 <= self.warmup_fraction < 1, f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
+        _require(self.gradient_clip > 0, f"gradient_clip must be positive, got {self.gradient_clip}")
+        _require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """CEM over action sequences and how its plans are executed. The defaults are the released settings."""
+
+    samples: int = 300
+    elites: int = 30
+    iterations: int = 30
+    horizon: int = 5
+    """Length of a plan, in action blocks."""
+    execute: int = 5
+    """Blocks executed before the next plan (receding horizon)."""
+    history: int = 1
+    """Real frames the predictor starts from; the released evaluation uses 1 though the model was trained on 3."""
+    cost: GoalCost = "terminal"
+    """Squared latent distance to the goal after the last block, at the best step of the plan, or summed over it."""
+    noise_correlation: float = 0.0
+    """Correlation of the sampling noise between successive environment steps (first-order autoregressive)."""
+    clip_actions: bool = False
+    """Keep every candidate inside the action bounds. Executed actions are always clipped to the action space."""
+    warm_start: bool = False
+    """Start from the not yet executed rest of the previous plan."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "elites", "iterations", "horizon", "execute", "history"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
+        _require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
+        _require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
+        _require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
+        _require(self.cost in ("terminal", "best", "sum"), f"cost must be terminal, best or sum, got {self.cost!r}")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """A whole agent: world model, objective, training and planner."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.planner.history <= self.model.history,
+            f"planner.history ({self.planner.history}) must be at most model.history ({self.model.history})",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> AgentConfig:
+        """Inverse of :meth:`to_dict`. Raises ``ValueError`` for unknown keys and wrong types."""
+        try:
+            return dacite.from_dict(AgentConfig, values, dacite.Config(strict=True, cast=[float]))
+        except dacite.DaciteError as error:
+            raise ValueError(f"not a valid agent configuration: {error}") from error
+
+
+PLANNERS: dict[str, PlannerConfig] = {
+    "paper": PlannerConfig(),
+    "small": PlannerConfig(
+        samples=64,
+        elites=8,
+        iterations=4,
+        execute=1,
+        history=3,
+        cost="best",
+        noise_correlation=0.8,
+        clip_actions=True,
+        warm_start=True,
+    ),
+}
+
+PRESETS: dict[str, AgentConfig] = {
+    "paper": AgentConfig(),
+    "small": AgentConfig(
+        model=ModelConfig(
+            image_size=64,
+            patch_size=16,
+            encoder_width=64,
+            encoder_depth=4,
+            encoder_heads=4,
+            latent_dim=32,
+            projector_width=1024,
+            predictor_width=128,
+            predictor_depth=2,
+            predictor_heads=4,
+            predictor_head_dim=32,
+            predictor_mlp_width=512,
+        ),
+        objective=ObjectiveConfig(sigreg_projections=256),
+        training=TrainingConfig(epochs=4, schedule_epochs=4, batch_size=64, learning_rate=3e-4),
+        planner=PLANNERS["small"],
+    ),
+}
+
+
+def named(name: str, choices: dict[str, Any], kind: str) -> Any:
+    """``choices[name]``, or a ``ValueError`` that suggests the closest names."""
+    if name in choices:
+        return choices[name]
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean `{close[0]}`?" if close else ""
+    raise ValueError(f"no {kind} `{name}` (there are: {', '.join(sorted(choices))}){hint}")
+
+
+def preset(name: str) -> AgentConfig:
+    """The agent configuration called ``name``. Raises ``ValueError`` for an unknown name."""
+    config: AgentConfig = named(name, PRESETS, "preset")
+    return config
+
+
+def planner_preset(name: str) -> PlannerConfig:
+    """The planner settings called ``name``. Raises ``ValueError`` for an unknown name."""
+    config: PlannerConfig = named(name, PLANNERS, "planner")
+    return config

@@ -1,0 +1,179 @@
+"""Model-predictive control for a batch of environments: history, replanning, warm start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lewm_agent.cem import CEM
+from lewm_agent.config import PlannerConfig
+from lewm_agent.goal_cost import goal_cost
+from lewm_agent.world_model import WorldModel
+
+Frames = NDArray[np.uint8]
+Actions = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EpisodeMemory:
+    """What the controller remembers of one environment between two decisions; never changed in place.
+
+    Attributes:
+        seed: of the planner's noise in this episode.
+        plans: how many plans were made.
+        goal: the goal frame (H, W, 3), or None before the first decision.
+        goal_latent: (latent_dim,), its encoding.
+        latents: real frames' latents, one per finished action block, at most ``history``.
+        blocks: the normalised blocks (block_dim,) executed between them.
+        executing: the normalised actions (k, action_dim) of the block under way.
+        queue: actions (k, action_dim) still to be executed before the next plan, in the environment's units.
+        rest: the last plan beyond what is executed (k, action_dim), normalised; where a warm start begins.
+    """
+
+    seed: int
+    plans: int = 0
+    goal: Frames | None = None
+    goal_latent: Tensor | None = None
+    latents: tuple[Tensor, ...] = ()
+    blocks: tuple[Tensor, ...] = ()
+    executing: tuple[Tensor, ...] = ()
+    queue: tuple[Actions, ...] = ()
+    rest: Tensor | None = None
+
+
+class Controller:
+    """Turns frames and goal frames into actions by planning in latent space.
+
+    Args:
+        world_model: trained, in evaluation mode.
+        planner: settings of the search and of its execution.
+        low: lower action bounds (action_dim,), in the environment's units.
+        high: upper action bounds (action_dim,).
+    """
+
+    def __init__(self, world_model: WorldModel, planner: PlannerConfig, low: Actions, high: Actions) -> None:
+        self.world_model = world_model
+        self.planner = planner
+        self.low, self.high = low, high
+        self.device = world_model.action_mean.device
+        # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
+        # depend, not even in the last bit, on how many others are controlled beside it.
+        self.problems_at_once = 1 if self.device.type == "cpu" else 256
+        bounds = [world_model.normalize_actions(torch.as_tensor(b, device=self.device)) for b in (low, high)]
+        clip = planner.clip_actions
+        self.search = CEM(
+            planner.samples,
+            planner.elites,
+            planner.iterations,
+            planner.noise_correlation,
+            low=bounds[0] if clip else None,
+            high=bounds[1] if clip else None,
+        )
+
+    def needs_frame(self, memory: EpisodeMemory) -> bool:
+        """Whether the next decision looks at the frame; between action blocks it does not."""
+        at_boundary = len(memory.executing) % self.world_model.config.frame_skip == 0
+        return at_boundary and (not memory.queue or self.planner.history > 1)
+
+    @torch.inference_mode()
+    def decide(
+        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
+    ) -> tuple[Actions, list[EpisodeMemory]]:
+        """One action for each of N environments.
+
+        Args:
+            memories: what is remembered of each.
+            frames: (N, H, W, 3), the present frames; only looked at where :meth:`needs_frame` says so.
+            goals: (N, H, W, 3); a changed goal starts a fresh episode.
+
+        Returns:
+            Actions (N, action_dim) inside the bounds, and the new memories.
+        """
+        updated = self._see_goals(list(memories), goals)
+        updated = self._see_frames(updated, frames)
+        updated = self._plan(updated)
+        return np.stack([memory.queue[0] for memory in updated]), [self._advance(memory) for memory in updated]
+
+    def _see_goals(self, memories: list[EpisodeMemory], goals: Frames) -> list[EpisodeMemory]:
+        new = [i for i, m in enumerate(memories) if m.goal is None or not np.array_equal(m.goal, goals[i])]
+        for i, latent in zip(new, self._encode(goals[new]), strict=True):
+            fresh = EpisodeMemory(seed=memories[i].seed, plans=memories[i].plans)
+            memories[i] = dataclasses.replace(fresh, goal=goals[i].copy(), goal_latent=latent)
+        return memories
+
+    def _see_frames(self, memories: list[EpisodeMemory], frames: Frames) -> list[EpisodeMemory]:
+        seen = [i for i, memory in enumerate(memories) if self.needs_frame(memory)]
+        for i, latent in zip(seen, self._encode(frames[seen]), strict=True):
+            memory = memories[i]
+            blocks = memory.blocks + ((torch.cat(memory.executing),) if memory.executing else ())
+            keep = self.planner.history
+            latents = (*memory.latents, latent)[-keep:]
+            blocks = blocks[-(keep - 1) :] if keep > 1 else ()
+            memories[i] = dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
+        return memories
+
+    def _encode(self, frames: Frames) -> list[Tensor]:
+        chunks = torch.as_tensor(frames).to(self.device).split(self.problems_at_once)
+        return [latent for chunk in chunks if len(chunk) for latent in self.world_model.encode(chunk)]
+
+    def _plan(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
+        by_history = defaultdict(list)
+        for i, memory in enumerate(memories):
+            if not memory.queue:
+                by_history[len(memory.latents)].append(i)
+        for rows in by_history.values():
+            for start in range(0, len(rows), self.problems_at_once):
+                chunk = rows[start : start + self.problems_at_once]
+                for i, memory in zip(chunk, self._search([memories[i] for i in chunk]), strict=True):
+                    memories[i] = memory
+        return memories
+
+    def _search(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
+        """New plans for environments with equally long histories."""
+        config = self.world_model.config
+        latents = torch.stack([torch.stack(m.latents) for m in memories])
+        past = torch.stack([self._stack(m.blocks, config.block_dim) for m in memories])
+        goals = torch.stack([m.goal_latent for m in memories if m.goal_latent is not None])
+
+        def cost(actions: Tensor) -> Tensor:
+            blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
+            return goal_cost(self.world_model.rollout(latents, past, blocks), goals, self.planner.cost)
+
+        start = torch.stack([self._first_guess(m) for m in memories])
+        generators = [self._generator(m) for m in memories]
+        plan = self.search.plan(cost, start, generators)
+        return [self._adopt(m, actions) for m, actions in zip(memories, plan.actions, strict=True)]
+
+    def _stack(self, vectors: Sequence[Tensor], size: int) -> Tensor:
+        return torch.stack(list(vectors)) if vectors else torch.zeros(0, size, device=self.device)
+
+    def _first_guess(self, memory: EpisodeMemory) -> Tensor:
+        config = self.world_model.config
+        guess = torch.zeros(self.planner.horizon * config.frame_skip, config.action_dim, device=self.device)
+        if self.planner.warm_start and memory.rest is not None:
+            guess[: len(memory.rest)] = memory.rest
+        return guess
+
+    def _generator(self, memory: EpisodeMemory) -> torch.Generator:
+        state = np.random.SeedSequence([memory.seed, memory.plans]).generate_state(1, np.uint64)
+        return torch.Generator(self.device).manual_seed(int(state[0] >> np.uint64(1)))
+
+    def _adopt(self, memory: EpisodeMemory, plan: Tensor) -> EpisodeMemory:
+        executed = self.planner.execute * self.world_model.config.frame_skip
+        actions = self.world_model.denormalize_actions(plan[:executed]).cpu().numpy()
+        queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
+        return dataclasses.replace(memory, plans=memory.plans + 1, queue=queue, rest=plan[executed:])
+
+    def _advance(self, memory: EpisodeMemory) -> EpisodeMemory:
+        action = torch.as_tensor(memory.queue[0], device=self.device)
+        executing = (*memory.executing, self.world_model.normalize_actions(action))
+        if len(executing) > self.world_model.config.frame_skip:  # the frame at the block boundary was not needed
+            executing = executing[-1:]
+        return dataclasses.replace(memory, executing=executing, queue=memory.queue[1:])

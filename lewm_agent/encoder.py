@@ -1,0 +1,64 @@
+"""From frames to latents: a ViT trained from scratch, its CLS token, and a projector with BatchNorm."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lewm_agent.config import ModelConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def projection_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
+    """Linear, BatchNorm, GELU, Linear (stable-worldmodel ``wm/lewm/module.py``, class MLP).
+
+    The BatchNorm makes the Gaussian target reachable: the LayerNorm that ends the ViT fixes the norm of its output.
+    """
+    return nn.Sequential(
+        nn.Linear(input_dim, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.GELU(), nn.Linear(hidden_dim, output_dim)
+    )
+
+
+def _initialize_vit(module: nn.Module) -> None:
+    """Hugging Face's ViT initialisation (std 0.02), which the released models start from."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Encoder(nn.Module):
+    """Frames (B, H, W, 3) uint8 to latents (B, latent_dim)."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.vit = VisionTransformer(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.encoder_width,
+            depth=config.encoder_depth,
+            num_heads=config.encoder_heads,
+            num_classes=0,
+            global_pool="token",
+            norm_layer=partial(nn.LayerNorm, eps=1e-12),
+        )
+        self.vit.apply(_initialize_vit)
+        for token in (self.vit.cls_token, self.vit.pos_embed):
+            nn.init.trunc_normal_(token, std=0.02)
+        self.projector = projection_head(config.encoder_width, config.projector_width, config.latent_dim)
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN) * 255)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD) * 255)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """The only place where pixels are normalised."""
+        pixels = (frames.float() - self.pixel_mean) / self.pixel_std
+        latents: Tensor = self.projector(self.vit(pixels.permute(0, 3, 1, 2)))
+        return latents

@@ -1,0 +1,120 @@
+"""The latent dynamics: a causal transformer conditioned on actions by AdaLN-zero.
+
+Source: stable-worldmodel ``wm/lewm/module.py`` (released code). Its quirk is kept: attention and feed-forward each
+begin with a LayerNorm of their own, so the modulated input is normalised twice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lewm_agent.config import ModelConfig
+
+
+class KeyValueCache:
+    """Keys and values of the tokens a predictor has already seen, one pair (B, heads, T, head_dim) per layer."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the new tokens of one layer and return all of them."""
+        if layer in self._layers:
+            old_keys, old_values = self._layers[layer]
+            keys, values = torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
+        self._layers[layer] = (keys, values)
+        return keys, values
+
+
+class CausalAttention(nn.Module):
+    """Multi-head self-attention in which a token sees itself and what came before."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
+        """x (B, T, width): new tokens, placed after those in the cache."""
+        batch, new, _ = x.shape
+        qkv = self.to_qkv(self.norm(x)).view(batch, new, 3, self.heads, -1)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            keys, values = cache.extend(layer, keys, values)
+        total = keys.shape[2]
+        mask = None if new == 1 else torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
+        mixed = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+def _feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, hidden),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, width),
+        nn.Dropout(dropout),
+    )
+
+
+class ConditionalBlock(nn.Module):
+    """Transformer block whose two residual branches are shifted, scaled and gated by the action (AdaLN-zero)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, dropout = config.predictor_width, config.predictor_dropout
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = CausalAttention(width, config.predictor_heads, config.predictor_head_dim, dropout)
+        self.mlp = _feed_forward(width, config.predictor_mlp_width, dropout)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+
+    def forward(self, x: Tensor, conditions: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
+        """x and conditions (B, T, width); token k is conditioned on the action block that leaves frame k."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(conditions).chunk(6, dim=-1)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, layer, cache)
+        x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return x
+
+
+def _projection(input_dim: int, output_dim: int) -> nn.Module:
+    return nn.Identity() if input_dim == output_dim else nn.Linear(input_dim, output_dim)
+
+
+class Predictor(nn.Module):
+    """Latents and action embeddings, both (B, T, latent_dim), T <= history, to next latents (B, T, latent_dim)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.history = config.history
+        self.position = nn.Parameter(torch.randn(1, config.history, config.latent_dim))
+        self.latent_projection = _projection(config.latent_dim, config.predictor_width)
+        self.condition_projection = _projection(config.latent_dim, config.predictor_width)
+        self.blocks = nn.ModuleList(ConditionalBlock(config) for _ in range(config.predictor_depth))
+        self.norm = nn.LayerNorm(config.predictor_width)
+        self.output_projection = _projection(config.predictor_width, config.latent_dim)
+
+    def forward(self, latents: Tensor, conditions: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """With a cache, ``latents`` are the new tokens only; the cache then holds them too."""
+        start = cache.length if cache is not None else 0
+        end = start + latents.shape[1]
+        x = self.latent_projection(latents + self.position[:, start:end])
+        conditions = self.condition_projection(conditions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, conditions, layer, cache)
+        if cache is not None:
+            cache.length = end
+        out: Tensor = self.output_projection(self.norm(x))
+        return out

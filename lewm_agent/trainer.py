@@ -1,0 +1,298 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning_fabric
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from lewm_agent.config import TrainingConfig
+from lewm_agent.world_model import WorldModel
+
+LOG_EVERY = 20
+"""Steps between two lines of ``metrics.jsonl``."""
+HELD_OUT_BATCHES = 8
+"""Batches of held-out clips looked at before every checkpoint."""
+COLLAPSED_RANK = 2.0
+"""Effective rank under which latents count as collapsed: fewer directions than the simplest task needs."""
+COLLAPSED_VARIANCE = 0.05
+"""Mean variance of the latents under which they count as collapsed; SIGReg drives it to 1."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Clips(Protocol):
+    """Where batches come from (``lewm_agent.datasets``): frames (B, T, H, W, 3) uint8 and actions (B, T-1, k, A)."""
+
+    def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Batches of the training episodes; the one at a given step is always the same."""
+
+    def held_out_batches(self, count: int) -> Iterator[Batch]:
+        """The first batches of the held-out episodes, in an order that never changes."""
+
+
+class SaveCheckpoint(Protocol):
+    """Writes the present weights as a checkpoint folder."""
+
+    def __call__(self, folder: Path, step: int) -> None:
+        """Write ``folder``, which does not exist yet."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a run takes and the learning rate at each.
+
+    Linear warm-up from 0, then a cosine to 0 over ``total`` steps, of which the first ``stop`` are taken.
+    """
+
+    stop: int
+    total: int
+    warmup: int
+    peak: float
+
+    @staticmethod
+    def of(config: TrainingConfig, steps_per_epoch: int) -> Schedule:
+        """The schedule in steps; at least one step."""
+        total = max(1, round(config.schedule_epochs * steps_per_epoch))
+        stop = max(1, round(config.epochs * steps_per_epoch))
+        return Schedule(stop, total, round(config.warmup_fraction * total), config.learning_rate)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of optimisation step ``step``, counted from 0."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.total - self.warmup)
+        return self.peak * (1 + math.cos(math.pi * progress)) / 2
+
+
+def effective_rank(latents: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values of centred latents (N, D); 1 to min(N, D)."""
+    values = torch.linalg.svdvals((latents - latents.mean(0)).float())
+    shares = values / values.sum().clamp(min=1e-12)
+    return torch.special.entr(shares).sum().exp()
+
+
+class Trainer:
+    """Optimises a world model on clips, with logging, checkpoints and exact resumption.
+
+    Args:
+        world_model: trained in place.
+        config: optimisation settings.
+        output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``.
+        save: writes a checkpoint's weights and configuration; the trainer adds ``training_state/``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of dropout and of SIGReg's directions.
+        checkpoint_every: steps between checkpoints.
+        progress: show a progress bar.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        config: TrainingConfig,
+        output: Path,
+        save: SaveCheckpoint,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        checkpoint_every: int = 1000,
+        progress: bool = True,
+    ) -> None:
+        accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
+        precision: Any = "32-true" if accelerator in ("cpu", "mps") else "bf16-mixed"
+        self.fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=1, precision=precision)
+        self.world_model = world_model
+        self.config = config
+        self.output = output
+        self.save = save
+        self.seed = seed
+        self.checkpoint_every = checkpoint_every
+        self.progress = progress
+
+    def fit(self, clips: Clips, schedule: Schedule, *, resume: bool = False) -> None:
+        """Run from the beginning, or from the last checkpoint, to ``schedule.stop``.
+
+        Raises:
+            FileExistsError: the output folder already holds a run and ``resume`` is false.
+            RuntimeError: the loss is no longer finite.
+        """
+        optimizer = torch.optim.AdamW(
+            self.world_model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        model, optimizer = self.fabric.setup(self.world_model, optimizer)
+        model.mark_forward_method("loss")
+        torch.manual_seed(self.seed)
+        start = self._restore(optimizer) if resume else self._begin()
+        with Metrics(self.output, start) as metrics, self._bar(start, schedule.stop) as bar:
+            model.train()
+            for step, batch in enumerate(clips.train_batches(start, schedule.stop), start):
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.learning_rate(step)
+                frames, actions = self.fabric.to_device(batch)
+                loss = model.loss(frames, actions)
+                optimizer.zero_grad()
+                self.fabric.backward(loss.total)
+                gradient_norm = self.fabric.clip_gradients(model, optimizer, max_norm=self.config.gradient_clip)
+                optimizer.step()
+                done = step + 1
+                bar.update(done)
+                if done % LOG_EVERY == 0 or done == schedule.stop:
+                    rates = {"learning_rate": schedule.learning_rate(step), "gradient_norm": gradient_norm}
+                    metrics.write(done, "train", {**_describe(loss), **rates}, frames.shape[0])
+                if done % self.checkpoint_every == 0 or done == schedule.stop:
+                    metrics.write(done, "held_out", self._held_out(model, clips))
+                    self._checkpoint(optimizer, done)
+
+    @torch.no_grad()
+    def _held_out(self, model: Any, clips: Clips) -> dict[str, Any]:
+        model.eval()
+        random_state = torch.get_rng_state()
+        torch.manual_seed(0)
+        batches = [self.fabric.to_device(batch) for batch in clips.held_out_batches(HELD_OUT_BATCHES)]
+        described = [_describe(model.loss(*batch)) for batch in batches]
+        torch.set_rng_state(random_state)
+        model.train()
+        return {name: sum(float(d[name]) for d in described) / len(described) for name in described[0]}
+
+    def _begin(self) -> int:
+        if (self.output / "checkpoints").exists():
+            raise FileExistsError(
+                f"{self.output} already holds a training run: continue it with resume=True, or give another folder"
+            )
+        (self.output / "checkpoints").mkdir(parents=True)
+        return 0
+
+    def _restore(self, optimizer: Any) -> int:
+        last = self.output / "checkpoints" / "last"
+        if not last.exists():
+            (self.output / "checkpoints").mkdir(parents=True, exist_ok=True)
+            return 0
+        state = torch.load(last / "training_state" / "state.pt", map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random_state"])
+        if torch.cuda.is_available() and state["cuda_random_state"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random_state"])
+        return int(state["step"])
+
+    def _checkpoint(self, optimizer: Any, step: int) -> None:
+        """Written beside and renamed, so that a kill at any moment leaves a whole ``last``."""
+        checkpoints = self.output / "checkpoints"
+        name = f"step-{step:07d}"
+        part = checkpoints / f"{name}.part"
+        for stale in checkpoints.glob("*.part"):
+            shutil.rmtree(stale)
+        self.save(part, step)
+        (part / "training_state").mkdir()
+        state = {
+            "step": step,
+            "optimizer": optimizer.state_dict(),
+            "random_state": torch.get_rng_state(),
+            "cuda_random_state": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        }
+        torch.save(state, part / "training_state" / "state.pt")
+        if (checkpoints / name).exists():
+            shutil.rmtree(checkpoints / name)
+        part.rename(checkpoints / name)
+        link = checkpoints / "last.part"
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
+        os.replace(link, checkpoints / "last")
+        for old in sorted(checkpoints.glob("step-*"))[:-2]:
+            shutil.rmtree(old)
+
+    def _bar(self, start: int, stop: int) -> _Bar:
+        return _Bar(start, stop, disable=not self.progress)
+
+
+def _describe(loss: Any) -> dict[str, Any]:
+    latents = loss.latents.detach().flatten(0, 1)
+    collapse = {"effective_rank": effective_rank(latents), "latent_variance": latents.var(0).mean()}
+    return {**loss.terms(), **collapse}
+
+
+class _Bar:
+    """A progress bar over optimisation steps, with steps per second."""
+
+    def __init__(self, start: int, stop: int, *, disable: bool) -> None:
+        columns = (TextColumn("learn"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        self._progress = Progress(*columns, TimeRemainingColumn(), disable=disable)
+        self._task = self._progress.add_task("learn", total=stop, completed=start, rate="")
+        self._start, self._began = start, time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def update(self, done: int) -> None:
+        rate = (done - self._start) / max(1e-9, time.monotonic() - self._began)
+        self._progress.update(self._task, completed=done, rate=f"{rate:.1f} steps/s")
+
+
+class Metrics:
+    """Lines of ``metrics.jsonl`` and TensorBoard scalars; on resumption what came after the checkpoint is dropped."""
+
+    def __init__(self, output: Path, start: int) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        self._path = output / "metrics.jsonl"
+        self._keep_until(start)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start)  # type: ignore[no-untyped-call]
+        self._clock = time.monotonic()
+        self._last_step = start
+        self._warned = False
+
+    def _keep_until(self, start: int) -> None:
+        if self._path.exists():
+            lines = [line for line in self._path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= start]
+            self._path.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, step: int, split: str, values: dict[str, Any], batch_size: int | None = None) -> None:
+        """One line. Raises ``RuntimeError`` when the loss is not finite; warns once when the latents collapse."""
+        numbers = {name: float(value) for name, value in values.items()}
+        if not math.isfinite(numbers["total"]):
+            raise RuntimeError(f"the loss is {numbers['total']} at step {step}: lower the learning rate")
+        if batch_size is not None:
+            now = time.monotonic()
+            numbers["clips_per_second"] = batch_size * (step - self._last_step) / max(1e-9, now - self._clock)
+            self._clock, self._last_step = now, step
+        if split == "train":
+            self._alarm(step, numbers)
+        self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def _alarm(self, step: int, numbers: dict[str, float]) -> None:
+        collapsed = numbers["effective_rank"] < COLLAPSED_RANK or numbers["latent_variance"] < COLLAPSED_VARIANCE
+        numbers["collapsed"] = float(collapsed)
+        if collapsed and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the latents are collapsing at step {step}: effective rank {numbers['effective_rank']:.1f}, variance "
+                f"{numbers['latent_variance']:.3f} (SIGReg aims at 1); raise objective.sigreg_weight",
+                stacklevel=2,
+            )
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,155 @@
+"""LeWorldModel: encode frames, predict latents under actions, and the loss that trains both end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lewm_agent.config import ModelConfig, ObjectiveConfig
+from lewm_agent.encoder import Encoder, projection_head
+from lewm_agent.predictor import KeyValueCache, Predictor
+from lewm_agent.sigreg import SIGReg
+
+
+class ActionEncoder(nn.Module):
+    """Normalised action blocks (..., block_dim) to embeddings (..., latent_dim).
+
+    Released code: stable-worldmodel ``wm/lewm/module.py``, class Embedder; its width-1 convolution is a Linear.
+    """
+
+    def __init__(self, block_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.smooth = nn.Linear(block_dim, 10)
+        self.embed = nn.Sequential(nn.Linear(10, 4 * latent_dim), nn.SiLU(), nn.Linear(4 * latent_dim, latent_dim))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        embedding: Tensor = self.embed(self.smooth(blocks))
+        return embedding
+
+
+@dataclass
+class Loss:
+    """The terms of one training step (scalars) and the latents (B, T, latent_dim) they were computed from."""
+
+    total: Tensor
+    prediction: Tensor
+    sigreg: Tensor
+    straightness: Tensor
+    latents: Tensor
+
+    def terms(self) -> dict[str, Tensor]:
+        """The scalars by name, detached, for logging."""
+        names = ("total", "prediction", "sigreg", "straightness")
+        return {name: getattr(self, name).detach() for name in names}
+
+
+def straightness(latents: Tensor) -> Tensor:
+    """Mean cosine between successive latent velocities (arXiv 2603.19312, equation 9).
+
+    Args:
+        latents: (B, T, D) with T >= 3.
+    """
+    velocity = latents.diff(dim=1)
+    return functional.cosine_similarity(velocity[:, 1:], velocity[:, :-1], dim=-1).mean()
+
+
+class WorldModel(nn.Module):
+    """ViT encoder and causal predictor, trained together, without stop-gradient, target network or reconstruction.
+
+    Actions outside the model are in the environment's units; ``normalize_actions`` turns them into the z-scored blocks
+    that ``predict`` and ``rollout`` take. The statistics are saved with the weights.
+    """
+
+    action_mean: Tensor
+    action_std: Tensor
+
+    def __init__(self, config: ModelConfig, objective: ObjectiveConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.objective = objective or ObjectiveConfig()
+        self.encoder = Encoder(config)
+        self.action_encoder = ActionEncoder(config.block_dim, config.latent_dim)
+        self.predictor = Predictor(config)
+        self.prediction_head = projection_head(config.latent_dim, config.projector_width, config.latent_dim)
+        self.sigreg = SIGReg(self.objective.sigreg_projections, self.objective.sigreg_knots)
+        self.register_buffer("action_mean", torch.zeros(config.action_dim))
+        self.register_buffer("action_std", torch.ones(config.action_dim))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
+        latents: Tensor = self.encoder(frames.flatten(0, -4))
+        return latents.unflatten(0, frames.shape[:-3])
+
+    def normalize_actions(self, actions: Tensor) -> Tensor:
+        """Actions (..., action_dim) in the environment's units to z-scores; the only place where this happens."""
+        return (actions - self.action_mean) / self.action_std
+
+    def denormalize_actions(self, actions: Tensor) -> Tensor:
+        """Inverse of :meth:`normalize_actions`."""
+        return actions * self.action_std + self.action_mean
+
+    def predict(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """Next latents by teacher forcing.
+
+        Args:
+            latents: (B, T, latent_dim), T <= history.
+            blocks: (B, T, block_dim), normalised; block k leaves frame k.
+
+        Returns:
+            (B, T, latent_dim): entry k is the prediction of frame k + 1 from frames 0..k.
+        """
+        return self._head(self.predictor(latents, self.action_encoder(blocks)))
+
+    def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
+        """Imagine S futures for each of N histories.
+
+        While the history still grows, keys and values of earlier tokens are cached; once it is full the window slides,
+        which moves every token to another position, and the window is computed anew.
+
+        Args:
+            latents: (N, H, latent_dim), the last H <= history real frames.
+            past_blocks: (N, H - 1, block_dim), the normalised blocks executed between them.
+            blocks: (N, S, P, block_dim), the normalised candidates.
+
+        Returns:
+            (N, S, P, latent_dim): the latent after each block.
+        """
+        count, samples, steps, _ = blocks.shape
+        known = latents.shape[1]
+        past = self.action_encoder(past_blocks).unsqueeze(1).expand(-1, samples, -1, -1)
+        conditions = torch.cat([past, self.action_encoder(blocks)], dim=2).flatten(0, 1)
+        sequence = latents.repeat_interleave(samples, dim=0)
+        cache = KeyValueCache()
+        for end in range(known, known + steps):
+            if end <= self.config.history:
+                new = slice(cache.length, end)
+                output = self.predictor(sequence[:, new], conditions[:, new], cache)
+            else:
+                window = slice(end - self.config.history, end)
+                output = self.predictor(sequence[:, window], conditions[:, window])
+            sequence = torch.cat([sequence, self._head(output[:, -1:])], dim=1)
+        return sequence[:, known:].unflatten(0, (count, samples))
+
+    def loss(self, frames: Tensor, actions: Tensor) -> Loss:
+        """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3).
+
+        Args:
+            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = history + 1.
+            actions: (B, T - 1, frame_skip, action_dim) in the environment's units.
+        """
+        latents = self.encode(frames)
+        blocks = self.normalize_actions(actions).flatten(-2)
+        predicted = self.predict(latents[:, :-1], blocks)
+        prediction = (predicted - latents[:, 1:]).square().mean()
+        sigreg = self.sigreg(latents.transpose(0, 1))
+        straight = straightness(latents)
+        weights = self.objective
+        total = prediction + weights.sigreg_weight * sigreg - weights.straightening_weight * straight
+        return Loss(total, prediction, sigreg, straight, latents)
+
+    def _head(self, tokens: Tensor) -> Tensor:
+        heads: Tensor = self.prediction_head(tokens.flatten(0, -2))
+        return heads.unflatten(0, tokens.shape[:-1])

@@ -1,0 +1,64 @@
+"""A tiny agent and a tiny dataset of the real environment, shared by the tests that need to learn or to act."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, PlannerConfig, TrainingConfig
+from lewm_agent.datasets import OfflineDataset
+
+MODEL = ModelConfig(
+    image_size=16,
+    patch_size=8,
+    encoder_width=16,
+    encoder_depth=1,
+    encoder_heads=2,
+    latent_dim=8,
+    projector_width=32,
+    predictor_width=16,
+    predictor_depth=1,
+    predictor_heads=2,
+    predictor_head_dim=8,
+    predictor_mlp_width=32,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> AgentConfig:
+    """A model of a few thousand parameters that trains in seconds."""
+    return AgentConfig(
+        model=MODEL,
+        objective=ObjectiveConfig(sigreg_projections=16),
+        training=TrainingConfig(epochs=1, schedule_epochs=1, batch_size=16, learning_rate=1e-3, held_out_fraction=0.25),
+        planner=PlannerConfig(
+            samples=8, elites=2, iterations=2, execute=2, history=3, clip_actions=True, warm_start=True, cost="best"
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_config: AgentConfig, tmp_path_factory: pytest.TempPathFactory) -> OfflineDataset:
+    """Twelve expert episodes at 16 px."""
+    agent = LeWMAgent("two_room", tiny_config)
+    return agent.collect(tmp_path_factory.mktemp("data") / "expert", episodes=12, progress=False)
+
+
+@pytest.fixture
+def tiny_agent(tiny_config: AgentConfig) -> LeWMAgent:
+    """Untrained, on Two-Room at 16 px."""
+    return LeWMAgent("two_room", tiny_config)
+
+
+@pytest.fixture(scope="session")
+def trained_folder(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A saved agent after a short training."""
+    folder = tmp_path_factory.mktemp("trained")
+    agent = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, folder / "run", workers=0, progress=False)
+    return agent.save_pretrained(folder / "model")

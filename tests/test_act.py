@@ -1,0 +1,143 @@
+"""Acting: one code path for act and predict, batches, memory, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+from lewm_agent import LeWMAgent
+from lewm_agent.envs import make_pixel_env
+
+
+def frames(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def test_act_is_predict_with_the_memory_kept(trained_folder: Path) -> None:
+    agent, other = (LeWMAgent.from_pretrained(trained_folder) for _ in range(2))
+    goal, state = frames(1, seed=9)[0], None
+    for frame in frames(12):
+        acted = agent.act(frame, goal)
+        predicted, state = other.predict({"pixels": frame, "goal": goal}, state)
+        assert acted.shape == (2,) and acted.dtype == np.float32
+        assert agent.action_space.contains(acted)
+        np.testing.assert_array_equal(acted, predicted)
+
+
+def test_one_environment_or_eight_give_the_same_actions(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    goals, memories = frames(8, seed=9), agent.initial_memories(range(8))
+    alone = [agent.initial_memories([seed]) for seed in range(8)]
+    for step in range(12):
+        pixels = frames(8, seed=step)
+        actions, memories = agent.predict({"pixels": pixels, "goal": goals}, memories)
+        for i in range(8):
+            action, alone[i] = agent.predict({"pixels": pixels[i : i + 1], "goal": goals[i : i + 1]}, alone[i])
+            np.testing.assert_array_equal(actions[i], action[0])
+
+
+def test_predict_does_not_change_the_state_it_is_given(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    observation = {"pixels": frames(2), "goal": frames(2, seed=1)}
+    _, state = agent.predict(observation)
+    first, _ = agent.predict(observation, state)
+    second, _ = agent.predict(observation, state)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_episode_start_forgets_only_that_row(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    observation = {"pixels": frames(2), "goal": frames(2, seed=1)}
+    _, state = agent.predict(observation)
+    _, begun = agent.predict(observation, state, np.array([True, False]))
+    assert [len(memory.executing) for memory in begun] == [1, 2]
+
+
+def test_a_new_goal_is_planned_for_at_once(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    frame = frames(1)[0]
+    agent.act(frame, frames(1, seed=1)[0])
+    agent.act(frame, frames(1, seed=2)[0])
+    assert agent._memory[0].plans == 2
+
+
+def test_frames_are_needed_only_between_blocks(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    goal, memories, needed = frames(1, seed=1), agent.initial_memories([0]), []
+    for _ in range(16):
+        needed.append(agent.controller.needs_frame(memories[0]))
+        pixels = frames(1) if needed[-1] else np.zeros((1, 16, 16, 3), np.uint8)
+        _, memories = agent.predict({"pixels": pixels, "goal": goal}, memories)
+    assert np.flatnonzero(needed).tolist() == [0, 5, 10, 15]
+
+
+def test_history_holds_real_frames_and_the_executed_blocks(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    goal, memories, executed = frames(1, seed=1), agent.initial_memories([0]), []
+    for step in range(16):
+        actions, memories = agent.predict({"pixels": frames(1, seed=step), "goal": goal}, memories)
+        executed.append(actions[0])
+    (memory,) = memories
+    assert len(memory.latents) == 3 and len(memory.blocks) == 2
+    import torch
+
+    expected = agent.world_model.normalize_actions(torch.tensor(np.stack(executed[10:15]))).flatten()
+    torch.testing.assert_close(memory.blocks[-1], expected)
+    with torch.no_grad():
+        latent = agent.world_model.encode(torch.tensor(frames(1, seed=10)))[0]
+    torch.testing.assert_close(memory.latents[-2], latent)
+
+
+def test_evaluate_policy_and_vector_environments(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    mean, _ = evaluate_policy(agent, Monitor(make_pixel_env("two_room", image_size=16)), n_eval_episodes=2)
+    assert -100 <= mean <= 0
+    vectorized = make_vec_env(lambda: make_pixel_env("two_room", image_size=16), n_envs=3)
+    returns, lengths = evaluate_policy(agent, vectorized, n_eval_episodes=3, return_episode_rewards=True)
+    assert len(returns) == 3 and max(lengths) <= 100
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((16, 16, 3), np.float32), r"`pixels` must be uint8 frames in \[0, 255\], got float32"),
+        (np.full((16, 16, 3), np.nan), "`pixels` must be uint8 frames"),
+        (np.zeros((32, 32, 3), np.uint8), r"`pixels` must be \(16, 16, 3\) or \(N, 16, 16, 3\), got \(32, 32, 3\)"),
+    ],
+)
+def test_bad_frames_are_refused(tiny_agent: LeWMAgent, pixels: NDArray[np.uint8], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_agent.act(pixels, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_a_missing_goal_is_refused(tiny_agent: LeWMAgent) -> None:
+    with pytest.raises(ValueError, match="act needs a goal image"):
+        tiny_agent.act(np.zeros((16, 16, 3), np.uint8))
+
+
+def test_environments_that_cannot_serve_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be made with render_mode='rgb_array', got None"):
+        LeWMAgent(gym.make("lewm/TwoRoom-v0", image_size=64))
+    with pytest.raises(ValueError, match=r"renders \(32, 32, 3\) frames, the model needs \(64, 64, 3\)"):
+        LeWMAgent(gym.make("lewm/TwoRoom-v0", image_size=32, render_mode="rgb_array"))
+    with pytest.raises(ValueError, match="must be a bounded one-dimensional Box, got Discrete"):
+        LeWMAgent(gym.make("CartPole-v1", render_mode="rgb_array"))
+    with pytest.raises(ValueError, match="no environment `two_rom`; did you mean `two_room`"):
+        LeWMAgent("two_rom")
+
+
+def test_planner_presets(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder, planner="paper")
+    assert (agent.config.planner.samples, agent.config.planner.iterations) == (300, 30)
+    with pytest.raises(ValueError, match="no planner `papr`.*did you mean `paper`"):
+        agent.set_planner("papr")
+    with pytest.raises(ValueError, match="elites .30. must be at most samples .20."):
+        dataclasses.replace(agent.config.planner, samples=20)

@@ -1,0 +1,130 @@
+"""Training: resumption, determinism, logs, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lewm_agent import AgentConfig, LeWMAgent
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.trainer import Schedule, effective_rank
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["total"] for line in lines if line["split"] == "train"}
+
+
+def longer(config: AgentConfig, epochs: float) -> AgentConfig:
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, epochs=epochs, schedule_epochs=epochs)
+    )
+
+
+def test_learns_and_logs(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    LeWMAgent("two_room", longer(tiny_config, 4)).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["split"] == "train"]
+    assert train[-1]["sigreg"] < train[0]["sigreg"]
+    assert train[-1]["prediction"] < train[0]["prediction"]
+    assert {"effective_rank", "latent_variance", "learning_rate", "collapsed", "straightness"} <= train[0].keys()
+    assert [line["split"] for line in lines].count("held_out") == 1
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_same_seed_same_weights_and_another_seed_others(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        agent = LeWMAgent("two_room", tiny_config, seed=seed).learn(tiny_dataset, tmp_path / name, workers=0, progress=False)
+        weights.append(agent.world_model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+def test_resumed_after_kill_equals_uninterrupted(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    config = longer(tiny_config, 8)
+    whole = LeWMAgent("two_room", config).learn(
+        tiny_dataset, tmp_path / "whole", workers=0, progress=False, checkpoint_every=10
+    )
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys, json, pathlib\n"
+        "from lewm_agent import LeWMAgent, AgentConfig\n"
+        f"config = AgentConfig.from_dict(json.loads({json.dumps(json.dumps(config.to_dict()))}))\n"
+        f"LeWMAgent('two_room', config).learn({str(tiny_dataset.path)!r}, {str(tmp_path / 'killed')!r}, workers=0,"
+        " progress=False, checkpoint_every=10)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)])
+    last = tmp_path / "killed" / "checkpoints" / "last"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last.exists()
+    stop = max(losses(tmp_path / "whole"))
+    resumed_from = int(last.resolve().name.removeprefix("step-"))
+    assert resumed_from < stop, "the run ended before it was killed"
+    agent = LeWMAgent("two_room", config).learn(
+        tiny_dataset, tmp_path / "killed", workers=0, progress=False, checkpoint_every=10, resume=True
+    )
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    for name, weight in whole.world_model.state_dict().items():
+        assert torch.equal(weight, agent.world_model.state_dict()[name]), name
+
+
+def test_a_run_is_not_overwritten(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="already holds a training run: continue it with resume=True"):
+        tiny_agent.learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
+
+
+def test_resuming_with_another_configuration_is_refused(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    LeWMAgent("two_room", tiny_config).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
+    with pytest.raises(ValueError, match="was trained with another configuration"):
+        LeWMAgent("two_room", longer(tiny_config, 2)).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
+
+
+def test_frames_of_another_size_are_refused(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    model = dataclasses.replace(tiny_config.model, image_size=32)
+    agent = LeWMAgent("two_room", dataclasses.replace(tiny_config, model=model))
+    with pytest.raises(ValueError, match=r"the dataset's frames are \(16, 16, 3\), the model needs \(32, 32, 3\)"):
+        agent.learn(tiny_dataset, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_collapse_is_reported(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    objective = dataclasses.replace(tiny_config.objective, sigreg_weight=0.0)
+    config = longer(dataclasses.replace(tiny_config, objective=objective), 12)
+    with pytest.warns(UserWarning, match="the latents are collapsing at step"):
+        LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
+
+
+def test_learning_rate_warms_up_and_follows_the_cosine() -> None:
+    schedule = Schedule(stop=100, total=1000, warmup=10, peak=2.0)
+    assert schedule.learning_rate(0) == pytest.approx(0.2)
+    assert schedule.learning_rate(9) == pytest.approx(2.0)
+    assert schedule.learning_rate(505) == pytest.approx(1.0)
+    assert schedule.learning_rate(999) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_effective_rank() -> None:
+    torch.manual_seed(0)
+    assert effective_rank(torch.randn(4000, 6)).item() == pytest.approx(6, rel=0.02)
+    assert effective_rank(torch.randn(4000, 1).expand(-1, 6)).item() == pytest.approx(1, rel=0.05)
+    assert math.isfinite(effective_rank(torch.zeros(10, 6)).item())

@@ -1,0 +1,122 @@
+"""Saving and loading: same actions, strict reading, one sentence for every fault."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from lewm_agent import CheckpointError, LeWMAgent
+from lewm_agent.config import AgentConfig, preset
+
+
+def test_loaded_agent_acts_the_same(trained_folder: Path, tmp_path: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    again = LeWMAgent.from_pretrained(agent.save_pretrained(tmp_path / "again"))
+    rng = np.random.default_rng(0)
+    goal = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for _ in range(7):
+        frame = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(agent.act(frame, goal), again.act(frame, goal))
+
+
+def test_everything_needed_to_act_travels(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    assert agent.description.environment == "lewm/TwoRoom-v0"
+    assert agent.env.unwrapped.image_size == 16  # type: ignore[attr-defined]
+    assert agent.world_model.action_std.max() < 1  # not the untrained ones
+    assert agent.description.training["data"].startswith("12 episodes of policy expert")
+    assert "LeWMAgent.from_pretrained" in (trained_folder / "README.md").read_text()
+
+
+def test_configuration_survives_json() -> None:
+    for name in ("paper", "small"):
+        config = preset(name)
+        assert AgentConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def _remove_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _truncate_weights(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def _pickle_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"a": 1}))
+
+
+def _edit(folder: Path, change: Callable[[dict[str, object]], None]) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    change(values)
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def _unknown_key(folder: Path) -> None:
+    _edit(folder, lambda values: values["agent"]["planner"].update(sampels=3))  # type: ignore[index]
+
+
+def _other_format(folder: Path) -> None:
+    _edit(folder, lambda values: values.update(format="something"))
+
+
+def _newer_version(folder: Path) -> None:
+    _edit(folder, lambda values: values.update(format_version=99))
+
+
+def _wrong_shape(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["action_mean"] = torch.zeros(5)
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+
+
+def _missing_tensor(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    del weights["action_mean"]
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+
+
+def _broken_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_remove_weights, "is not a lewm-agent checkpoint: it has no model.safetensors"),
+        (_truncate_weights, "model.safetensors is damaged or not a safetensors file"),
+        (_pickle_weights, "model.safetensors is damaged or not a safetensors file"),
+        (_unknown_key, "sampels"),
+        (_other_format, "does not describe a lewm-agent checkpoint"),
+        (_newer_version, "has format version 99; this lewm-agent reads 1"),
+        (_wrong_shape, r"tensor action_mean has shape \(5,\), its config.json implies \(2,\)"),
+        (_missing_tensor, "1 tensors missing .'action_mean'."),
+        (_broken_json, "config.json is not valid JSON"),
+    ],
+)
+def test_faulty_checkpoints_are_refused(
+    trained_folder: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(trained_folder, folder)
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message):
+        LeWMAgent.from_pretrained(folder)
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no model `nothing`: it is neither a bundled model"):
+        LeWMAgent.from_pretrained("nothing")
+    with pytest.raises(CheckpointError, match="has no config.json"):
+        LeWMAgent.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="no folder `some/model` here, and no such model could be had"):
+        LeWMAgent.from_pretrained("some/model", cache_dir=tmp_path, local_files_only=True)

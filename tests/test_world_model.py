@@ -1,0 +1,145 @@
+"""The world model: sizes, causality, rollouts, actions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from lewm_agent.config import ModelConfig, ObjectiveConfig, preset
+from lewm_agent.world_model import WorldModel, straightness
+
+TINY = ModelConfig(
+    image_size=16,
+    patch_size=8,
+    encoder_width=16,
+    encoder_depth=1,
+    encoder_heads=2,
+    latent_dim=8,
+    projector_width=32,
+    predictor_width=24,
+    predictor_depth=2,
+    predictor_heads=2,
+    predictor_head_dim=8,
+    predictor_mlp_width=32,
+)
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    model = WorldModel(TINY)
+    for parameter in model.parameters():  # AdaLN-zero would otherwise ignore the actions
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def naive_rollout(model: WorldModel, latents: Tensor, past: Tensor, blocks: Tensor) -> Tensor:
+    """One sample at a time, the whole window at every step."""
+    out = torch.empty(*blocks.shape[:3], TINY.latent_dim)
+    for i in range(blocks.shape[0]):
+        for j in range(blocks.shape[1]):
+            sequence = list(latents[i])
+            actions = [*past[i], *blocks[i, j]]
+            for step in range(blocks.shape[2]):
+                end = latents.shape[1] + step
+                start = max(0, end - TINY.history)
+                window = torch.stack(sequence[start:end])[None]
+                sequence.append(model.predict(window, torch.stack(actions[start:end])[None])[0, -1])
+                out[i, j, step] = sequence[-1]
+    return out
+
+
+def test_paper_preset_has_the_released_number_of_parameters() -> None:
+    model = WorldModel(preset("paper").model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 18_034_478
+    cube = WorldModel(dataclasses.replace(preset("paper").model, action_dim=5))
+    assert sum(parameter.numel() for parameter in cube.parameters()) == 18_034_628
+
+
+@pytest.mark.parametrize("history", [1, 2, 3])
+def test_cached_rollout_equals_the_naive_one(model: WorldModel, history: int) -> None:
+    latents, past = torch.randn(2, history, 8), torch.randn(2, history - 1, 10)
+    blocks = torch.randn(2, 4, 5, 10)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model.rollout(latents, past, blocks), naive_rollout(model, latents, past, blocks), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_predictions_do_not_see_the_future(model: WorldModel) -> None:
+    latents, blocks = torch.randn(1, 3, 8), torch.randn(1, 3, 10)
+    before = model.predict(latents, blocks)
+    latents[:, 2], blocks[:, 2] = 9.0, 9.0
+    after = model.predict(latents, blocks)
+    torch.testing.assert_close(before[:, :2], after[:, :2])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_new_predictor_ignores_actions_and_a_trained_one_does_not(model: WorldModel) -> None:
+    fresh = WorldModel(TINY).eval()
+    latents = torch.randn(1, 3, 8)
+    same = [fresh.predict(latents, torch.randn(1, 3, 10)) for _ in range(2)]
+    torch.testing.assert_close(same[0], same[1])
+    assert not torch.allclose(model.predict(latents, torch.zeros(1, 3, 10)), model.predict(latents, torch.ones(1, 3, 10)))
+
+
+def test_encode_keeps_leading_dimensions_and_takes_uint8(model: WorldModel) -> None:
+    frames = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
+    latents = model.encode(frames)
+    assert latents.shape == (2, 3, 8)
+    torch.testing.assert_close(latents[1, 2], model.encode(frames[1, 2][None])[0])
+
+
+def test_loss_sums_its_terms_and_reaches_every_parameter() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(TINY, ObjectiveConfig(sigreg_weight=0.09, sigreg_projections=16, straightening_weight=0.3))
+    frames = torch.randint(0, 256, (6, 4, 16, 16, 3), dtype=torch.uint8)
+    actions = torch.rand(6, 3, 5, 2)
+    for block in model.predictor.blocks:  # at initialisation the gates are shut and pass no gradient on
+        torch.nn.init.normal_(block.modulation[1].weight)
+    loss = model.loss(frames, actions)
+    expected = loss.prediction + 0.09 * loss.sigreg - 0.3 * loss.straightness
+    torch.testing.assert_close(loss.total, expected)
+    loss.total.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+def test_targets_are_not_detached() -> None:
+    model = WorldModel(TINY)
+    latents = torch.randn(4, 4, 8, requires_grad=True)
+    predicted = model.predict(latents[:, :-1], torch.randn(4, 3, 10))
+    (predicted - latents[:, 1:]).square().mean().backward()
+    assert latents.grad is not None and latents.grad[:, 3].abs().sum() > 0  # the last frame is only a target
+
+
+def test_actions_are_normalized_and_back(model: WorldModel) -> None:
+    model.action_mean.copy_(torch.tensor([1.0, -2.0]))
+    model.action_std.copy_(torch.tensor([0.5, 4.0]))
+    actions = torch.randn(3, 2)
+    torch.testing.assert_close(model.denormalize_actions(model.normalize_actions(actions)), actions)
+    torch.testing.assert_close(model.normalize_actions(torch.tensor([1.5, 2.0])), torch.tensor([1.0, 1.0]))
+
+
+def test_straightness_of_a_line_and_of_a_zigzag() -> None:
+    line = torch.arange(5.0)[None, :, None].expand(2, 5, 3)
+    zigzag = torch.tensor([0.0, 1, 0, 1, 0])[None, :, None].expand(2, 5, 3)
+    assert straightness(line).item() == pytest.approx(1)
+    assert straightness(zigzag).item() == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": 7}, r"patch_size \(7\) must divide image_size \(16\)"),
+        ({"encoder_heads": 3}, r"encoder_heads \(3\) must divide encoder_width \(16\)"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
+        ({"predictor_dropout": 1.0}, r"predictor_dropout must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_impossible_sizes_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change)  # type: ignore[arg-type]
