@@ -14,7 +14,7 @@ from lewm_agent.envs.two_room_geometry import nearest_clear
 Action = npt.NDArray[np.float32]
 
 DOOR_REACHED = 10.5
-"""Distance to the door's centre, px, from which the expert heads for the goal (stable-worldmodel, 3 of 64 px)."""
+"""Distance to the door's center, px, from which the expert heads for the goal (stable-worldmodel, 3 of 64 px)."""
 
 
 class TwoRoomExpert:

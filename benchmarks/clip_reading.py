@@ -39,7 +39,17 @@ from lewm_agent.datasets.metadata import software_versions, write_atomically
 
 OURS, THEIRS = "lewm-agent", "stable-worldmodel"
 Batches = list[list[int]]
-Reader = tuple[Any, Batches, Callable[[Any], Any] | None]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, the numbers it has for the clips to read, and how to use it."""
+
+    dataset: Any
+    batches: Batches
+    collate: Callable[[Any], Any] | None
+    close: Callable[[], None]
+    """Close its file: the readers open it with different flags, which HDF5 refuses at the same time."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ class RandomWalk:
 def single_file(arguments: Arguments, size: int | None, folder: Path) -> Path:
     """Return one ``.h5`` file with all episodes: collected, as given, or joined from the shards that were given."""
     if arguments.dataset is None:
-        kwargs = {"render_mode": "rgb_array", "image_size": size}
+        kwargs: dict[str, Any] = {"render_mode": "rgb_array", "image_size": size}
         make_env = functools.partial(gym.make, "lewm/TwoRoom-v0", **kwargs)
         path, count = folder / f"two_room_{size}", arguments.episodes
         collect(
@@ -128,20 +138,25 @@ def readers(file: Path, arguments: Arguments) -> dict[str, Reader]:
     if not len(fitting):
         raise SystemExit(f"no episode of {file} has the {span} rows that a clip of both readers needs")
     chosen = np.random.default_rng(0).choice(len(fitting), wanted, replace=len(fitting) < wanted)
-    found: dict[str, Reader] = {OURS: (clips, in_batches(fitting[chosen], arguments.batch_size), to_tensors)}
-    their_dataset = stable_worldmodel_dataset()
+    ours = in_batches(fitting[chosen], arguments.batch_size)
+    found = {OURS: Reader(clips, ours, to_tensors, dataset.close)}
+    dataset.close()
+    their_dataset: Any = stable_worldmodel_dataset()
     if their_dataset is not None:
         columns = {"keys_to_load": ["pixels", "action"], "keys_to_cache": ["action"]}
         theirs = their_dataset(
             path=file, num_steps=arguments.num_frames, frameskip=arguments.frame_skip, transform=None, **columns
         )
-        found[THEIRS] = (theirs, in_batches(chosen, arguments.batch_size), None)
+        found[THEIRS] = Reader(
+            theirs, in_batches(chosen, arguments.batch_size), None, lambda: setattr(theirs, "h5_file", None)
+        )
         check_same_frames(found)
     return found
 
 
 def stable_worldmodel_dataset() -> Any:
     """Return stable-worldmodel's HDF5 reader, or None with a word on why it is left out."""
+    warnings.filterwarnings("ignore", message="lancedb fork")  # its package, imported with it, on every worker
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns about environments it cannot offer
@@ -159,22 +174,26 @@ def in_batches(indices: NDArray[np.int64], batch_size: int) -> Batches:
 
 def check_same_frames(found: dict[str, Reader]) -> None:
     """Make sure that both readers give the same frames."""
-    (clips, ours, _), (dataset, theirs, _) = found[OURS], found[THEIRS]
-    frames = torch.from_numpy(clips.fetch(ours[0])[0]).permute(0, 1, 4, 2, 3)
-    if not torch.equal(frames, torch.stack([dataset[index]["pixels"] for index in theirs[0]])):
+    ours, theirs = found[OURS], found[THEIRS]
+    frames = torch.from_numpy(ours.dataset.fetch(ours.batches[0])[0]).permute(0, 1, 4, 2, 3)
+    ours.close()
+    same = torch.equal(frames, torch.stack([theirs.dataset[index]["pixels"] for index in theirs.batches[0]]))
+    theirs.close()
+    if not same:
         raise SystemExit("the readers give different frames for the same clips: nothing to compare")
 
 
 def seconds(reader: Reader, workers: int) -> float:
     """Time the batches after the first; the first waits for worker processes to start."""
-    dataset, batches, collate = reader
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(reader.dataset, batch_sampler=reader.batches, num_workers=workers, collate_fn=reader.collate)
     iterator = iter(loader)
     next(iterator)
     start = time.perf_counter()
     for _ in iterator:
         pass
-    return time.perf_counter() - start
+    elapsed = time.perf_counter() - start
+    reader.close()
+    return elapsed
 
 
 def measure(file: Path, arguments: Arguments) -> Iterator[dict[str, Any]]:
@@ -199,7 +218,7 @@ def measure(file: Path, arguments: Arguments) -> Iterator[dict[str, Any]]:
 
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Print the table."""
-    table = Table("image size", "workers", "reader", "clips/s (median)", "range", "against stable-worldmodel")
+    table = Table("pixels", "workers", "reader", "clips/s", "range", "ratio", title="Clips read per second, medians")
     theirs = {(r["image_size"], r["workers"]): r["clips_per_second"] for r in results if r["reader"] == THEIRS}
     for r in sorted(results, key=lambda r: (r["image_size"], r["workers"])):
         base = theirs.get((r["image_size"], r["workers"]))

@@ -56,7 +56,8 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         """Create the unfinished file."""
-        self._file = h5py.File(self._part, "w")
+        # HDF5 1.10's format finds a chunk faster than the older one, h5py's default, and takes less room for its index
+        self._file = h5py.File(self._part, "w", libver="v110")
         return self
 
     def __exit__(

@@ -2,7 +2,7 @@
 
 Everything is in pixels of a 224 x 224 picture, x to the right and y downwards, whatever size the picture is drawn at.
 The numbers are those of stable-worldmodel, ``envs/two_room/env.py`` (the released environment): border at 14, wall
-centre 112, wall thickness 10, door half extent 14, door margin 1.75, bounce 0.5. There, a step is judged by its end
+center 112, wall thickness 10, door half extent 14, door margin 1.75, bounce 0.5. There, a step is judged by its end
 point only; ``move_swept`` and the ``..._is_clear`` functions treat the agent as a solid disk all along the way.
 """
 
@@ -41,7 +41,7 @@ class Geometry:
 
     Attributes:
         wall_axis: ``"vertical"`` (rooms left and right) or ``"horizontal"`` (rooms above and below).
-        door_position: centre of the door along the wall, px.
+        door_position: center of the door along the wall, px.
         agent_radius: radius of the agent's disk, px.
     """
 
@@ -56,12 +56,12 @@ class Geometry:
 
     @property
     def lower_limit(self) -> float:
-        """Smallest coordinate, px, that the agent's centre can reach on either axis."""
+        """Smallest coordinate, px, that the agent's center can reach on either axis."""
         return BORDER + self.agent_radius
 
     @property
     def upper_limit(self) -> float:
-        """Largest coordinate, px, that the agent's centre can reach on either axis."""
+        """Largest coordinate, px, that the agent's center can reach on either axis."""
         return WORLD_SIZE - BORDER - self.agent_radius
 
     @property
@@ -93,7 +93,7 @@ class Geometry:
         return (0.0, low, door_start, high), (door_end, low, WORLD_SIZE, high)
 
     def room(self, position: npt.ArrayLike) -> int:
-        """Return 0 for a position (2,) left of (or above) the wall's centre line, 1 for one on or beyond it."""
+        """Return 0 for a position (2,) left of (or above) the wall's center line, 1 for one on or beyond it."""
         return int(float(np.asarray(position)[self.across]) >= WALL_CENTER)
 
     def in_wall_band(self, position: npt.ArrayLike) -> bool:
@@ -102,14 +102,14 @@ class Geometry:
         return bool(band_start < np.asarray(position)[self.across] < band_end)
 
     def clip(self, position: npt.ArrayLike) -> Vector:
-        """Return the position (2,) clipped into the square that the agent's centre can reach."""
+        """Return the position (2,) clipped into the square that the agent's center can reach."""
         x, y = np.asarray(position, dtype=np.float64).tolist()
         low, high = self.lower_limit, self.upper_limit
         return np.array([min(max(x, low), high), min(max(y, low), high)])
 
 
 def disk_is_clear(position: npt.ArrayLike, geometry: Geometry) -> bool:
-    """Say whether the agent's disk, centred at ``position`` (2,) in px, overlaps neither wall nor border."""
+    """Say whether the agent's disk, centered at ``position`` (2,) in px, overlaps neither wall nor border."""
     return segment_is_clear(position, position, geometry)
 
 
@@ -151,12 +151,12 @@ def move_released(start: Vector, target: Vector, geometry: Geometry) -> Vector:
     the door, it is set back to half a pixel before the band. The disk can therefore clip the edges of the door.
 
     Args:
-        start: centre before the step, (2,) px.
-        target: centre that the action asks for, (2,) px.
+        start: center before the step, (2,) px.
+        target: center that the action asks for, (2,) px.
         geometry: the world.
 
     Returns:
-        The centre after the step, (2,) px.
+        The center after the step, (2,) px.
     """
     end = geometry.clip(target)
     across = geometry.across
@@ -179,12 +179,12 @@ def move_swept(start: Vector, target: Vector, geometry: Geometry) -> Vector:
     overlaps the wall (possible only where it was put there) is first moved to the nearest clear point.
 
     Args:
-        start: centre before the step, (2,) px.
-        target: centre that the action asks for, (2,) px.
+        start: center before the step, (2,) px.
+        target: center that the action asks for, (2,) px.
         geometry: the world.
 
     Returns:
-        The centre after the step, (2,) px.
+        The center after the step, (2,) px.
     """
     end = geometry.clip(target)
     if not _meets_wall_band(start, end, geometry):
@@ -196,6 +196,7 @@ def move_swept(start: Vector, target: Vector, geometry: Geometry) -> Vector:
     contact = _advance(start, end, 0.5 * _SKIN, geometry)
     slide = geometry.clip(contact + _tangential(end - contact, contact, geometry))
     final = _advance(contact, slide, 0.25 * _SKIN, geometry)
+    # Two contacts in one step could bend the route around an edge that its straight line cuts: stop at the first.
     return final if _clearance(start, final, geometry) >= 0.0 else contact
 
 

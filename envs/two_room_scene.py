@@ -42,7 +42,7 @@ class TwoRoomFactors:
         background_color: RGB of floor and door.
         wall_color: RGB of wall and border.
         agent_radius: radius of the agent's disk and standard deviation of its blob, px, 4 to 13.
-        door_position: centre of the door along the wall, px, 28 to 196.
+        door_position: center of the door along the wall, px, 28 to 196.
         wall_axis: ``"vertical"`` (rooms left and right) or ``"horizontal"`` (rooms above and below).
 
     Raises:
@@ -88,11 +88,12 @@ class TwoRoomFactors:
 def draw_frame(position: Vector, factors: TwoRoomFactors, size: int) -> Frame:
     """Draw the world with the agent at ``position`` (2,), px of the 224 px world; returns (size, size, 3) uint8.
 
-    At 224 px this is the released picture to within one grey level (ours rounds, the released one truncates). At any
+    At 224 px this is the released picture to within one gray level (ours rounds, the released one truncates). At any
     other size it is that picture averaged over the area of each pixel: the background exactly, from the 224 px drawing;
-    the blob evaluated at the centres of the small pixels with its variance widened, and its peak lowered, by the
-    spread of one pixel, which is the average of a Gaussian over a pixel to within a grey level. Blob and background are
-    averaged before they are blended, so that pixels on a wall's edge under the blob differ by up to 10 grey levels.
+    the blob evaluated at the centers of the small pixels with its variance widened, and its peak lowered, by the
+    spread of one pixel, which is the average of a Gaussian over a pixel to within two levels. Blob and background are
+    averaged before they are blended, so that pixels on a wall's edge under the blob differ by up to
+    10 levels at 64 px.
     """
     exact, rounded = _background(factors, size)
     frame = rounded.copy()
@@ -111,7 +112,7 @@ def draw_frame(position: Vector, factors: TwoRoomFactors, size: int) -> Frame:
 def _blob_profile(center: float, variance: float, radius: float, size: int) -> tuple[slice, npt.NDArray[np.float32]]:
     """Return the pixels of one axis that the blob touches, and its profile there.
 
-    As in the released renderer the blob is 1 at the world pixel nearest to its centre.
+    As in the released renderer the blob is 1 at the world pixel nearest to its center.
     """
     scale = WORLD_SIZE / size
     middle = (center + 0.5) / scale - 0.5

@@ -1,8 +1,8 @@
 """Evaluation protocols: which pairs of start and goal count, and when a pair is solved.
 
 ``paper`` is the released evaluation (stable-worldmodel ``scripts/plan/eval_wm.py``); ``moderate`` and ``strict`` follow
-the definitions of the independent audit CLEAR-LeWM. All share: the goal is the state 25 steps after the start in the same
-recorded episode, and the agent has 50 environment steps. Episodes come from a random stream that collection never
+the definitions of the independent audit CLEAR-LeWM. All share: the goal is the state 25 steps after the start in the
+same recorded episode, and the agent has 50 environment steps. Episodes come from a random stream that collection never
 draws from, so no training has seen them. ``docs/protocols.md`` tells the rules in words.
 """
 
@@ -57,12 +57,14 @@ class Pair:
     @property
     def state(self) -> States:
         """Where the agent begins."""
-        return self.states[0]
+        start: States = self.states[0]
+        return start
 
     @property
     def goal_state(self) -> States:
         """Where it should get."""
-        return self.states[-1]
+        goal: States = self.states[-1]
+        return goal
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ def held_out_episodes(environment: str, seed: int) -> Iterator[tuple[int, Episod
     policy = behavior_policy("expert", env)
     number = 0
     while True:
-        seeds = (derive(seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
-        yield number, rollout(env, policy, *seeds, render=False)
+        env_seed, own_seed = (derive(seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
+        yield number, rollout(env, policy, env_seed, own_seed, render=False)
         number += 1
 
 

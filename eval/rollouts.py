@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from lewm_agent import LeWMAgent
 from lewm_agent.controller import Frames
+from lewm_agent.environment import action_bounds
 from lewm_agent.eval.protocols import BUDGET, Pair
 
 Environment = gym.Env[Any, Any]
@@ -57,6 +58,7 @@ class Clock:
 def play_floor(make: MakeEnvironment, pairs: Sequence[Pair], floor: Floor, seed: int) -> list[Trace]:
     """Traces of a controller that needs no frames; its randomness depends on the seed and the pair only."""
     env = make()
+    low, high = action_bounds(env.action_space)
     traces = []
     for index, pair in enumerate(pairs):
         rng = np.random.default_rng([seed, index])
@@ -65,7 +67,7 @@ def play_floor(make: MakeEnvironment, pairs: Sequence[Pair], floor: Floor, seed:
         trace.add(info)
         for step in range(BUDGET):
             action = np.asarray(floor(pair, step, info, rng), dtype=np.float32)
-            info = env.step(np.clip(action, env.action_space.low, env.action_space.high))[-1]
+            info = env.step(np.clip(action, low, high))[-1]
             trace.add(info)
         traces.append(trace)
     return traces

@@ -1,6 +1,6 @@
 """How often does an agent reach goal images it has never seen?
 
-    python eval/success_rate.py --env two_room --episodes 200 --protocol strict --seed 7 --output out.json
+python eval/success_rate.py --env two_room --episodes 200 --protocol strict --seed 7 --output out.json
 """
 
 from __future__ import annotations
@@ -214,7 +214,9 @@ def _processor() -> str:
 
 def table(result: dict[str, Any]) -> Table:
     """The result for a terminal."""
-    title = f"{result['env']}, protocol {result['protocol']}, {result['episodes']} held-out pairs, seed {result['seed']}"
+    title = (
+        f"{result['env']}, protocol {result['protocol']}, {result['episodes']} held-out pairs, seed {result['seed']}"
+    )
     out = Table("policy", "success %", "95 % interval", title=title)
     rows = {"LeWM agent": result, **result["floors"]}
     for name, row in rows.items():

@@ -1,4 +1,4 @@
-"""Which pairs count on Two-Room, and when they are solved. States are agent positions (2,) in px of the 224 px world."""
+"""Which pairs count on Two-Room, and when they are solved. States are agent positions (2,), px of the 224 px world."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Booleans = NDArray[np.bool_]
 
 def near_goal(states: States, goal: States, radius: float = PAPER_RADIUS) -> Booleans:
     """At which of the visited states (T, 2) the agent is less than ``radius`` from the goal (2,)."""
-    return np.linalg.norm(states - goal, axis=-1) < radius
+    near: Booleans = np.linalg.norm(states - goal, axis=-1) < radius
+    return near
 
 
 def clean_crossing(states: States, radius: float) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import platform
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,15 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lewm_agent import __version__, checkpoint
+from lewm_agent import __version__, checkpoint, environment
 from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.checkpoint import Description
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
 from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
-from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
-from lewm_agent.datasets.collection import collect
-from lewm_agent.envs import ENVIRONMENTS, environment_id
-from lewm_agent.trainer import Batch, Schedule, Trainer
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.collection import BehaviorPolicy, collect
+from lewm_agent.environment import Environment
+from lewm_agent.trainer import Schedule, Trainer
+from lewm_agent.training_clips import TrainingClips
 from lewm_agent.world_model import WorldModel
 
 Memories = list[EpisodeMemory]
@@ -48,26 +50,27 @@ class LeWMAgent:
         seed: of the initial weights, of training and of the planner's noise.
 
     Raises:
-        ValueError: unknown names; an action space that is not a bounded vector; frames of another size than the model's.
+        ValueError: unknown names, an action space that is not a bounded vector, or frames of another size than the
+            model's.
     """
 
     def __init__(
-        self, env: str | gym.Env[Any, Any], config: str | AgentConfig = "small", *, device: str = "auto", seed: int = 0
+        self, env: str | Environment, config: str | AgentConfig = "small", *, device: str = "auto", seed: int = 0
     ) -> None:
         config = preset(config) if isinstance(config, str) else config
-        env = _make(env, config) if isinstance(env, str) else env
-        low, high = _action_bounds(env.action_space)
-        _check_frames(env, config.model.image_size)
+        env = environment.make(env, config.model.image_size) if isinstance(env, str) else env
+        low, high = environment.action_bounds(env.action_space)
+        environment.check_frames(env, config.model.image_size)
         model = dataclasses.replace(config.model, action_dim=len(low))
-        spec = env.unwrapped.spec
+        gymnasium_id, kwargs = environment.identity(env)
         description = Description(
-            environment=spec.id if spec else None,
-            environment_kwargs=_own_kwargs(spec) if spec else {},
+            environment=gymnasium_id,
+            environment_kwargs=kwargs,
             action_low=low,
             action_high=high,
             agent=dataclasses.replace(config, model=model),
         )
-        self._env: gym.Env[Any, Any] | None = env
+        self._env: Environment | None = env
         self._build(description, device, seed)
 
     def _build(self, description: Description, device: str, seed: int) -> None:
@@ -75,7 +78,7 @@ class LeWMAgent:
         self.device = resolve_device(device)
         self.seed = seed
         self.observation_space = _pixel_space(description.agent.model.image_size)
-        low, high = np.float32(description.action_low), np.float32(description.action_high)
+        low, high = (np.array(bound, np.float32) for bound in (description.action_low, description.action_high))
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
         torch.manual_seed(seed)
         self.world_model = WorldModel(self.config.model, self.config.objective).to(self.device).eval()
@@ -87,7 +90,7 @@ class LeWMAgent:
         return self.description.agent
 
     @property
-    def env(self) -> gym.Env[Any, Any]:
+    def env(self) -> Environment:
         """The environment, made on first use for a loaded agent. Raises ``ValueError`` when it has no id."""
         if self._env is None:
             if self.description.environment is None:
@@ -149,10 +152,10 @@ class LeWMAgent:
             progress=progress,
         )
 
-    def _environment_factory(self) -> Callable[[], gym.Env[Any, Any]]:
+    def _environment_factory(self) -> Callable[[], Environment]:
         if self.description.environment is None:
-            return functools.partial(_same, self.env)
-        return functools.partial(_make_by_id, self.description.environment, self.description.environment_kwargs)
+            return environment.same(self.env)
+        return environment.factory(self.description.environment, self.description.environment_kwargs)
 
     # --- learn -------------------------------------------------------------------------------------------------------
 
@@ -164,7 +167,7 @@ class LeWMAgent:
         resume: bool = False,
         seed: int | None = None,
         checkpoint_every: int = 1000,
-        workers: int = 1,
+        workers: int | None = None,
         progress: bool = True,
     ) -> Self:
         """Train the world model on a dataset; the agent then acts with the final weights.
@@ -177,7 +180,8 @@ class LeWMAgent:
                 had never stopped.
             seed: of batch order, dropout and SIGReg; the agent's by default.
             checkpoint_every: steps between checkpoints.
-            workers: processes that read clips.
+            workers: processes that read clips; by default none on the CPU, where they only take time from training,
+                else 4.
             progress: show a progress bar.
 
         Raises:
@@ -187,7 +191,8 @@ class LeWMAgent:
         dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
         self._check_dataset(dataset)
         output, seed = Path(output), self.seed if seed is None else seed
-        clips = _EpisodeSplitClips(dataset, self.config, seed, workers)
+        workers = (0 if self.device.type == "cpu" else 4) if workers is None else workers
+        clips = TrainingClips(dataset, self.config, seed, workers)
         self._set_action_statistics(*dataset.action_statistics(clips.train_episodes))
         if resume and (output / "checkpoints" / "last").exists():
             self._load_run(output / "checkpoints" / "last")
@@ -230,9 +235,10 @@ class LeWMAgent:
         self.world_model.load_state_dict(weights)
 
     def _record_training(self, dataset: OfflineDataset, seed: int, step: int) -> None:
-        meta = dataset.metadata
+        source = dataset.metadata
+        origin = f"policy {source.policy}, seed {source.seed}" if source else dataset.path.name
         record = {
-            "data": f"{dataset.num_episodes} episodes of policy {meta.policy}, seed {meta.seed}",
+            "data": f"{dataset.num_episodes} episodes, {origin}",
             "steps": step,
             "batch_size": self.config.training.batch_size,
             "seed": seed,
@@ -275,7 +281,7 @@ class LeWMAgent:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[Actions, Memories]:
-        """Stable-Baselines3's ``PolicyPredictor``: actions for one observation or a batch; the plan travels in ``state``.
+        """Actions for one observation or a batch, the plan travelling in ``state`` (SB3's ``PolicyPredictor``).
 
         Args:
             observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8.
@@ -327,8 +333,6 @@ class LeWMAgent:
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hugging Face Hub; returns the commit's URL."""
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             return checkpoint.push(self.save_pretrained(folder), repo_id, private=private, token=token)
 
@@ -372,73 +376,14 @@ class LeWMAgent:
         return agent if planner is None else agent.set_planner(planner)
 
 
-class _EpisodeSplitClips:
-    """Clips of a dataset for the trainer, training and held-out episodes apart."""
-
-    def __init__(self, dataset: OfflineDataset, config: AgentConfig, seed: int, workers: int) -> None:
-        model, training = config.model, config.training
-        self.train_episodes, held_out = dataset.split(training.held_out_fraction, seed)
-        self._train, self._held_out = (
-            Clips(dataset, episodes, model.history + 1, model.frame_skip) for episodes in (self.train_episodes, held_out)
-        )
-        self._batch_size = min(training.batch_size, len(self._held_out))
-        self._training_batch_size = training.batch_size
-        self._seed, self._workers = seed, workers
-        if len(self._train) < training.batch_size:
-            raise ValueError(f"{len(self._train)} training clips do not fill one batch of {training.batch_size}")
-        self.steps_per_epoch = len(self._train) // training.batch_size
-
-    def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        return clip_batches(
-            self._train, self._training_batch_size, self._seed, start_step, stop_step, workers=self._workers
-        )
-
-    def held_out_batches(self, count: int) -> Iterator[Batch]:
-        count = min(count, len(self._held_out) // self._batch_size)
-        return clip_batches(self._held_out, self._batch_size, 0, 0, count, workers=0)
-
-
 def _episode_seed(seed: int, row: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, row, episode]).generate_state(1)[0])
 
 
-def _make(name: str, config: AgentConfig) -> gym.Env[Any, Any]:
-    ours = environment_id(name)
-    kwargs = {"image_size": config.model.image_size} if ours in ENVIRONMENTS.values() else {}
-    return _make_by_id(ours, kwargs)
-
-
-def _make_by_id(name: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    return gym.make(name, **{**kwargs, "render_mode": "rgb_array"})
-
-
-def _same(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return env
-
-
-def _make_policy(policy: Any, env: gym.Env[Any, Any]) -> Any:
+def _make_policy(policy: Any, env: Environment) -> BehaviorPolicy:
     return behavior_policy(policy, env)
-
-
-def _own_kwargs(spec: Any) -> dict[str, Any]:
-    return {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
 
 
 def _pixel_space(side: int) -> gym.spaces.Dict:
     image = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
     return gym.spaces.Dict({"pixels": image, "goal": image})
-
-
-def _action_bounds(space: gym.Space[Any]) -> tuple[list[float], list[float]]:
-    if not isinstance(space, gym.spaces.Box) or space.low.ndim != 1 or not np.isfinite([space.low, space.high]).all():
-        raise ValueError(f"the action space must be a bounded one-dimensional Box, got {space}")
-    return space.low.tolist(), space.high.tolist()
-
-
-def _check_frames(env: gym.Env[Any, Any], side: int) -> None:
-    if env.render_mode != "rgb_array":
-        raise ValueError(f"the environment must be made with render_mode='rgb_array', got {env.render_mode!r}")
-    env.reset(seed=0)
-    shape = np.shape(env.render())
-    if shape != (side, side, 3):
-        raise ValueError(f"the environment renders {shape} frames, the model needs {(side, side, 3)}")

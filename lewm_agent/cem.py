@@ -1,7 +1,7 @@
 """The cross-entropy method over action sequences.
 
-Released settings and details: stable-worldmodel ``planning/solver/cem.py`` (first candidate is the current mean, mean and
-unbiased standard deviation of the elites, no momentum; the plan is the final mean, not the best sample).
+Released settings and details: stable-worldmodel ``planning/solver/cem.py`` (first candidate is the current mean, mean
+and unbiased standard deviation of the elites, no momentum; the plan is the final mean, not the best sample).
 """
 
 from __future__ import annotations

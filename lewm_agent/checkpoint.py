@@ -89,7 +89,9 @@ def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
     try:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged or not a safetensors file ({error})") from error
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} is damaged or not a safetensors file ({error})"
+        ) from error
     return description, weights
 
 
@@ -149,11 +151,15 @@ def locate(
         )
     except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"no folder `{name}` here, and no such model could be had from the Hub: {reason}") from error
+        raise CheckpointError(
+            f"no folder `{name}` here, and no such model could be had from the Hub: {reason}"
+        ) from error
     return Path(folder)
 
 
-def push(folder: Path, repo_id: str, *, private: bool = False, token: str | None = None, revision: str | None = None) -> str:
+def push(
+    folder: Path, repo_id: str, *, private: bool = False, token: str | None = None, revision: str | None = None
+) -> str:
     """Upload a checkpoint folder to the Hub, creating the repository; returns the URL of the commit."""
     api = huggingface_hub.HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)

@@ -51,8 +51,9 @@ class Encoder(nn.Module):
             norm_layer=partial(nn.LayerNorm, eps=1e-12),
         )
         self.vit.apply(_initialize_vit)
-        for token in (self.vit.cls_token, self.vit.pos_embed):
-            nn.init.trunc_normal_(token, std=0.02)
+        for name, parameter in self.vit.named_parameters():
+            if name in ("cls_token", "pos_embed"):
+                nn.init.trunc_normal_(parameter, std=0.02)
         self.projector = projection_head(config.encoder_width, config.projector_width, config.latent_dim)
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN) * 255)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD) * 255)

@@ -41,7 +41,7 @@ class CausalAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
-        """x (B, T, width): new tokens, placed after those in the cache."""
+        """X (B, T, width): new tokens, placed after those in the cache."""
         batch, new, _ = x.shape
         qkv = self.to_qkv(self.norm(x)).view(batch, new, 3, self.heads, -1)
         queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
@@ -77,12 +77,13 @@ class ConditionalBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.attention = CausalAttention(width, config.predictor_heads, config.predictor_head_dim, dropout)
         self.mlp = _feed_forward(width, config.predictor_mlp_width, dropout)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(modulation.weight)
+        nn.init.zeros_(modulation.bias)
+        self.modulation = nn.Sequential(nn.SiLU(), modulation)
 
     def forward(self, x: Tensor, conditions: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
-        """x and conditions (B, T, width); token k is conditioned on the action block that leaves frame k."""
+        """X and conditions (B, T, width); token k is conditioned on the action block that leaves frame k."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(conditions).chunk(6, dim=-1)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, layer, cache)
         x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)

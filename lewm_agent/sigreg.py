@@ -56,7 +56,7 @@ def epps_pulley(samples: Tensor, knots: int = 17) -> Tensor:
     Returns:
         (..., M): ``B * integral |phi_empirical(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt`` over [-3, 3].
     """
-    statistic: Tensor = _EppsPulley.apply(samples, knots)  # type: ignore[no-untyped-call]
+    statistic: Tensor = _EppsPulley.apply(samples, knots)
     return statistic
 
 

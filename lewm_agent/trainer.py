@@ -82,7 +82,8 @@ def effective_rank(latents: Tensor) -> Tensor:
     """Exponential of the entropy of the normalised singular values of centred latents (N, D); 1 to min(N, D)."""
     values = torch.linalg.svdvals((latents - latents.mean(0)).float())
     shares = values / values.sum().clamp(min=1e-12)
-    return torch.special.entr(shares).sum().exp()
+    rank: Tensor = torch.special.entr(shares).sum().exp()
+    return rank
 
 
 class Trainer:
@@ -252,7 +253,7 @@ class Metrics:
         self._path = output / "metrics.jsonl"
         self._keep_until(start)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start)
         self._clock = time.monotonic()
         self._last_step = start
         self._warned = False
@@ -277,7 +278,7 @@ class Metrics:
         self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
         self._file.flush()
         for name, value in numbers.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(f"{split}/{name}", value, step)
 
     def _alarm(self, step: int, numbers: dict[str, float]) -> None:
         collapsed = numbers["effective_rank"] < COLLAPSED_RANK or numbers["latent_variance"] < COLLAPSED_VARIANCE
@@ -295,4 +296,4 @@ class Metrics:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()

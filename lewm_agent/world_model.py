@@ -26,6 +26,7 @@ class ActionEncoder(nn.Module):
         self.embed = nn.Sequential(nn.Linear(10, 4 * latent_dim), nn.SiLU(), nn.Linear(4 * latent_dim, latent_dim))
 
     def forward(self, blocks: Tensor) -> Tensor:
+        """Embed each block on its own."""
         embedding: Tensor = self.embed(self.smooth(blocks))
         return embedding
 
@@ -81,7 +82,8 @@ class WorldModel(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
         latents: Tensor = self.encoder(frames.flatten(0, -4))
-        return latents.unflatten(0, frames.shape[:-3])
+        unflattened: Tensor = latents.unflatten(0, frames.shape[:-3])
+        return unflattened
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
         """Actions (..., action_dim) in the environment's units to z-scores; the only place where this happens."""
@@ -131,7 +133,8 @@ class WorldModel(nn.Module):
                 window = slice(end - self.config.history, end)
                 output = self.predictor(sequence[:, window], conditions[:, window])
             sequence = torch.cat([sequence, self._head(output[:, -1:])], dim=1)
-        return sequence[:, known:].unflatten(0, (count, samples))
+        imagined: Tensor = sequence[:, known:].unflatten(0, (count, samples))
+        return imagined
 
     def loss(self, frames: Tensor, actions: Tensor) -> Loss:
         """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3).
@@ -151,5 +154,5 @@ class WorldModel(nn.Module):
         return Loss(total, prediction, sigreg, straight, latents)
 
     def _head(self, tokens: Tensor) -> Tensor:
-        heads: Tensor = self.prediction_head(tokens.flatten(0, -2))
-        return heads.unflatten(0, tokens.shape[:-1])
+        heads: Tensor = self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
+        return heads

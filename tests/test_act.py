@@ -137,7 +137,7 @@ def test_environments_that_cannot_serve_are_refused() -> None:
 def test_planner_presets(trained_folder: Path) -> None:
     agent = LeWMAgent.from_pretrained(trained_folder, planner="paper")
     assert (agent.config.planner.samples, agent.config.planner.iterations) == (300, 30)
-    with pytest.raises(ValueError, match="no planner `papr`.*did you mean `paper`"):
+    with pytest.raises(ValueError, match=r"no planner `papr`.*did you mean `paper`"):
         agent.set_planner("papr")
-    with pytest.raises(ValueError, match="elites .30. must be at most samples .20."):
+    with pytest.raises(ValueError, match=r"elites .30. must be at most samples .20."):
         dataclasses.replace(agent.config.planner, samples=20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import lewm_agent.envs  # noqa: F401  # registers lewm/TwoRoom-v0
 from lewm_agent.datasets import DatasetMetadata, OfflineDataset, collect, episode_seed, policy_seed, rollout
 
 # The tests are no package, so a spawned process finds these classes only if their module is on its path under a name
@@ -394,3 +396,42 @@ def test_compression_changes_the_files_not_the_data(tiny: Any, reference: Path, 
             plain.episode(episode)["pixels"], OfflineDataset(reference).episode(episode)["pixels"]
         )
     assert dataclasses.asdict(plain.metadata)["shards"] != DatasetMetadata.load(reference).shards
+
+
+def test_two_room_episode_replays_exactly(tmp_path: Path) -> None:
+    make_env = functools.partial(gym.make, "lewm/TwoRoom-v0", render_mode="rgb_array", image_size=32)
+    dataset = collect(
+        tmp_path / "data",
+        make_env,
+        Uniform,
+        2,
+        environment_id="lewm/TwoRoom-v0",
+        policy="uniform",
+        seed=0,
+        progress=False,
+    )
+    assert dataset.frame_shape == (32, 32, 3)
+    episode = dataset.episode(1)
+    env = make_env()
+    _, info = env.reset(options={"state": episode["state"][0], "goal_state": episode["goal_state"][0]})
+    for row, action in enumerate(episode["action"][:-1]):
+        np.testing.assert_array_equal(info["state"], episode["state"][row])
+        np.testing.assert_array_equal(env.render(), episode["pixels"][row])
+        *_, info = env.step(action)
+    np.testing.assert_array_equal(info["state"], episode["state"][-1])
+
+
+class Uniform:
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.shape = env.action_space.shape
+
+    def reset(self, seed: int) -> None:
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
+        return self.generator.uniform(-1, 1, self.shape)
+
+
+def test_gathering_needs_no_torch() -> None:
+    code = "import sys, lewm_agent.datasets.collection; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

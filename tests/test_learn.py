@@ -46,7 +46,9 @@ def test_same_seed_same_weights_and_another_seed_others(
 ) -> None:
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        agent = LeWMAgent("two_room", tiny_config, seed=seed).learn(tiny_dataset, tmp_path / name, workers=0, progress=False)
+        agent = LeWMAgent("two_room", tiny_config, seed=seed).learn(
+            tiny_dataset, tmp_path / name, workers=0, progress=False
+        )
         weights.append(agent.world_model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
@@ -100,7 +102,9 @@ def test_resuming_with_another_configuration_is_refused(
         LeWMAgent("two_room", longer(tiny_config, 2)).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
 
 
-def test_frames_of_another_size_are_refused(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+def test_frames_of_another_size_are_refused(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
     model = dataclasses.replace(tiny_config.model, image_size=32)
     agent = LeWMAgent("two_room", dataclasses.replace(tiny_config, model=model))
     with pytest.raises(ValueError, match=r"the dataset's frames are \(16, 16, 3\), the model needs \(32, 32, 3\)"):

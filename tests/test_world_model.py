@@ -83,7 +83,9 @@ def test_new_predictor_ignores_actions_and_a_trained_one_does_not(model: WorldMo
     latents = torch.randn(1, 3, 8)
     same = [fresh.predict(latents, torch.randn(1, 3, 10)) for _ in range(2)]
     torch.testing.assert_close(same[0], same[1])
-    assert not torch.allclose(model.predict(latents, torch.zeros(1, 3, 10)), model.predict(latents, torch.ones(1, 3, 10)))
+    assert not torch.allclose(
+        model.predict(latents, torch.zeros(1, 3, 10)), model.predict(latents, torch.ones(1, 3, 10))
+    )
 
 
 def test_encode_keeps_leading_dimensions_and_takes_uint8(model: WorldModel) -> None:

@@ -1,0 +1,42 @@
+"""The clips of a dataset as the trainer wants them: training and held-out episodes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lewm_agent.config import AgentConfig
+from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
+from lewm_agent.trainer import Batch
+
+
+class TrainingClips:
+    """Splits a dataset by episode; the order of batches is a function of seed and step.
+
+    Args:
+        dataset: frames and actions.
+        config: clip length, batch size and share of held-out episodes.
+        seed: of the split and of the order.
+        workers: processes that read ahead of training.
+
+    Raises:
+        ValueError: no clip is long enough, or the training clips do not fill a batch.
+    """
+
+    def __init__(self, dataset: OfflineDataset, config: AgentConfig, seed: int, workers: int) -> None:
+        model, training = config.model, config.training
+        self.train_episodes, held_out_episodes = dataset.split(training.held_out_fraction, seed)
+        self._train = Clips(dataset, self.train_episodes, model.history + 1, model.frame_skip)
+        self._held_out = Clips(dataset, held_out_episodes, model.history + 1, model.frame_skip)
+        self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
+        self.steps_per_epoch = len(self._train) // training.batch_size
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"{len(self._train)} training clips do not fill one batch of {training.batch_size}")
+
+    def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Batches of the training episodes for these optimisation steps."""
+        return clip_batches(self._train, self._batch_size, self._seed, start_step, stop_step, workers=self._workers)
+
+    def held_out_batches(self, count: int) -> Iterator[Batch]:
+        """At most ``count`` batches of the held-out episodes, always the same."""
+        size = min(self._batch_size, len(self._held_out))
+        return clip_batches(self._held_out, size, 0, 0, min(count, len(self._held_out) // size))
