@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +11,9 @@ from lewm_agent.eval.protocols import Pair
 from lewm_agent.eval.rollouts import Floor
 
 
-def _random(space: gym.spaces.Box) -> Floor:
+def _random(low: list[float], high: list[float]) -> Floor:
     def act(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
-        return rng.uniform(space.low, space.high)
+        return rng.uniform(low, high)
 
     return act
 
@@ -40,7 +39,7 @@ STRAIGHT_LINE: dict[str, Floor] = {"lewm/TwoRoom-v0": _straight_line}
 """Environments in which a straight line to the goal means something."""
 
 
-def floors(environment: str, action_space: gym.spaces.Box) -> dict[str, Floor]:
-    """Floors and, last, the ceiling (replay of the recorded actions) of an environment."""
+def floors(environment: str, low: list[float], high: list[float]) -> dict[str, Floor]:
+    """Floors and, last, the ceiling (replay of the recorded actions) of an environment with these action bounds."""
     line = {"straight_line": STRAIGHT_LINE[environment]} if environment in STRAIGHT_LINE else {}
-    return {"random": _random(action_space), "zero_action": _zero, **line, "replay": _replay}
+    return {"random": _random(low, high), "zero_action": _zero, **line, "replay": _replay}

@@ -26,6 +26,7 @@ from scipy.stats import binomtest
 
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.environment import action_bounds
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.floors import floors
 from lewm_agent.eval.protocols import Pair, Protocol, draw_pairs, protocol
@@ -107,11 +108,9 @@ def evaluate(options: Options) -> tuple[dict[str, Any], list[Trace]]:
             keep_frames=options.videos if options.video else 0,
             progress=progress,
         )
-    space = make().action_space
-    assert isinstance(space, gym.spaces.Box)
     others = {
         name: _solved(play_floor(make, pairs, floor, options.seed), pairs, rules)
-        for name, floor in floors(environment, space).items()
+        for name, floor in floors(environment, *action_bounds(agent.action_space)).items()
     }
     return _result(options, environment, agent, pairs, traces, rules, clock, others), traces
 

@@ -27,7 +27,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "two_room": Recipe(environment="two_room", policy="expert", episodes=2000, preset="small"),
+    "two_room": Recipe(environment="two_room", policy="expert", episodes=2000, preset="small_straight"),
 }
 
 

@@ -1,0 +1,56 @@
+"""MuJoCo without a display: which OpenGL library it draws with, and what to install when there is none."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+_LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # value of MUJOCO_GL -> library it needs; the first one found is used
+_ADVICE = (
+    "MuJoCo cannot draw with MUJOCO_GL={backend}: install EGL (on Debian: apt-get install libegl1 libgl1-mesa-dri) or "
+    "OSMesa (apt-get install libosmesa6), and leave MUJOCO_GL unset, or set it before mujoco is first imported"
+)
+
+
+def import_mujoco() -> ModuleType:
+    """Import MuJoCo, on Linux with ``MUJOCO_GL`` set to ``egl``, or to ``osmesa`` where EGL is missing.
+
+    MuJoCo reads the variable once, when it is imported, and unset it looks for a display. A value set by the user is
+    kept. Where neither library is found the variable stays unset: simulation works, drawing needs a display.
+
+    Raises:
+        RuntimeError: if ``MUJOCO_GL`` names a library that is not there; the message says what to install.
+    """
+    if "mujoco" not in sys.modules and sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
+        backend = _available_backend()
+        if backend is not None:
+            os.environ["MUJOCO_GL"] = backend
+    try:
+        return importlib.import_module("mujoco")
+    except (AttributeError, OSError) as error:  # how PyOpenGL fails without its library
+        raise RuntimeError(_advice()) from error
+
+
+def make_renderer(model: Any, height: int, width: int) -> Any:
+    """Make a ``mujoco.Renderer`` for frames of (height, width, 3); close it when done.
+
+    Raises:
+        RuntimeError: if there is no OpenGL to draw with; the message says what to install.
+    """
+    mujoco = import_mujoco()
+    try:
+        return mujoco.Renderer(model, height, width)
+    except Exception as error:  # every library fails with exceptions of its own kind
+        raise RuntimeError(_advice()) from error
+
+
+def _available_backend() -> str | None:
+    return next((backend for backend, library in _LIBRARIES.items() if ctypes.util.find_library(library)), None)
+
+
+def _advice() -> str:
+    return _ADVICE.format(backend=os.environ.get("MUJOCO_GL") or "(unset)")

@@ -1,0 +1,316 @@
+"""The Push-T environment of diffusion policy, DINO-WM and the LeWM paper, on a simulation of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from lewm_agent.envs.push_t_scene import MINIMUM_IMAGE_SIZE, Frame, PushTFactors, draw_frame
+from lewm_agent.envs.push_t_simulation import RELEASED_STATE_SIZE, STATE_SIZE, WORLD_SIZE, State, advance, is_free
+
+Observation = npt.NDArray[np.float32]
+Action = npt.NDArray[np.float32]
+
+SUCCESS_RADIUS = 20.0
+SUCCESS_ANGLE = math.pi / 9
+AGENT_RANGE = (50.0, 450.0)
+BLOCK_RANGE = (100.0, 400.0)
+
+_OPTIONS = ("state", "goal_state", "factors")
+
+
+class PushTEnv(gym.Env[Observation, Action]):
+    """Push a T-shaped block with a disk until both are where they should be.
+
+    ## Description
+
+    The agent, a disk of radius 15 px, pushes a T-shaped block (120 x 120 px, 30 px thick) over a floor with walls. Both
+    are to come to a goal pose, which is never drawn: a picture of it is given by `goal_frame()`. The green T on the
+    floor always stays where it is and is no goal. Dynamics, sampling and success test are those of stable-worldmodel
+    0.1.1, `envs/pusht/env.py`. All lengths are pixels (px) of a 512 x 512 world with x to the right and y downwards;
+    `image_size` only changes how large it is drawn. Angles run from x to y. The position of the block is the middle of
+    the top edge of the T's bar.
+
+    ## Action Space
+
+    `Box(-1, 1, (2,), float32)`. For 0.1 s the agent heads for a target relative to where it is when the action begins
+    (proportional-derivative control, 100 / s^2 and 20 / s); values outside the range are clipped. The walls do not stop
+    the agent.
+
+    | Num | Action                       | Min | Max |
+    |-----|------------------------------|-----|-----|
+    | 0   | target to the right (100 px) | -1  | 1   |
+    | 1   | target downwards (100 px)    | -1  | 1   |
+
+    ## Observation Space
+
+    `Box(-inf, inf, (12,), float32)`. For pixels, wrap the environment (`lewm_agent.envs.make_pixel_env`).
+
+    | Num    | Observation                                   | Unit |
+    |--------|-----------------------------------------------|------|
+    | 0, 1   | agent x, y                                    | px   |
+    | 2, 3   | block x, y                                    | px   |
+    | 4      | angle of the block, in [0, 2 pi)              | rad  |
+    | 5, 6   | velocity of the agent along x, y              | px/s |
+    | 7 - 11 | agent x, y, block x, y and angle, at the goal | px, rad |
+
+    `info` holds `state` and `goal_state` (float64, shape (10,): the numbers 0 to 6 above, then the block's velocity
+    along x, y in px/s and its angular velocity in rad/s), `is_success` (bool), `distance` (float, px: the norm of the
+    four differences of agent x, y and block x, y from the goal), `angle_error` (float, rad, 0 to pi, of the block) and
+    `physics`:
+
+    | Quantity                             | Meaning                                         | Unit  |
+    |--------------------------------------|-------------------------------------------------|-------|
+    | agent_x, agent_y                     | position of the agent                           | px    |
+    | agent_velocity_x, agent_velocity_y   | velocity of the agent                           | px/s  |
+    | block_x, block_y                     | position of the block                           | px    |
+    | block_angle                          | angle of the block, in [0, 2 pi)                | rad   |
+    | block_velocity_x, block_velocity_y   | velocity of the block's center of gravity       | px/s  |
+    | block_angular_velocity               | angular velocity of the block                   | rad/s |
+
+    ## Rewards
+
+    Minus the distance divided by 512.
+
+    ## Starting State
+
+    Start and goal alike: agent uniform in [50, 450] px on each axis, block in [100, 400] px and at any angle, both at
+    rest. Unlike in the released environment, they are drawn again while the block reaches into a wall or the agent into
+    the block.
+
+    `reset(options={"state": s, "goal_state": g, "factors": {...}})` sets any of them. A state may be the ten numbers of
+    `info["state"]`, or the first seven of them, as published data have it; the block then rests.
+
+    The ten numbers are the whole state: the same state and the same actions give the same trajectory, bit for bit,
+    wherever in an episode the state was taken, in contact or not. The residual 25 steps after a restored state is
+    therefore zero. (To this end the world is built anew with every action. In the released environment pymunk's memory
+    of contacts lives on, and cannot be restored: there, a state taken in mid-episode ends a median of 0.01 px and up to
+    180 px beside the original after 25 steps. What forgetting changes: in steps with contact, the block ends a median
+    of 0.01 px from where it would have in the released environment, 0.1 px in one step of ten, and more than 1 px in
+    one of a hundred, where the agent squeezes it against a wall.)
+
+    ## Episode End
+
+    The episode terminates when after a step (not at reset) the distance is less than `success_radius` and the block's
+    angle less than `success_angle` from the goal's, unless `terminate_on_success=False`. Through `gymnasium.make` it is
+    truncated after 200 steps.
+
+    ## Arguments
+
+    * `render_mode`: `None` or `"rgb_array"`.
+    * `image_size`: height and width of frames in pixels, at least 16.
+    * `success_radius`: distance in px below which the goal counts as reached.
+    * `success_angle`: angle in rad, at most pi, below which the block counts as turned right. The difference of angles
+      is taken around the circle.
+    * `terminate_on_success`: whether reaching the goal ends the episode.
+    * `factors`: a `PushTFactors`, or a mapping with some of its fields: colors of agent, block, background and mark,
+      pose of the mark, and whether it is visible.
+
+    ```python
+    >>> import gymnasium as gym
+    >>> env = gym.make("lewm_agent.envs:lewm/PushT-v0", render_mode="rgb_array", image_size=64)
+    >>> env.reset(seed=0)[0].shape, env.render().shape
+    ((12,), (64, 64, 3))
+
+    ```
+
+    ## Version History
+
+    * v0: initial version.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (an instance variable in gym.Env)
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        image_size: int = 224,
+        success_radius: float = SUCCESS_RADIUS,
+        success_angle: float = SUCCESS_ANGLE,
+        terminate_on_success: bool = True,
+        factors: PushTFactors | Mapping[str, Any] | None = None,
+    ) -> None:
+        """Create the environment; see the class for the arguments.
+
+        Raises:
+            ValueError: if an argument is outside its range.
+        """
+        _check_arguments(render_mode, image_size, success_radius, success_angle)
+        self.render_mode = render_mode
+        self.image_size = int(image_size)
+        self.success_radius = float(success_radius)
+        self.success_angle = float(success_angle)
+        self.terminate_on_success = bool(terminate_on_success)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (12,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        if not isinstance(factors, PushTFactors):
+            factors = PushTFactors().changed(_checked_mapping("factors", factors))
+        self._initial_factors = self._factors = factors
+        self._state: State | None = None
+        self._goal = np.zeros(STATE_SIZE)
+
+    @property
+    def factors(self) -> PushTFactors:
+        """The factors of variation in force."""
+        return self._factors
+
+    def set_factors(self, **changes: Any) -> None:
+        """Change factors of variation from the next frame on, until the next reset.
+
+        Raises:
+            ValueError: for an unknown factor or a value outside its range.
+        """
+        self._factors = self._factors.changed(changes)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode at a sampled or given state; see "Starting State" in the class.
+
+        Raises:
+            ValueError: if an option is unknown, or its value has the wrong shape or is not finite.
+        """
+        super().reset(seed=seed)
+        given = _checked_options(options or {})
+        changes = given.pop("factors", None)
+        self._factors = self._initial_factors.changed(_checked_mapping("reset option 'factors'", changes))
+        start, goal = self._sample_state(), self._sample_state()
+        self._state = given.get("state", start)
+        self._goal = given.get("goal_state", goal)
+        return self._observation(), self._info()
+
+    def step(self, action: npt.ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Let the agent head for a target (2,), 100 px from it per unit action, for 0.1 s.
+
+        Raises:
+            ValueError: if the action has another shape or is not finite.
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        state = self._current_state()
+        self._state = advance(state, np.clip(_checked_action(action), -1.0, 1.0))
+        info = self._info()
+        terminated = info["is_success"] and self.terminate_on_success
+        return self._observation(), -info["distance"] / WORLD_SIZE, terminated, False, info
+
+    def render(self) -> Frame:
+        """Return the current frame, (image_size, image_size, 3) uint8.
+
+        Raises:
+            ValueError: if the environment was made without ``render_mode="rgb_array"``.
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        self._require_render_mode()
+        return draw_frame(self._current_state(), self._factors, self.image_size)
+
+    def goal_frame(self) -> Frame:
+        """Return the frame with agent and block at the goal, (image_size, image_size, 3) uint8.
+
+        Raises:
+            ValueError: if the environment was made without ``render_mode="rgb_array"``.
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        self._require_render_mode()
+        self._current_state()
+        return draw_frame(self._goal, self._factors, self.image_size)
+
+    def _sample_state(self) -> State:
+        state = np.zeros(STATE_SIZE)
+        while True:
+            state[:2] = self.np_random.uniform(*AGENT_RANGE, size=2)
+            state[2:4] = self.np_random.uniform(*BLOCK_RANGE, size=2)
+            state[4] = self.np_random.uniform(0.0, math.tau)
+            if is_free(state):
+                return state
+
+    def _current_state(self) -> State:
+        if self._state is None:
+            raise gym.error.ResetNeeded("call reset() first: the environment has no state yet")
+        return self._state
+
+    def _observation(self) -> Observation:
+        return np.concatenate([self._current_state()[:RELEASED_STATE_SIZE], self._goal[:5]]).astype(np.float32)
+
+    def _info(self) -> dict[str, Any]:
+        state = self._current_state()
+        distance = float(np.linalg.norm(state[:4] - self._goal[:4]))
+        angle_error = abs(math.remainder(float(state[4] - self._goal[4]), math.tau))
+        return {
+            "state": state.copy(),
+            "goal_state": self._goal.copy(),
+            "is_success": distance < self.success_radius and angle_error < self.success_angle,
+            "distance": distance,
+            "angle_error": angle_error,
+            "physics": dict(zip(_QUANTITIES, state.tolist(), strict=True)),
+        }
+
+    def _require_render_mode(self) -> None:
+        if self.render_mode is None:
+            raise ValueError('frames need render_mode="rgb_array", but the environment was made with render_mode=None')
+
+
+_QUANTITIES = (
+    "agent_x",
+    "agent_y",
+    "block_x",
+    "block_y",
+    "block_angle",
+    "agent_velocity_x",
+    "agent_velocity_y",
+    "block_velocity_x",
+    "block_velocity_y",
+    "block_angular_velocity",
+)
+
+
+def _check_arguments(render_mode: str | None, image_size: int, success_radius: float, success_angle: float) -> None:
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+    if isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or image_size < MINIMUM_IMAGE_SIZE:
+        raise ValueError(f"image_size must be an integer of at least {MINIMUM_IMAGE_SIZE}, got {image_size!r}")
+    if not (math.isfinite(success_radius) and success_radius > 0):
+        raise ValueError(f"success_radius must be a positive number of pixels, got {success_radius!r}")
+    if not 0.0 < success_angle <= math.pi:
+        raise ValueError(f"success_angle must be an angle above 0 and at most pi, in rad, got {success_angle!r}")
+
+
+def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(_OPTIONS)}")
+    return {name: value if name == "factors" else _checked_state(name, value) for name, value in options.items()}
+
+
+def _checked_mapping(what: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{what} must be a mapping of factor names to values, got {value!r}")
+    return value or {}
+
+
+def _checked_state(name: str, value: npt.ArrayLike) -> State:
+    given = np.asarray(value, dtype=np.float64)
+    if given.shape not in ((RELEASED_STATE_SIZE,), (STATE_SIZE,)):
+        raise ValueError(
+            f"reset option {name!r} must have shape ({STATE_SIZE},), or ({RELEASED_STATE_SIZE},) for a block at rest, "
+            f"got shape {given.shape}"
+        )
+    if not np.isfinite(given).all():
+        raise ValueError(f"reset option {name!r} must be finite, got {given.tolist()}")
+    state = np.zeros(STATE_SIZE)
+    state[: len(given)] = given
+    state[4] %= math.tau
+    return state
+
+
+def _checked_action(action: npt.ArrayLike) -> State:
+    values = np.asarray(action, dtype=np.float64)
+    if values.shape != (2,):
+        raise ValueError(f"the action must have shape (2,), got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"the action must be finite, got {values.tolist()}")
+    return values

@@ -1,0 +1,165 @@
+"""Looks of the Push-T world: its factors of variation, and how a frame is drawn with pygame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lewm_agent.envs.push_t_simulation import (
+    AGENT_RADIUS,
+    BAR,
+    STEM,
+    WALL_RADIUS,
+    WALLS,
+    WORLD_SIZE,
+    Point,
+    State,
+    rectangle_corners,
+    to_world,
+)
+
+if TYPE_CHECKING:
+    import pygame
+
+Color = tuple[int, int, int]
+Pose = tuple[float, float, float]
+Frame = npt.NDArray[np.uint8]
+
+MINIMUM_IMAGE_SIZE = 16
+
+_WALL_COLOR = (211, 211, 211)
+_AGENT_RIM, _BLOCK_RIM = 4.0, 2.0  # px; how wide the darker rims are, the block's on either side of its edge
+_LIGHTENING = 1.2  # of the fill against the rim
+_SMALLEST_CANVAS = 256  # px; everything is drawn this large at least, and at least twice too large, then averaged
+
+
+@dataclass(frozen=True)
+class PushTFactors:
+    """Factors of variation of the Push-T world; the defaults are those of the released environment.
+
+    Attributes:
+        agent_color: RGB of the agent's rim, 0 to 255; its inside is 1.2 times as light.
+        block_color: RGB of the block's rim; its inside is 1.2 times as light.
+        background_color: RGB of the floor.
+        mark_color: RGB of the T that is painted on the floor.
+        mark_pose: x, y (px) and angle (rad) of that T. It stays there whatever the goal of the episode is.
+        mark_visible: whether it is painted at all.
+
+    Raises:
+        ValueError: if a value is outside its range.
+    """
+
+    agent_color: Color = (65, 105, 225)
+    block_color: Color = (119, 136, 153)
+    background_color: Color = (255, 255, 255)
+    mark_color: Color = (144, 238, 144)
+    mark_pose: Pose = (256.0, 256.0, math.pi / 4)
+    mark_visible: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("agent_color", "block_color", "background_color", "mark_color"):
+            object.__setattr__(self, name, _checked_color(name, getattr(self, name)))
+        object.__setattr__(self, "mark_pose", _checked_pose("mark_pose", self.mark_pose))
+        if not isinstance(self.mark_visible, (bool, np.bool_)):
+            raise ValueError(f"mark_visible must be True or False, got {self.mark_visible!r}")
+
+    def changed(self, changes: Mapping[str, Any]) -> PushTFactors:
+        """Return a copy with some factors replaced.
+
+        Raises:
+            ValueError: for an unknown factor or a value outside its range.
+        """
+        known = [field.name for field in fields(self)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(known)}")
+        return replace(self, **changes)
+
+
+def draw_frame(state: State, factors: PushTFactors, size: int) -> Frame:
+    """Draw the world at ``state`` (its first five numbers); returns (size, size, 3) uint8.
+
+    It is drawn several times too large, without smoothing, and averaged over the area of each pixel. Nothing of this
+    needs a display.
+    """
+    pygame = _pygame()
+    canvas = _background(factors, _canvas_size(size)).copy()
+    x, y, *pose = map(float, state[:5])
+    for part in (BAR, STEM):
+        _fill(canvas, to_world(rectangle_corners(part, _BLOCK_RIM), pose), factors.block_color)
+        _fill(canvas, to_world(rectangle_corners(part, -_BLOCK_RIM), pose), _lightened(factors.block_color))
+    _disk(canvas, (x, y), AGENT_RADIUS, factors.agent_color)
+    _disk(canvas, (x, y), AGENT_RADIUS - _AGENT_RIM, _lightened(factors.agent_color))
+    image = pygame.transform.smoothscale(canvas, (size, size))
+    return np.frombuffer(pygame.image.tobytes(image, "RGB"), np.uint8).reshape(size, size, 3).copy()
+
+
+@lru_cache(maxsize=16)
+def _background(factors: PushTFactors, canvas_size: int) -> pygame.Surface:
+    """Draw what stands still: floor, mark and walls."""
+    canvas: pygame.Surface = _pygame().Surface((canvas_size, canvas_size), depth=24)
+    canvas.fill(factors.background_color)
+    if factors.mark_visible:
+        for part in (BAR, STEM):
+            _fill(canvas, to_world(rectangle_corners(part), factors.mark_pose), factors.mark_color)
+    near, far = WALLS
+    for wall in (
+        ((near, near), (far, near)),
+        ((near, far), (far, far)),
+        ((near, near), (near, far)),
+        ((far, near), (far, far)),
+    ):
+        _fill(canvas, np.array(rectangle_corners(wall, WALL_RADIUS)), _WALL_COLOR)
+    return canvas
+
+
+def _canvas_size(size: int) -> int:
+    return size * max(2, math.ceil(_SMALLEST_CANVAS / size))
+
+
+def _pygame() -> Any:
+    """Import pygame late: it is only needed for frames."""
+    import pygame
+
+    return pygame
+
+
+def _fill(canvas: pygame.Surface, corners: npt.NDArray[np.float64], color: Color) -> None:
+    pixels = np.rint(corners * (canvas.get_width() / WORLD_SIZE) - 0.5)
+    _pygame().draw.polygon(canvas, color, np.clip(pixels, *_DRAWABLE).astype(int).tolist())
+
+
+def _disk(canvas: pygame.Surface, center: Point, radius: float, color: Color) -> None:
+    scale = canvas.get_width() / WORLD_SIZE
+    _pygame().draw.circle(canvas, color, np.clip(np.multiply(center, scale), *_DRAWABLE).tolist(), radius * scale)
+
+
+_DRAWABLE = (-30_000.0, 30_000.0)  # the agent may leave the picture by any distance, which pygame cannot count
+
+
+def _lightened(color: Color) -> Color:
+    red, green, blue = (min(255, int(_LIGHTENING * channel)) for channel in color)
+    return red, green, blue
+
+
+def _checked_color(name: str, value: Any) -> Color:
+    color = np.asarray(value)
+    if color.shape != (3,) or color.dtype.kind not in "iu" or color.min() < 0 or color.max() > 255:
+        raise ValueError(f"{name} must be three integers from 0 to 255, got {value!r}")
+    red, green, blue = color.tolist()
+    return red, green, blue
+
+
+def _checked_pose(name: str, value: Sequence[float]) -> Pose:
+    pose = np.asarray(value)
+    if pose.shape != (3,) or pose.dtype.kind not in "iuf" or not np.isfinite(pose).all():
+        raise ValueError(f"{name} must be three finite numbers, x and y in px and an angle in rad, got {value!r}")
+    x, y, angle = pose.astype(float).tolist()
+    return x, y, angle
