@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lewm_agent.agents.two_room_expert import TwoRoomExpert
-from lewm_agent.datasets.collection import BehaviorPolicy
+from lewm_agent.datasets.rollout import BehaviorPolicy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

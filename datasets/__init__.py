@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lewm_agent.datasets.clips import Clips, clip_batches
-from lewm_agent.datasets.collection import BehaviorPolicy, collect, episode_seed, policy_seed, rollout
+from lewm_agent.datasets.collection import collect
 from lewm_agent.datasets.metadata import DatasetMetadata, ShardRecord
 from lewm_agent.datasets.offline import OfflineDataset
+from lewm_agent.datasets.rollout import BehaviorPolicy, episode_seed, policy_seed, rollout
 from lewm_agent.datasets.shards import ShardReader, ShardWriter
 
 __all__ = [

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.config import named
-from lewm_agent.datasets.collection import episode_seed, policy_seed, rollout
+from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import two_room_rules
 

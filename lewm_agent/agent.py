@@ -21,7 +21,8 @@ from lewm_agent.checkpoint import Description
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
 from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.datasets.collection import BehaviorPolicy, collect
+from lewm_agent.datasets.collection import collect
+from lewm_agent.datasets.rollout import BehaviorPolicy
 from lewm_agent.environment import Environment
 from lewm_agent.trainer import Schedule, Trainer
 from lewm_agent.training_clips import TrainingClips

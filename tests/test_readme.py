@@ -1,0 +1,63 @@
+"""What the README shows is run here, with the long sizes made short."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lewm_agent import cli, recipes
+from lewm_agent.eval import success_rate
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SHORTER = {"episodes=2000": "episodes=6", "--episodes 2000": "--episodes 6", "--episodes 200": "--episodes 2"}
+ELSEWHERE = {"make run", "make test", "pip install -e ."}
+"""``tests/test_make.py`` and CI run these."""
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    for long, short in SHORTER.items():
+        found = [block.replace(long, short) for block in found]
+    return found
+
+
+def commands() -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line and line not in ELSEWHERE]
+
+
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    examples = blocks("python")
+    assert len(examples) == 3
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), namespace)
+    assert (tmp_path / "models" / "two_room" / "model.safetensors").is_file()
+
+
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
+    monkeypatch.setattr(recipes, "RECIPES", short)
+    assert len(commands()) == 4
+    for command in commands():
+        program, *arguments = shlex.split(command)
+        if program == "lewm":
+            assert cli.main(arguments) == 0, command
+        else:
+            assert (program, arguments[0]) == ("python", "eval/success_rate.py"), command
+            assert success_rate.main(arguments[1:]) == 0, command
+    made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs"}
+    assert all((tmp_path / name).exists() for name in made)
+
+
+def test_local_links_and_pictures_exist() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
