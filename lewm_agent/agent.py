@@ -22,7 +22,6 @@ from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
 from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.collection import collect
-from lewm_agent.datasets.rollout import BehaviorPolicy
 from lewm_agent.environment import Environment
 from lewm_agent.trainer import Schedule, Trainer
 from lewm_agent.training_clips import TrainingClips
@@ -142,13 +141,15 @@ class LeWMAgent:
         return collect(
             path,
             self._environment_factory(),
-            functools.partial(_make_policy, policy),
+            functools.partial(behavior_policy, policy),
             episodes,
             seed=self.seed if seed is None else seed,
             num_envs=num_envs,
             environment_id=self.description.environment or "unregistered",
             environment_kwargs=self.description.environment_kwargs,
-            policy=policy if isinstance(policy, str) else type(policy).__name__,
+            policy=str(policy)
+            if isinstance(policy, str | Path)
+            else getattr(policy, "__qualname__", type(policy).__name__),
             overwrite=overwrite,
             progress=progress,
         )
@@ -310,7 +311,7 @@ class LeWMAgent:
             raise ValueError(f"got {count} observations for the state of {len(state)} environments")
         fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)
         return [
-            EpisodeMemory(seed=_episode_seed(self.seed, row, memory.plans + 1)) if new and memory.plans else memory
+            EpisodeMemory(seed=_episode_seed(memory.seed, row, 1)) if new and memory.plans else memory
             for row, (memory, new) in enumerate(zip(state, fresh, strict=True))
         ]
 
@@ -381,8 +382,8 @@ def _episode_seed(seed: int, row: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, row, episode]).generate_state(1)[0])
 
 
-def _make_policy(policy: Any, env: Environment) -> BehaviorPolicy:
-    return behavior_policy(policy, env)
+def _name_of(policy: Any) -> str:
+    return str(policy) if isinstance(policy, str | Path) else getattr(policy, "__qualname__", type(policy).__name__)
 
 
 def _pixel_space(side: int) -> gym.spaces.Dict:

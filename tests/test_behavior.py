@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +260,8 @@ def test_environments_without_an_expert_are_told() -> None:
 def test_bad_expert_settings_are_told(kwargs: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TwoRoomExpert(two_room(), **kwargs)
+
+
+def test_gathering_processes_do_not_load_torch() -> None:
+    code = "import sys, lewm_agent.agents.behavior, lewm_agent.environment; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
