@@ -12,11 +12,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from lewm_agent.agents.reacher_expert import ReacherExpert
 from lewm_agent.agents.two_room_expert import TwoRoomExpert
 from lewm_agent.datasets.rollout import BehaviorPolicy
 
-EXPERTS: dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]] = {"lewm/TwoRoom-v0": TwoRoomExpert}
-"""Gymnasium id of an environment -> factory of its scripted expert, with the noise of the paper's data."""
+EXPERTS: dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]] = {
+    "lewm/Reacher-v0": ReacherExpert,
+    "lewm/TwoRoom-v0": TwoRoomExpert,
+}
+"""Gymnasium id of an environment -> factory of its scripted expert, with that class's default noise."""
 
 
 def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from lewm_agent.envs.reacher import ReacherEnv, ReacherFactors
 from lewm_agent.envs.registration import ENVIRONMENTS, environment_id, register_environments
 from lewm_agent.envs.two_room import TwoRoomEnv
 from lewm_agent.envs.two_room_scene import TwoRoomFactors
 from lewm_agent.envs.wrappers import AddGoalFrame, make_pixel_env
 
-__all__ = ["ENVIRONMENTS", "AddGoalFrame", "TwoRoomEnv", "TwoRoomFactors", "environment_id", "make_pixel_env"]
+__all__ = [
+    "ENVIRONMENTS",
+    "AddGoalFrame",
+    "ReacherEnv",
+    "ReacherFactors",
+    "TwoRoomEnv",
+    "TwoRoomFactors",
+    "environment_id",
+    "make_pixel_env",
+]
 
 register_environments()

@@ -12,7 +12,8 @@ from typing import Any
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # value of MUJOCO_GL -> library it needs; the first one found is used
 _ADVICE = (
     "MuJoCo cannot draw with MUJOCO_GL={backend}: install EGL (on Debian: apt-get install libegl1 libgl1-mesa-dri) or "
-    "OSMesa (apt-get install libosmesa6), and leave MUJOCO_GL unset, or set it before mujoco is first imported"
+    "OSMesa (apt-get install libosmesa6); if one is installed, set MUJOCO_GL=egl or MUJOCO_GL=osmesa before mujoco is "
+    "first imported"
 )
 
 

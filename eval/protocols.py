@@ -21,7 +21,7 @@ from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.config import named
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
-from lewm_agent.eval import two_room_rules
+from lewm_agent.eval import reacher_rules, two_room_rules
 
 GOAL_OFFSET = 25
 """Environment steps from start to goal in the recorded episode."""
@@ -47,18 +47,14 @@ class Pair:
         start: row of the start in it.
         states: recorded states (26, S) from start to goal.
         actions: the 25 actions (25, A) recorded between them.
+        state: where the agent begins (S,): the first of ``states``, as the protocol alters it.
     """
 
     episode: int
     start: int
     states: States
     actions: NDArray[np.float32]
-
-    @property
-    def state(self) -> States:
-        """Where the agent begins."""
-        start: States = self.states[0]
-        return start
+    state: States
 
     @property
     def goal_state(self) -> States:
@@ -74,12 +70,14 @@ class Protocol:
     Attributes:
         eligible: whether recorded states (26, S) make a pair.
         success: from visited states (T, S) and goal (S,), whether the pair counts as solved at each of the T times.
+        start: from a recorded state (S,) to the one the agent begins in, such as the same without motion.
         one_per_episode: at most one pair from an episode; otherwise rows are drawn uniformly from all.
         environment_kwargs: what the environment is made with.
     """
 
     eligible: Callable[[States], bool]
     success: Callable[[States, States], NDArray[np.bool_]]
+    start: Callable[[States], States] = np.copy
     one_per_episode: bool = True
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -88,7 +86,26 @@ def _always(states: States) -> bool:
     return True
 
 
+BEHAVIORS: dict[str, str] = {"lewm/TwoRoom-v0": "expert", "lewm/Reacher-v0": "random"}
+"""Who recorded the episodes that pairs are drawn from: the behavior of the paper's released data."""
+
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    "lewm/Reacher-v0": {
+        "paper": Protocol(
+            _always,
+            functools.partial(reacher_rules.joints_at_goal, wrap_shoulder=False),
+            one_per_episode=False,
+            environment_kwargs={"wrap_shoulder": False},
+        ),
+        "moderate": Protocol(
+            reacher_rules.joints_start_apart,
+            functools.partial(reacher_rules.joints_at_goal, wrap_shoulder=True),
+            start=reacher_rules.at_rest,
+        ),
+        "strict": Protocol(
+            reacher_rules.fingertip_starts_apart, reacher_rules.fingertip_stays_at_goal, start=reacher_rules.at_rest
+        ),
+    },
     "lewm/TwoRoom-v0": {
         "paper": Protocol(_always, two_room_rules.near_goal, one_per_episode=False),
         "moderate": Protocol(
@@ -101,7 +118,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
             two_room_rules.legal_arrival,
             environment_kwargs={"collision": "swept"},
         ),
-    }
+    },
 }
 
 
@@ -113,7 +130,7 @@ def protocol(environment: str, name: str) -> Protocol:
 
 
 def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list[Pair]:
-    """Draw pairs from held-out episodes of the expert, the behavior of the paper's data.
+    """Draw pairs from held-out episodes.
 
     Args:
         environment: id of the environment.
@@ -129,11 +146,11 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
     rng = np.random.default_rng([seed, HELD_OUT_STREAM])
     episodes = held_out_episodes(environment, seed)
     if not rules.one_per_episode:
-        pool = [pair for _ in range(max(PAPER_EPISODES, count)) for pair in _windows(*next(episodes))]
+        pool = [pair for _ in range(max(PAPER_EPISODES, count)) for pair in _windows(*next(episodes), rules)]
         return [pool[i] for i in np.sort(rng.choice(len(pool), count, replace=False))]
     pairs: list[Pair] = []
     for number, episode in episodes:
-        eligible = [pair for pair in _windows(number, episode) if rules.eligible(pair.states)]
+        eligible = [pair for pair in _windows(number, episode, rules) if rules.eligible(pair.states)]
         if eligible:
             pairs.append(eligible[rng.integers(len(eligible))])
         if len(pairs) == count:
@@ -144,9 +161,13 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
 
 
 def held_out_episodes(environment: str, seed: int) -> Iterator[tuple[int, Episode]]:
-    """Endless recorded episodes, without pixels, that no collection with any seed contains."""
-    env = gym.make(environment_id(environment))
-    policy = behavior_policy("expert", env)
+    """Endless recorded episodes, without pixels, that no collection with any seed contains.
+
+    Experts stop at their goal; episodes of other behaviors run to the end.
+    """
+    behavior = BEHAVIORS[environment]
+    env = gym.make(environment, terminate_on_success=behavior == "expert")
+    policy = behavior_policy(behavior, env)
     number = 0
     while True:
         env_seed, own_seed = (derive(seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
@@ -154,8 +175,8 @@ def held_out_episodes(environment: str, seed: int) -> Iterator[tuple[int, Episod
         number += 1
 
 
-def _windows(number: int, episode: Episode) -> Iterator[Pair]:
+def _windows(number: int, episode: Episode, rules: Protocol) -> Iterator[Pair]:
     states, actions = episode["state"], episode["action"]
     for start in range(len(states) - GOAL_OFFSET):
         end = start + GOAL_OFFSET
-        yield Pair(number, start, states[start : end + 1], actions[start:end])
+        yield Pair(number, start, states[start : end + 1], actions[start:end], rules.start(states[start]))
