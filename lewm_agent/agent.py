@@ -197,7 +197,7 @@ class LeWMAgent:
         clips = TrainingClips(dataset, self.config, seed, workers)
         self._set_action_statistics(*dataset.action_statistics(clips.train_episodes))
         if resume and (output / "checkpoints" / "last").exists():
-            self._load_run(output / "checkpoints" / "last")
+            self._load_run(output / "checkpoints" / "last", dataset, seed)
         schedule = Schedule.of(self.config.training, clips.steps_per_epoch)
         trainer = Trainer(
             self.world_model,
@@ -229,10 +229,15 @@ class LeWMAgent:
         self.world_model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
         self.__dict__.pop("controller", None)
 
-    def _load_run(self, folder: Path) -> None:
+    def _load_run(self, folder: Path, dataset: OfflineDataset, seed: int) -> None:
         description, weights = checkpoint.read(folder)
         if description.agent != self.config:
             raise ValueError(f"{folder} was trained with another configuration; resume with that one")
+        self._record_training(dataset, seed, step=0)
+        for name, given in self.description.training.items():
+            before = description.training.get(name)
+            if name in ("data", "seed") and given != before:
+                raise ValueError(f"{folder} was trained with {name} {before!r}, not {given!r}; resume with that")
         checkpoint.check_weights(self.world_model.state_dict(), weights, folder)
         self.world_model.load_state_dict(weights)
 

@@ -102,6 +102,19 @@ def test_resuming_with_another_configuration_is_refused(
         LeWMAgent("two_room", longer(tiny_config, 2)).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
 
 
+def test_resuming_with_another_seed_is_refused_and_a_finished_run_stays_as_it_is(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    trained = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
+    before = losses(tmp_path / "run")
+    again = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
+    assert losses(tmp_path / "run") == before
+    weights = again.world_model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in trained.world_model.state_dict().items())
+    with pytest.raises(ValueError, match="was trained with seed 0, not 5; resume with that"):
+        LeWMAgent("two_room", tiny_config, seed=5).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
+
+
 def test_frames_of_another_size_are_refused(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
