@@ -26,6 +26,8 @@ LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""
 HELD_OUT_BATCHES = 8
 """Batches of held-out clips looked at before every checkpoint."""
+FIRST_ALARM = 100
+"""Steps, beyond the warm-up, before latents are judged: at the start they are small whatever happens later."""
 COLLAPSED_RANK = 2.0
 """Effective rank under which latents count as collapsed: fewer directions than the simplest task needs."""
 COLLAPSED_VARIANCE = 0.05
@@ -137,7 +139,7 @@ class Trainer:
         model.mark_forward_method("loss")
         torch.manual_seed(self.seed)
         start = self._restore(optimizer) if resume else self._begin()
-        with Metrics(self.output, start) as metrics, self._bar(start, schedule.stop) as bar:
+        with Metrics(self.output, start, schedule.warmup + FIRST_ALARM) as metrics, self._bar(start, schedule.stop) as bar:
             model.train()
             for step, batch in enumerate(clips.train_batches(start, schedule.stop), start):
                 for group in optimizer.param_groups:
@@ -248,7 +250,7 @@ class _Bar:
 class Metrics:
     """Lines of ``metrics.jsonl`` and TensorBoard scalars; on resumption what came after the checkpoint is dropped."""
 
-    def __init__(self, output: Path, start: int) -> None:
+    def __init__(self, output: Path, start: int, first_alarm: int) -> None:
         output.mkdir(parents=True, exist_ok=True)
         self._path = output / "metrics.jsonl"
         self._keep_until(start)
@@ -256,6 +258,7 @@ class Metrics:
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=start)
         self._clock = time.monotonic()
         self._last_step = start
+        self._first_alarm = first_alarm
         self._warned = False
 
     def _keep_until(self, start: int) -> None:
@@ -283,7 +286,7 @@ class Metrics:
     def _alarm(self, step: int, numbers: dict[str, float]) -> None:
         collapsed = numbers["effective_rank"] < COLLAPSED_RANK or numbers["latent_variance"] < COLLAPSED_VARIANCE
         numbers["collapsed"] = float(collapsed)
-        if collapsed and not self._warned:
+        if collapsed and step > self._first_alarm and not self._warned:
             self._warned = True
             warnings.warn(
                 f"the latents are collapsing at step {step}: effective rank {numbers['effective_rank']:.1f}, variance "
