@@ -35,25 +35,33 @@ class CausalAttention(nn.Module):
     def __init__(self, width: int, heads: int, head_dim: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.head_dim = head_dim
         self.dropout = dropout
         self.norm = nn.LayerNorm(width)
         self.to_qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout))
 
-    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
-        """X (B, T, width): new tokens, placed after those in the cache."""
-        batch, new, _ = x.shape
-        qkv = self.to_qkv(self.norm(x)).view(batch, new, 3, self.heads, -1)
-        queries, keys, values = qkv.permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None, last_only: bool) -> Tensor:
+        """New tokens (B, T, width), placed after those in the cache; returns them all, or only the last."""
+        x = self.norm(x)
+        query_weight, key_value_weight = self.to_qkv.weight.tensor_split([len(self.to_qkv.weight) // 3])
+        (queries,) = self._heads(x[:, -1:] if last_only else x, query_weight)
+        keys, values = self._heads(x, key_value_weight)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
-        total = keys.shape[2]
+        new, total = queries.shape[2], keys.shape[2]
         mask = None if new == 1 else torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
         out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def _heads(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Project (B, T, width) to one or two stacks of (B, heads, T, head_dim)."""
+        projected = functional.linear(x, weight).unflatten(-1, (-1, self.heads, self.head_dim))
+        stacks: Tensor = projected.permute(2, 0, 3, 1, 4)
+        return stacks
 
 
 def _feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -82,12 +90,17 @@ class ConditionalBlock(nn.Module):
         nn.init.zeros_(modulation.bias)
         self.modulation = nn.Sequential(nn.SiLU(), modulation)
 
-    def forward(self, x: Tensor, conditions: Tensor, layer: int, cache: KeyValueCache | None) -> Tensor:
-        """X and conditions (B, T, width); token k is conditioned on the action block that leaves frame k."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(conditions).chunk(6, dim=-1)
-        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, layer, cache)
-        x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-        return x
+    def forward(
+        self, x: Tensor, modulation: Tensor, layer: int, cache: KeyValueCache | None, last_only: bool
+    ) -> Tensor:
+        """Tokens (B, T, width) under modulation (B, T, 6 width); returns them all, or only the last."""
+        kept = slice(-1 if last_only else None, None)
+        shift, scale = modulation.chunk(6, dim=-1)[:2]
+        _, _, gate1, shift2, scale2, gate2 = modulation[:, kept].chunk(6, dim=-1)
+        mixed = self.attention(self.norm1(x) * (1 + scale) + shift, layer, cache, last_only)
+        x = x[:, kept] + gate1 * mixed
+        out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+        return out
 
 
 def _projection(input_dim: int, output_dim: int) -> nn.Module:
@@ -107,14 +120,28 @@ class Predictor(nn.Module):
         self.norm = nn.LayerNorm(config.predictor_width)
         self.output_projection = _projection(config.predictor_width, config.latent_dim)
 
-    def forward(self, latents: Tensor, conditions: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """With a cache, ``latents`` are the new tokens only; the cache then holds them too."""
+    def forward(self, latents: Tensor, conditions: Tensor) -> Tensor:
+        """Entry k of the result is predicted from the tokens 0..k; token k's condition is the block leaving frame k."""
+        return self._run(latents, self.modulations(conditions), None, last_only=False)
+
+    def modulations(self, conditions: Tensor) -> list[Tensor]:
+        """What each layer makes of the actions, (B, T, 6 width): the same wherever a token stands in the window."""
+        conditions = self.condition_projection(conditions)
+        return [block.modulation(conditions) for block in self.blocks]
+
+    def last(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None = None) -> Tensor:
+        """The result of the last token alone, (B, 1, latent_dim).
+
+        With a cache, ``latents`` and ``modulations`` are those of the new tokens only; the cache then holds them too.
+        """
+        return self._run(latents, modulations, cache, last_only=True)
+
+    def _run(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None, last_only: bool) -> Tensor:
         start = cache.length if cache is not None else 0
         end = start + latents.shape[1]
         x = self.latent_projection(latents + self.position[:, start:end])
-        conditions = self.condition_projection(conditions)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, conditions, layer, cache)
+        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+            x = block(x, modulation, layer, cache, last_only and layer == len(self.blocks) - 1)
         if cache is not None:
             cache.length = end
         out: Tensor = self.output_projection(self.norm(x))

@@ -139,7 +139,10 @@ class Trainer:
         model.mark_forward_method("loss")
         torch.manual_seed(self.seed)
         start = self._restore(optimizer) if resume else self._begin()
-        with Metrics(self.output, start, schedule.warmup + FIRST_ALARM) as metrics, self._bar(start, schedule.stop) as bar:
+        with (
+            Metrics(self.output, start, schedule.warmup + FIRST_ALARM) as metrics,
+            self._bar(start, schedule.stop) as bar,
+        ):
             model.train()
             for step, batch in enumerate(clips.train_batches(start, schedule.stop), start):
                 for group in optimizer.param_groups:

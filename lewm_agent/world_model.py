@@ -109,7 +109,8 @@ class WorldModel(nn.Module):
         """Imagine S futures for each of N histories.
 
         While the history still grows, keys and values of earlier tokens are cached; once it is full the window slides,
-        which moves every token to another position, and the window is computed anew.
+        which moves every token to another position, and the window is computed anew. What the actions do to each
+        layer is computed once, and only the last token goes through the end of the last layer and the head.
 
         Args:
             latents: (N, H, latent_dim), the last H <= history real frames.
@@ -121,20 +122,25 @@ class WorldModel(nn.Module):
         """
         count, samples, steps, _ = blocks.shape
         known = latents.shape[1]
-        past = self.action_encoder(past_blocks).unsqueeze(1).expand(-1, samples, -1, -1)
-        conditions = torch.cat([past, self.action_encoder(blocks)], dim=2).flatten(0, 1)
+        modulations = self._rollout_modulations(past_blocks, blocks)
         sequence = latents.repeat_interleave(samples, dim=0)
         cache = KeyValueCache()
         for end in range(known, known + steps):
             if end <= self.config.history:
-                new = slice(cache.length, end)
-                output = self.predictor(sequence[:, new], conditions[:, new], cache)
+                tokens, seen = slice(cache.length, end), cache
             else:
-                window = slice(end - self.config.history, end)
-                output = self.predictor(sequence[:, window], conditions[:, window])
-            sequence = torch.cat([sequence, self._head(output[:, -1:])], dim=1)
+                tokens, seen = slice(end - self.config.history, end), None
+            output = self.predictor.last(sequence[:, tokens], [m[:, tokens] for m in modulations], seen)
+            sequence = torch.cat([sequence, self._head(output)], dim=1)
         imagined: Tensor = sequence[:, known:].unflatten(0, (count, samples))
         return imagined
+
+    def _rollout_modulations(self, past_blocks: Tensor, blocks: Tensor) -> list[Tensor]:
+        """Per layer (N * S, H - 1 + P, 6 width), for executed blocks shared by the S samples and for candidates."""
+        past = self.predictor.modulations(self.action_encoder(past_blocks))
+        future = self.predictor.modulations(self.action_encoder(blocks.flatten(0, 1)))
+        samples = blocks.shape[1]
+        return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
 
     def loss(self, frames: Tensor, actions: Tensor) -> Loss:
         """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3).
