@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lewm_agent.envs.push_t import PushTEnv
+from lewm_agent.envs.push_t_scene import PushTFactors
 from lewm_agent.envs.reacher import ReacherEnv, ReacherFactors
 from lewm_agent.envs.registration import ENVIRONMENTS, environment_id, register_environments
 from lewm_agent.envs.two_room import TwoRoomEnv
@@ -11,6 +13,8 @@ from lewm_agent.envs.wrappers import AddGoalFrame, make_pixel_env
 __all__ = [
     "ENVIRONMENTS",
     "AddGoalFrame",
+    "PushTEnv",
+    "PushTFactors",
     "ReacherEnv",
     "ReacherFactors",
     "TwoRoomEnv",

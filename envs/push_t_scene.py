@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 Pose = tuple[float, float, float]
+Rectangle = tuple[Point, Point]
 Frame = npt.NDArray[np.uint8]
 
 MINIMUM_IMAGE_SIZE = 16
@@ -36,7 +39,7 @@ MINIMUM_IMAGE_SIZE = 16
 _WALL_COLOR = (211, 211, 211)
 _AGENT_RIM, _BLOCK_RIM = 4.0, 2.0  # px; how wide the darker rims are, the block's on either side of its edge
 _LIGHTENING = 1.2  # of the fill against the rim
-_SMALLEST_CANVAS = 256  # px; everything is drawn this large at least, and at least twice too large, then averaged
+_SMALLEST_CANVAS = 256  # px; everything is drawn at least this large, and at least twice too large, then averaged
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ def draw_frame(state: State, factors: PushTFactors, size: int) -> Frame:
     canvas = _background(factors, _canvas_size(size)).copy()
     x, y, *pose = map(float, state[:5])
     for part in (BAR, STEM):
-        _fill(canvas, to_world(rectangle_corners(part, _BLOCK_RIM), pose), factors.block_color)
-        _fill(canvas, to_world(rectangle_corners(part, -_BLOCK_RIM), pose), _lightened(factors.block_color))
+        _fill(canvas, part, _BLOCK_RIM, pose, factors.block_color)
+        _fill(canvas, part, -_BLOCK_RIM, pose, _lightened(factors.block_color))
     _disk(canvas, (x, y), AGENT_RADIUS, factors.agent_color)
     _disk(canvas, (x, y), AGENT_RADIUS - _AGENT_RIM, _lightened(factors.agent_color))
     image = pygame.transform.smoothscale(canvas, (size, size))
@@ -104,41 +107,47 @@ def draw_frame(state: State, factors: PushTFactors, size: int) -> Frame:
 @lru_cache(maxsize=16)
 def _background(factors: PushTFactors, canvas_size: int) -> pygame.Surface:
     """Draw what stands still: floor, mark and walls."""
-    canvas: pygame.Surface = _pygame().Surface((canvas_size, canvas_size), depth=24)
+    canvas: pygame.Surface = _pygame().Surface((canvas_size, canvas_size), depth=32)
     canvas.fill(factors.background_color)
     if factors.mark_visible:
         for part in (BAR, STEM):
-            _fill(canvas, to_world(rectangle_corners(part), factors.mark_pose), factors.mark_color)
+            _fill(canvas, part, 0.0, factors.mark_pose, factors.mark_color)
     near, far = WALLS
-    for wall in (
-        ((near, near), (far, near)),
-        ((near, far), (far, far)),
-        ((near, near), (near, far)),
-        ((far, near), (far, far)),
-    ):
-        _fill(canvas, np.array(rectangle_corners(wall, WALL_RADIUS)), _WALL_COLOR)
+    ends = [(near, near), (far, near), (far, far), (near, far)]
+    for wall in ((ends[0], ends[1]), (ends[3], ends[2]), (ends[0], ends[3]), (ends[1], ends[2])):
+        _fill(canvas, wall, WALL_RADIUS, (0.0, 0.0, 0.0), _WALL_COLOR)
     return canvas
 
 
 def _canvas_size(size: int) -> int:
-    return size * max(2, math.ceil(_SMALLEST_CANVAS / size))
+    """The frame's size times a power of two, for which pygame averages exactly."""
+    factor = 2
+    while size * factor < _SMALLEST_CANVAS:
+        factor *= 2
+    return size * factor
 
 
+@cache
 def _pygame() -> Any:
-    """Import pygame late: it is only needed for frames."""
-    import pygame
-
+    """Import pygame late, for it is only needed for frames, and without its greeting."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        import pygame
     return pygame
 
 
-def _fill(canvas: pygame.Surface, corners: npt.NDArray[np.float64], color: Color) -> None:
-    pixels = np.rint(corners * (canvas.get_width() / WORLD_SIZE) - 0.5)
-    _pygame().draw.polygon(canvas, color, np.clip(pixels, *_DRAWABLE).astype(int).tolist())
+def _fill(canvas: pygame.Surface, rectangle: Rectangle, grown: float, pose: Sequence[float], color: Color) -> None:
+    """Fill a rectangle of the frame at ``pose``, grown by some px on every side."""
+    scale = canvas.get_width() / WORLD_SIZE
+    # pygame fills up to and including the corners' pixels, so they are drawn in by half a pixel of the canvas
+    corners = to_world(rectangle_corners(rectangle, grown - 0.5 / scale), pose)
+    pixels = np.rint(np.clip(corners * scale - 0.5, *_DRAWABLE)).astype(int)
+    _pygame().draw.polygon(canvas, color, pixels.tolist())
 
 
 def _disk(canvas: pygame.Surface, center: Point, radius: float, color: Color) -> None:
     scale = canvas.get_width() / WORLD_SIZE
-    _pygame().draw.circle(canvas, color, np.clip(np.multiply(center, scale), *_DRAWABLE).tolist(), radius * scale)
+    pixel = np.rint(np.clip(np.multiply(center, scale), *_DRAWABLE)).astype(int)
+    _pygame().draw.circle(canvas, color, pixel.tolist(), round(radius * scale))
 
 
 _DRAWABLE = (-30_000.0, 30_000.0)  # the agent may leave the picture by any distance, which pygame cannot count

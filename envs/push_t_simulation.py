@@ -18,6 +18,8 @@ WALLS = (5.0, 506.0)
 """Where the center lines of the walls run, px."""
 WALL_RADIUS = 2.0
 """Half the thickness of the walls, px."""
+WALL_EDGES = (WALLS[0] + WALL_RADIUS, WALLS[1] - WALL_RADIUS)
+"""Between these the block has room, px."""
 AGENT_RADIUS = 15.0
 """px."""
 ACTION_SCALE = 100.0
@@ -82,8 +84,7 @@ def distance_to_block(point: Sequence[float] | State, pose: Sequence[float] | St
 def is_free(state: Sequence[float] | State) -> bool:
     """Whether at this state the block lies within the walls and the agent does not touch it."""
     corners = to_world(OUTLINE, state[2:5])
-    near, far = WALLS[0] + WALL_RADIUS, WALLS[1] - WALL_RADIUS
-    inside = bool(corners.min() >= near and corners.max() <= far)
+    inside = bool(corners.min() >= WALL_EDGES[0] and corners.max() <= WALL_EDGES[1])
     return inside and distance_to_block(state[:2], state[2:5]) >= AGENT_RADIUS
 
 
@@ -139,10 +140,17 @@ class Simulation:
     @property
     def state(self) -> State:
         """The state (10,): agent x, y; block x, y, angle in [0, 2 pi); velocities of agent and of block."""
-        x, y, angle = self.block_pose
+        block, (x, y, angle) = self._block, self.block_pose
         return np.array(
-            [*self.agent_position, x, y, angle % math.tau, *self._agent.velocity, *self._block.velocity]
-            + [self._block.angular_velocity]
+            [
+                *self.agent_position,
+                x,
+                y,
+                angle % math.tau,
+                *self._agent.velocity,
+                *block.velocity,
+                block.angular_velocity,
+            ]
         )
 
     def restore(self, state: Sequence[float] | State) -> None:

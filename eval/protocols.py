@@ -21,7 +21,7 @@ from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.config import named
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
-from lewm_agent.eval import reacher_rules, two_room_rules
+from lewm_agent.eval import push_t_rules, reacher_rules, two_room_rules
 
 GOAL_OFFSET = 25
 """Environment steps from start to goal in the recorded episode."""
@@ -86,10 +86,21 @@ def _always(states: States) -> bool:
     return True
 
 
-BEHAVIORS: dict[str, str] = {"lewm/TwoRoom-v0": "expert", "lewm/Reacher-v0": "random"}
+BEHAVIORS: dict[str, str] = {
+    "lewm/PushT-v0": "expert",
+    "lewm/Reacher-v0": "random",
+    "lewm/TwoRoom-v0": "expert",
+}
 """Who recorded the episodes that pairs are drawn from: the behavior of the paper's released data."""
 
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    "lewm/PushT-v0": {
+        "paper": Protocol(_always, push_t_rules.near_goal, one_per_episode=False),
+        "moderate": Protocol(push_t_rules.unsolved_start, push_t_rules.near_goal, start=push_t_rules.at_rest),
+        "strict": Protocol(
+            push_t_rules.block_unsolved_start, push_t_rules.block_stays_at_goal, start=push_t_rules.at_rest
+        ),
+    },
     "lewm/Reacher-v0": {
         "paper": Protocol(
             _always,

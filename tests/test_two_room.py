@@ -71,7 +71,7 @@ def test_names_of_environments() -> None:
         environment_id("two_rom")
     with pytest.raises(ValueError, match="did you mean `lewm/TwoRoom-v0`"):
         environment_id("lewm/TwoRoom-v7")
-    with pytest.raises(ValueError, match="this package has .*two_room"):
+    with pytest.raises(ValueError, match=r"this package has .*two_room"):
         environment_id("xyz")
 
 
