@@ -29,8 +29,6 @@ BUDGET = 50
 """Environment steps the agent has."""
 HELD_OUT_STREAM = 1
 """Stream of episode seeds that collection, which draws from stream 0, never touches."""
-PAPER_EPISODES = 1000
-"""Held-out episodes whose rows the ``paper`` protocol draws its pairs from."""
 MOST_EPISODES = 100_000
 """Held-out episodes looked at, at most, before giving up on finding enough eligible pairs."""
 
@@ -71,14 +69,14 @@ class Protocol:
         eligible: whether recorded states (26, S) make a pair.
         success: from visited states (T, S) and goal (S,), whether the pair counts as solved at each of the T times.
         start: from a recorded state (S,) to the one the agent begins in, such as the same without motion.
-        one_per_episode: at most one pair from an episode; otherwise rows are drawn uniformly from all.
+        pool: draw rows uniformly from this many held-out episodes; None: at most one pair from an episode.
         environment_kwargs: what the environment is made with.
     """
 
     eligible: Callable[[States], bool]
     success: Callable[[States, States], NDArray[np.bool_]]
     start: Callable[[States], States] = np.copy
-    one_per_episode: bool = True
+    pool: int | None = None
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -95,7 +93,7 @@ BEHAVIORS: dict[str, str] = {
 
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
     "lewm/PushT-v0": {
-        "paper": Protocol(_always, push_t_rules.near_goal, one_per_episode=False),
+        "paper": Protocol(_always, push_t_rules.near_goal, pool=200),
         "moderate": Protocol(push_t_rules.unsolved_start, push_t_rules.near_goal, start=push_t_rules.at_rest),
         "strict": Protocol(
             push_t_rules.block_unsolved_start, push_t_rules.block_stays_at_goal, start=push_t_rules.at_rest
@@ -105,7 +103,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         "paper": Protocol(
             _always,
             functools.partial(reacher_rules.joints_at_goal, wrap_shoulder=False),
-            one_per_episode=False,
+            pool=1000,
             environment_kwargs={"wrap_shoulder": False},
         ),
         "moderate": Protocol(
@@ -118,7 +116,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         ),
     },
     "lewm/TwoRoom-v0": {
-        "paper": Protocol(_always, two_room_rules.near_goal, one_per_episode=False),
+        "paper": Protocol(_always, two_room_rules.near_goal, pool=1000),
         "moderate": Protocol(
             functools.partial(two_room_rules.clean_crossing, radius=two_room_rules.PAPER_RADIUS),
             two_room_rules.near_goal,
@@ -156,8 +154,8 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
         raise ValueError(f"episodes must be at least 1, got {count}")
     rng = np.random.default_rng([seed, HELD_OUT_STREAM])
     episodes = held_out_episodes(environment, seed)
-    if not rules.one_per_episode:
-        pool = [pair for _ in range(max(PAPER_EPISODES, count)) for pair in _windows(*next(episodes), rules)]
+    if rules.pool is not None:
+        pool = [pair for _ in range(max(rules.pool, count)) for pair in _windows(*next(episodes), rules)]
         return [pool[i] for i in np.sort(rng.choice(len(pool), count, replace=False))]
     pairs: list[Pair] = []
     for number, episode in episodes:

@@ -59,10 +59,11 @@ def wheel(sources: Path) -> Path:
 
 
 def shipped_files(sources: Path) -> set[str]:
-    """Names inside the wheel that the sources call for: every module, the typing marker and every model file."""
+    """Names inside the wheel that the sources call for: every module, the typing marker, every model and asset."""
     names = {"lewm_agent/py.typed"}
     for package, folder in FOLDERS.items():
         names |= {f"{package.replace('.', '/')}/{path.name}" for path in (sources / folder).glob("*.py")}
+    names |= {f"lewm_agent/envs/assets/{path.name}" for path in (sources / "envs" / "assets").glob("*")}
     return names | {path.relative_to(sources).as_posix() for path in sources.glob("lewm_agent/pretrained/*/*")}
 
 

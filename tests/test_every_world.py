@@ -1,0 +1,35 @@
+"""Each environment of this package, from nothing to an evaluation, at a tiny size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from lewm_agent import AgentConfig, LeWMAgent
+from lewm_agent.envs import ENVIRONMENTS
+from lewm_agent.eval import success_rate
+from lewm_agent.eval.protocols import BEHAVIORS, PROTOCOLS
+
+
+def test_every_world_has_its_protocols() -> None:
+    assert set(PROTOCOLS) == set(BEHAVIORS) == set(ENVIRONMENTS.values())
+    assert all(set(rules) == {"paper", "moderate", "strict"} for rules in PROTOCOLS.values())
+
+
+@pytest.mark.parametrize("world", sorted(ENVIRONMENTS))
+def test_collect_learn_and_evaluate(world: str, tiny_config: AgentConfig, tmp_path: Path) -> None:
+    training = dataclasses.replace(tiny_config.training, epochs=0.2, schedule_epochs=0.2)
+    agent = LeWMAgent(world, dataclasses.replace(tiny_config, training=training))
+    dataset = agent.collect(tmp_path / "data", "random", episodes=4, progress=False)
+    assert dataset.frame_shape == (16, 16, 3)
+    agent.learn(dataset, tmp_path / "run", progress=False).save_pretrained(tmp_path / "model")
+    for protocol in ("moderate", "strict"):  # paper draws its pairs from hundreds of episodes
+        output = tmp_path / f"{protocol}.json"
+        options = ["--env", world, "--model", str(tmp_path / "model"), "--episodes", "2", "--protocol", protocol]
+        assert success_rate.main([*options, "--output", str(output)]) == 0
+        result = json.loads(output.read_text())
+        assert result["env"] == ENVIRONMENTS[world]
+        assert result["floors"]["replay"]["success_rate"] >= result["floors"]["zero_action"]["success_rate"]
