@@ -12,12 +12,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from lewm_agent.agents.cube_expert import CubeExpert
 from lewm_agent.agents.push_t_expert import PushTExpert
 from lewm_agent.agents.reacher_expert import ReacherExpert
 from lewm_agent.agents.two_room_expert import TwoRoomExpert
 from lewm_agent.datasets.rollout import BehaviorPolicy
 
 EXPERTS: dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]] = {
+    "lewm/Cube-v0": CubeExpert,
     "lewm/PushT-v0": PushTExpert,
     "lewm/Reacher-v0": ReacherExpert,
     "lewm/TwoRoom-v0": TwoRoomExpert,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lewm_agent.envs.cube import CubeEnv
+from lewm_agent.envs.cube_scene import CubeFactors
 from lewm_agent.envs.push_t import PushTEnv
 from lewm_agent.envs.push_t_scene import PushTFactors
 from lewm_agent.envs.reacher import ReacherEnv, ReacherFactors
@@ -13,6 +15,8 @@ from lewm_agent.envs.wrappers import AddGoalFrame, make_pixel_env
 __all__ = [
     "ENVIRONMENTS",
     "AddGoalFrame",
+    "CubeEnv",
+    "CubeFactors",
     "PushTEnv",
     "PushTFactors",
     "ReacherEnv",

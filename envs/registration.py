@@ -6,12 +6,18 @@ import difflib
 
 import gymnasium as gym
 
-ENVIRONMENTS: dict[str, str] = {"push_t": "lewm/PushT-v0", "reacher": "lewm/Reacher-v0", "two_room": "lewm/TwoRoom-v0"}
+ENVIRONMENTS: dict[str, str] = {
+    "cube": "lewm/Cube-v0",
+    "push_t": "lewm/PushT-v0",
+    "reacher": "lewm/Reacher-v0",
+    "two_room": "lewm/TwoRoom-v0",
+}
 """Short name of an environment -> its Gymnasium id."""
 
 
 def register_environments() -> None:
     """Make the environments known to ``gymnasium.make``; runs when ``lewm_agent.envs`` is imported."""
+    gym.register(id=ENVIRONMENTS["cube"], entry_point="lewm_agent.envs.cube:CubeEnv", max_episode_steps=200)
     gym.register(id=ENVIRONMENTS["push_t"], entry_point="lewm_agent.envs.push_t:PushTEnv", max_episode_steps=200)
     gym.register(id=ENVIRONMENTS["reacher"], entry_point="lewm_agent.envs.reacher:ReacherEnv", max_episode_steps=200)
     gym.register(id=ENVIRONMENTS["two_room"], entry_point="lewm_agent.envs.two_room:TwoRoomEnv", max_episode_steps=100)

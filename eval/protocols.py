@@ -21,7 +21,7 @@ from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.config import named
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
-from lewm_agent.eval import push_t_rules, reacher_rules, two_room_rules
+from lewm_agent.eval import cube_rules, push_t_rules, reacher_rules, two_room_rules
 
 GOAL_OFFSET = 25
 """Environment steps from start to goal in the recorded episode."""
@@ -84,14 +84,20 @@ def _always(states: States) -> bool:
     return True
 
 
-BEHAVIORS: dict[str, str] = {
-    "lewm/PushT-v0": "expert",
-    "lewm/Reacher-v0": "random",
-    "lewm/TwoRoom-v0": "expert",
+RECORDED_FROM: dict[str, tuple[str, bool]] = {
+    "lewm/Cube-v0": ("expert", False),
+    "lewm/PushT-v0": ("expert", True),
+    "lewm/Reacher-v0": ("random", False),
+    "lewm/TwoRoom-v0": ("expert", True),
 }
-"""Who recorded the episodes that pairs are drawn from: the behavior of the paper's released data."""
+"""Whose episodes pairs are drawn from, and whether they end at the first success: the behavior of the released data."""
 
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    "lewm/Cube-v0": {
+        "paper": Protocol(_always, cube_rules.cubes_at_goal, pool=200),
+        "moderate": Protocol(cube_rules.cubes_start_apart, cube_rules.cubes_at_goal, start=cube_rules.at_rest),
+        "strict": Protocol(cube_rules.cubes_start_unmatched, cube_rules.cubes_stay_at_goal, start=cube_rules.at_rest),
+    },
     "lewm/PushT-v0": {
         "paper": Protocol(_always, push_t_rules.near_goal, pool=200),
         "moderate": Protocol(push_t_rules.unsolved_start, push_t_rules.near_goal, start=push_t_rules.at_rest),
@@ -170,12 +176,9 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
 
 
 def held_out_episodes(environment: str, seed: int) -> Iterator[tuple[int, Episode]]:
-    """Endless recorded episodes, without pixels, that no collection with any seed contains.
-
-    Experts stop at their goal; episodes of other behaviors run to the end.
-    """
-    behavior = BEHAVIORS[environment]
-    env = gym.make(environment, terminate_on_success=behavior == "expert")
+    """Endless recorded episodes, without pixels, that no collection with any seed contains."""
+    behavior, ends_at_success = RECORDED_FROM[environment]
+    env = gym.make(environment, terminate_on_success=ends_at_success)
     policy = behavior_policy(behavior, env)
     number = 0
     while True:

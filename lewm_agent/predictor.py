@@ -90,6 +90,11 @@ class ConditionalBlock(nn.Module):
         nn.init.zeros_(modulation.bias)
         self.modulation = nn.Sequential(nn.SiLU(), modulation)
 
+    def modulate(self, conditions: Tensor) -> Tensor:
+        """Shifts, scales and gates (B, T, 6 width) of both branches under conditions (B, T, width)."""
+        modulation: Tensor = self.modulation(conditions)
+        return modulation
+
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, cache: KeyValueCache | None, last_only: bool
     ) -> Tensor:
@@ -127,7 +132,7 @@ class Predictor(nn.Module):
     def modulations(self, conditions: Tensor) -> list[Tensor]:
         """What each layer makes of the actions, (B, T, 6 width): the same wherever a token stands in the window."""
         conditions = self.condition_projection(conditions)
-        return [block.modulation(conditions) for block in self.blocks]
+        return [block.modulate(conditions) for block in self._layers()]
 
     def last(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None = None) -> Tensor:
         """The result of the last token alone, (B, 1, latent_dim).
@@ -136,11 +141,14 @@ class Predictor(nn.Module):
         """
         return self._run(latents, modulations, cache, last_only=True)
 
+    def _layers(self) -> list[ConditionalBlock]:
+        return [block for block in self.blocks if isinstance(block, ConditionalBlock)]
+
     def _run(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None, last_only: bool) -> Tensor:
         start = cache.length if cache is not None else 0
         end = start + latents.shape[1]
         x = self.latent_projection(latents + self.position[:, start:end])
-        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+        for layer, (block, modulation) in enumerate(zip(self._layers(), modulations, strict=True)):
             x = block(x, modulation, layer, cache, last_only and layer == len(self.blocks) - 1)
         if cache is not None:
             cache.length = end

@@ -11,11 +11,11 @@ import pytest
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.eval import success_rate
-from lewm_agent.eval.protocols import BEHAVIORS, PROTOCOLS
+from lewm_agent.eval.protocols import PROTOCOLS, RECORDED_FROM
 
 
 def test_every_world_has_its_protocols() -> None:
-    assert set(PROTOCOLS) == set(BEHAVIORS) == set(ENVIRONMENTS.values())
+    assert set(PROTOCOLS) == set(RECORDED_FROM) == set(ENVIRONMENTS.values())
     assert all(set(rules) == {"paper", "moderate", "strict"} for rules in PROTOCOLS.values())
 
 

@@ -1,0 +1,658 @@
+"""The cube task: Gymnasium's contract, OGBench's motion, exact restore, goals, drawing, its expert and its rules."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from scipy.spatial.transform import Rotation
+from stable_baselines3.common.env_checker import check_env as stable_baselines_check_env
+
+from lewm_agent.agents.cube_expert import ORACLES, CubeExpert
+from lewm_agent.envs import cube_scene
+from lewm_agent.envs.cube import (
+    ACTION_SCALE,
+    CONTROL_TIMESTEP,
+    CUBE_SPACING,
+    CUBES,
+    EFFECTOR_RANGE,
+    GRIPPER_CONTACT,
+    JOINT_POSITIONS,
+    SAMPLING_RANGE,
+    CubeEnv,
+    cube_distances,
+    cube_positions,
+    cube_values,
+    cube_yaws,
+    effector_position,
+    effector_yaw,
+    gripper_closure,
+    with_cube_at,
+)
+from lewm_agent.envs.cube_scene import CubeFactors
+from lewm_agent.envs.wrappers import make_pixel_env
+from lewm_agent.eval import cube_rules
+
+STAY = np.zeros(5)
+PLACE = np.array([0.45, -0.1, 0.02])
+ELSEWHERE = np.array([0.35, 0.2, 0.02])
+
+
+def start(seed: int = 0, cubes: int = 1) -> np.ndarray:
+    return CubeEnv(cubes=cubes).reset(seed=seed)[1]["state"]
+
+
+def placed(place: Any = PLACE, goal: Any = ELSEWHERE, **kwargs: Any) -> CubeEnv:
+    """One cube at ``place``; everything else as with seed 0."""
+    env = CubeEnv(**kwargs)
+    state = start()
+    env.reset(seed=0, options={"state": with_cube_at(state, place), "goal_state": with_cube_at(state, goal)})
+    return env
+
+
+def episode(env: CubeEnv, actions: np.ndarray) -> np.ndarray:
+    return np.array([env.step(action)[4]["state"] for action in actions])
+
+
+def expert_of(oracle: str, env: Any, **kwargs: Any) -> CubeExpert:
+    expert = CubeExpert(env, **kwargs)
+    seed = 0
+    while expert.oracle != oracle:
+        seed += 1
+        expert.reset(seed)
+    return expert
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, np.ndarray]:
+    """Ninety steps in which the expert grasps, lifts and places the cube."""
+    env = CubeEnv()
+    _, info = env.reset(seed=1)
+    expert = expert_of("plan", env, burst_episodes=0.0)
+    states, actions = [info["state"]], []
+    for _ in range(90):
+        actions.append(expert(None, info))
+        info = env.step(actions[-1])[4]
+        states.append(info["state"])
+    return {"states": np.array(states), "actions": np.array(actions), "goal": info["goal_state"]}
+
+
+@pytest.fixture
+def drawing() -> Any:
+    """Makes environments that draw, at 64 px unless told otherwise, and closes them."""
+    made: list[CubeEnv] = []
+
+    def make(place: Any = PLACE, goal: Any = ELSEWHERE, image_size: int = 64, **kwargs: Any) -> CubeEnv:
+        made.append(placed(place, goal, render_mode="rgb_array", image_size=image_size, **kwargs))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+# Gymnasium's contract
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"cubes": 3, "terminate_on_success": True}])
+def test_passes_both_environment_checkers(kwargs: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium_check_env(gym.make("lewm/Cube-v0", **kwargs).unwrapped)
+        env = gym.make("lewm/Cube-v0", render_mode="rgb_array", image_size=64, **kwargs)
+        stable_baselines_check_env(env)
+        env.close()
+
+
+def test_is_made_by_its_qualified_id_and_truncated_after_200_steps() -> None:
+    env = gym.make("lewm_agent.envs:lewm/Cube-v0")
+    env.reset(seed=0)
+    ends = [env.step(env.action_space.sample())[2:4] for _ in range(200)]
+    assert ends == [(False, False)] * 199 + [(False, True)]
+
+
+# A fork after drawing hangs, so processes are spawned.
+@pytest.mark.parametrize(("mode", "vector_kwargs"), [("sync", {}), ("async", {"context": "spawn"})])
+def test_runs_vectorized_with_frames_and_rows_equal_single_environments(mode: Any, vector_kwargs: Any) -> None:
+    vector: Any = gym.make_vec(
+        "lewm/Cube-v0",
+        num_envs=2,
+        vectorization_mode=mode,
+        vector_kwargs=vector_kwargs,
+        render_mode="rgb_array",
+        image_size=32,
+    )
+    single = gym.make("lewm/Cube-v0", render_mode="rgb_array", image_size=32)
+    try:
+        observations, info = vector.reset(seed=[5, 6])
+        expected, expected_info = single.reset(seed=6)
+        np.testing.assert_array_equal(observations[1], expected)
+        np.testing.assert_array_equal(info["state"][1], expected_info["state"])
+        action = np.array([0.3, -0.4, -1.0, 0.5, 1.0], dtype=np.float32)
+        observations, rewards, *_, info = vector.step(np.stack([action, action]))
+        expected, reward, *_, expected_info = single.step(action)
+        np.testing.assert_array_equal(observations[1], expected)
+        assert rewards[1] == reward
+        assert info["physics"]["cube_x"][1] == expected_info["physics"]["cube_x"]
+        np.testing.assert_array_equal(vector.render()[1], single.render())
+    finally:
+        vector.close()
+        single.close()
+
+
+def test_pixels_come_from_the_wrappers() -> None:
+    env = make_pixel_env("cube", image_size=32)
+    observation, _ = env.reset(seed=0)
+    assert observation["pixels"].shape == observation["goal"].shape == (32, 32, 3)
+    assert not np.array_equal(observation["pixels"], observation["goal"])
+    env.close()
+
+
+def test_making_other_environments_does_not_import_mujoco() -> None:
+    program = (
+        "import sys, gymnasium, lewm_agent.envs.cube, lewm_agent.agents.cube_expert, lewm_agent.eval.cube_rules; "
+        "gymnasium.make('lewm_agent.envs:lewm/TwoRoom-v0'); "
+        "assert not {'mujoco', 'OpenGL', 'ogbench', 'dm_control'} & {name.split('.')[0] for name in sys.modules}"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+# OGBench
+
+
+@pytest.mark.parametrize(("cubes", "kind"), [(1, "single"), (2, "double")])
+def test_starts_and_moves_bit_for_bit_as_ogbench(cubes: int, kind: str) -> None:
+    env = CubeEnv(cubes=cubes)
+    info = env.reset(seed=3)[1]
+    from ogbench.manipspace.envs.cube_env import CubeEnv as OGBenchCubeEnv
+
+    reference = OGBenchCubeEnv(kind, mode="data_collection", terminate_at_goal=False)
+    reference.reset(seed=3)
+    for action in [STAY, *np.random.default_rng(0).uniform(-1.2, 1.2, (40, 5))]:
+        cube = cube_values(info["state"])
+        assert reference.data.qpos.tobytes() == np.append(info["state"][JOINT_POSITIONS], cube[:, :7]).tobytes()
+        assert reference.data.qvel[14:].tobytes() == cube[:, 7:13].tobytes()
+        measured = reference.compute_ob_info()
+        np.testing.assert_array_equal(effector_position(info["state"]), measured["proprio/effector_pos"])
+        np.testing.assert_allclose(effector_yaw(info["state"]), measured["proprio/effector_yaw"][0], atol=1e-9)
+        np.testing.assert_allclose(gripper_closure(info["state"]), measured["proprio/gripper_opening"][0])
+        np.testing.assert_allclose(cube_yaws(info["state"])[0], measured["privileged/block_0_yaw"][0], atol=1e-9)
+        assert info["state"][GRIPPER_CONTACT] == measured["proprio/gripper_contact"][0]
+        reference.step(np.clip(action, -1.0, 1.0))
+        info = env.step(action)[4]
+    np.testing.assert_array_equal(reference.action_high, ACTION_SCALE)
+    np.testing.assert_array_equal(reference._arm_sampling_bounds, EFFECTOR_RANGE)
+    np.testing.assert_array_equal(reference._target_sampling_bounds, SAMPLING_RANGE)
+    assert reference.control_timestep() == CONTROL_TIMESTEP
+
+
+def test_neither_environment_nor_expert_touches_the_global_generator() -> None:
+    results = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        before = np.random.get_state()[1].tobytes()
+        env = CubeEnv()
+        _, info = env.reset(seed=4)
+        expert = CubeExpert(env)
+        states = []
+        for policy_seed in (0, 1, 2, 3):
+            expert.reset(policy_seed)
+            for _ in range(20):
+                info = env.step(expert(None, info))[4]
+            states.append(info["state"])
+        results.append(np.array(states).tobytes())
+        assert np.random.get_state()[1].tobytes() == before
+    assert results[0] == results[1]
+
+
+# States, goals, success
+
+
+def test_seed_decides_start_and_goal() -> None:
+    first, second, other = (CubeEnv().reset(seed=seed)[1] for seed in (3, 3, 4))
+    assert first["state"].tobytes() == second["state"].tobytes()
+    assert first["goal_state"].tobytes() == second["goal_state"].tobytes()
+    assert not np.array_equal(first["state"], other["state"])
+    assert not np.array_equal(first["state"], first["goal_state"])
+
+
+def test_starts_and_goals_cover_the_table_and_cubes_do_not_overlap() -> None:
+    env = CubeEnv(cubes=4)
+    infos = [env.reset(seed=seed)[1] for seed in range(60)]
+    low, high = np.array(SAMPLING_RANGE)
+    for name in ("state", "goal_state"):
+        places = np.array([cube_positions(info[name]) for info in infos])
+        assert (places[..., :2].min(axis=(0, 1)) < low + 0.02).all()
+        assert (places[..., :2].max(axis=(0, 1)) > high - 0.02).all()
+        gaps = np.linalg.norm(places[:, :, None, :2] - places[:, None, :, :2], axis=-1) + np.eye(4)
+        assert gaps.min() >= CUBE_SPACING
+        grippers = effector_position([info[name] for info in infos])
+        assert (grippers > np.array(EFFECTOR_RANGE[0]) - 1e-3).all()
+        assert (grippers < np.array(EFFECTOR_RANGE[1]) + 1e-3).all()
+
+
+def test_success_needs_the_cube_within_4_cm_and_terminates_only_if_told_to() -> None:
+    for kwargs, offset, success, terminated in (
+        ({"terminate_on_success": True}, [0.0, 0.039, 0.0], True, True),
+        ({"terminate_on_success": True}, [0.0, 0.041, 0.0], False, False),
+        ({}, [0.0, 0.0, 0.0], True, False),
+    ):
+        env = placed(PLACE + offset, PLACE, **kwargs)
+        _, reward, ended, truncated, info = env.step(STAY)
+        assert (info["is_success"], ended, truncated) == (success, terminated, False)
+        assert info["distance"] == pytest.approx(np.linalg.norm(offset), abs=2e-4)
+        assert reward == -info["distance"]
+
+
+def test_the_farthest_cube_decides() -> None:
+    state = start(cubes=3)
+    goal = state
+    for cube, offset in enumerate((0.01, 0.03, 0.02)):
+        goal = with_cube_at(goal, cube_positions(state)[cube] + [0.0, 0.0, offset], cube=cube)
+    env = CubeEnv(cubes=3)
+    _, info = env.reset(options={"state": state, "goal_state": goal})
+    assert info["distance"] == pytest.approx(0.03)
+    assert info["is_success"]
+    goal = with_cube_at(goal, cube_positions(state)[2] + [0.05, 0.0, 0.0], cube=2)
+    assert not env.reset(options={"state": state, "goal_state": goal})[1]["is_success"]
+
+
+def test_restores_any_state_of_an_episode_bit_for_bit(recorded: dict[str, np.ndarray]) -> None:
+    states, actions = recorded["states"], recorded["actions"]
+    assert states[:, CUBES + 2].max() > 0.08  # it is lifted
+    env = CubeEnv()
+    for first in range(0, 90, 11):
+        env.reset(seed=99)
+        episode(env, np.random.default_rng(first).uniform(-1.0, 1.0, (7, 5)))
+        _, info = env.reset(seed=99, options={"state": states[first], "goal_state": recorded["goal"]})
+        replay = np.array([info["state"], *episode(env, actions[first:])])
+        assert replay.tobytes() == states[first:].tobytes()
+        assert info["goal_state"].tobytes() == recorded["goal"].tobytes()
+
+
+def test_two_environments_do_not_share_a_simulation() -> None:
+    first, second, alone = placed(), placed(ELSEWHERE), placed()
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (10, 5))
+    expected = episode(alone, actions)
+    for action, state in zip(actions, expected, strict=True):
+        second.step(-action)
+        assert first.step(action)[4]["state"].tobytes() == state.tobytes()
+
+
+def test_info_and_options_do_not_share_memory_with_the_environment() -> None:
+    state, goal = start(), start(1)
+    kept, kept_goal = state.copy(), goal.copy()
+    env = CubeEnv()
+    _, info = env.reset(options={"state": state, "goal_state": goal})
+    for array in (state, goal, info["state"], info["goal_state"]):
+        array[:] = 0.0
+    info = env.step(STAY)[4]
+    env.reset(options={"state": kept, "goal_state": kept_goal})
+    assert info["state"].tobytes() == env.step(STAY)[4]["state"].tobytes()
+    assert info["goal_state"].tobytes() == kept_goal.tobytes()
+
+
+def test_a_pickled_environment_continues_alike(drawing: Any) -> None:
+    env = drawing()
+    env.step(np.array([1.0, 0.0, -1.0, 0.5, 1.0]))
+    frame = env.render()
+    copied = pickle.loads(pickle.dumps(env))
+    np.testing.assert_array_equal(copied.render(), frame)
+    copied.close()
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (10, 5))
+    assert episode(copied, actions).tobytes() == episode(env, actions).tobytes()
+
+
+def test_physics_names_what_the_state_holds() -> None:
+    env = CubeEnv(cubes=2)
+    _, info = env.reset(seed=0)
+    physics, state = info["physics"], info["state"]
+    assert [physics[f"cube_2_{axis}"] for axis in "xyz"] == cube_positions(state)[1].tolist()
+    assert physics["cube_yaw"] == cube_yaws(state)[0]
+    for _ in range(10):
+        physics = env.step(np.array([0.0, 0.0, 1.0, 0.0, 1.0]))[4]["physics"]
+    assert physics["gripper_closure"] > 0.9
+    assert physics["effector_z"] > info["physics"]["effector_z"]
+
+
+# Drawing
+
+
+def test_frames_show_the_cube_where_it_is(drawing: Any) -> None:
+    right, up = np.array([0.0, 1.0, 0.0]), np.array([-0.628, 0.001, 0.778])
+    up = up / np.linalg.norm(up)
+    camera, back = np.array([1.053, -0.014, 0.639]), np.cross(right, up)
+    for size in (32, 100, 128):
+        env = drawing(image_size=size, factors={"cube_color": (255, 0, 0)})
+        for place in ([0.32, 0.28, 0.02], [0.5, -0.25, 0.02], [0.5, 0.2, 0.02]):
+            env.reset(options={"state": with_cube_at(start(), place)})
+            frame = env.render()
+            assert (frame.shape, frame.dtype) == ((size, size, 3), np.uint8)
+            red = np.clip(frame[..., 0].astype(float) - frame[..., 2] - 30.0, 0.0, None)
+            rows, columns = np.mgrid[:size, :size] + 0.5
+            seen = np.array([(red * columns).sum(), (red * rows).sum()]) / red.sum()
+            away = np.array(place) - camera
+            scale = size / 2 / math.tan(math.radians(22.5)) / -(away @ back)
+            expected = size / 2 + scale * np.array([away @ right, -(away @ up)])
+            np.testing.assert_allclose(seen, expected, atol=0.02 * size)
+
+
+def test_the_lighter_model_looks_like_the_original(drawing: Any) -> None:
+    env = drawing(image_size=128)
+    from ogbench.manipspace.envs.cube_env import CubeEnv as OGBenchCubeEnv
+
+    original = OGBenchCubeEnv(
+        "single", mode="data_collection", ob_type="pixels", visualize_info=False, width=128, height=128
+    )
+    original.reset(seed=0)
+    original.data.qpos[:] = np.append(start()[JOINT_POSITIONS], cube_values(with_cube_at(start(), PLACE))[:, :7])
+    original.set_state(original.data.qpos, original.data.qvel)
+    difference = np.abs(env.render().astype(int) - original.render())
+    assert difference.mean() < 1.0
+    assert np.median(difference) <= 1.0
+    assert cube_scene.drawn_model(env._simulation._env).nmeshface < 18_000 < original.model.nmeshface / 10
+
+
+def test_the_goal_is_not_in_the_frame(drawing: Any) -> None:
+    np.testing.assert_array_equal(drawing(goal=ELSEWHERE).render(), drawing(goal=PLACE + 0.03).render())
+
+
+def test_goal_frame_is_the_frame_at_the_goal_and_disturbs_nothing(drawing: Any) -> None:
+    env, undisturbed, at_goal = drawing(), placed(), drawing(ELSEWHERE)
+    np.testing.assert_array_equal(env.goal_frame(), at_goal.render())
+    assert not np.array_equal(env.goal_frame(), env.render())
+    for action in np.random.default_rng(0).uniform(-1.0, 1.0, (5, 5)):
+        assert env.step(action)[4]["state"].tobytes() == undisturbed.step(action)[4]["state"].tobytes()
+        before = env.render()
+        env.goal_frame()
+        np.testing.assert_array_equal(env.render(), before)
+
+
+def test_a_returned_frame_may_be_written_to(drawing: Any) -> None:
+    for size in (64, 128):
+        env = drawing(image_size=size)
+        first = env.render()
+        kept = first.copy()
+        first[:] = 7
+        np.testing.assert_array_equal(env.render(), kept)
+
+
+def test_closing_frees_the_canvas_and_the_environment_can_go_on(drawing: Any) -> None:
+    env = drawing()
+    frame = env.render()
+    closed = env._canvas.close
+    env.close()
+    assert not closed.alive
+    env.close()
+    np.testing.assert_array_equal(env.render(), frame)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cube_color": (0, 0, 255)},
+        {"second_cube_color": [255, 255, 255]},
+        {"floor_color": (200, 220, 255)},
+        {"light_color": (255, 120, 60)},
+    ],
+)
+def test_every_factor_changes_the_picture_by_each_way_of_setting_it_and_not_the_motion(
+    drawing: Any, change: dict[str, Any]
+) -> None:
+    options = {"state": start(1, cubes=2), "goal_state": start(2, cubes=2)}
+
+    def two_cubes(**kwargs: Any) -> CubeEnv:
+        env = CubeEnv(cubes=2, render_mode="rgb_array", image_size=64, **kwargs)
+        env.reset(options=options)
+        return env
+
+    env = two_cubes()
+    plain = env.render()
+    env.set_factors(**change)
+    changed = env.render()
+    assert np.abs(changed.astype(int) - plain).max() > 50
+    env.reset(options=options)
+    np.testing.assert_array_equal(env.render(), plain)  # a reset undoes it
+    env.reset(options={**options, "factors": change})
+    np.testing.assert_array_equal(env.render(), changed)
+    built = two_cubes(factors=CubeFactors(**change))
+    np.testing.assert_array_equal(built.render(), changed)
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 5))
+    assert episode(built, actions).tobytes() == episode(two_cubes(), actions).tobytes()
+    env.close()
+    built.close()
+
+
+def test_merging_vertices_keeps_what_spans_cells_and_drops_what_collapses() -> None:
+    vertices = np.array([[0.1, 0.1, 0.1], [0.3, 0.3, 0.3], [1.5, 0.5, 0.5], [0.5, 1.5, 0.5], [0.5, 1.5, 0.7]])
+    faces = np.array([[0, 2, 3], [2, 4, 1], [0, 3, 4], [3, 2, 0], [0, 1, 2]])
+    merged, kept = cube_scene.merge_vertices(vertices, faces, 1.0)
+    np.testing.assert_allclose(merged, [[0.2, 0.2, 0.2], [0.5, 1.5, 0.6], [1.5, 0.5, 0.5]])
+    assert sorted(kept.tolist()) == [[0, 1, 2], [0, 2, 1]]  # one triangle, seen from both sides
+
+
+# The expert
+
+
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_expert_reaches_goals_and_goes_on_to_new_targets(oracle: str) -> None:
+    env = CubeEnv()
+    reached, places = 0, []
+    for seed in range(4):
+        _, info = env.reset(seed=seed)
+        expert = expert_of(oracle, env, burst_episodes=0.0)
+        successes = []
+        for _ in range(200):
+            info = env.step(expert(None, info))[4]
+            successes.append(info["is_success"])
+        reached += any(successes)
+        places.append(info["distance"])
+    assert reached == 4
+    assert max(places) > 0.1  # the cube has left its goal again
+
+
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_expert_builds_a_tower(oracle: str) -> None:
+    env = CubeEnv(cubes=2, terminate_on_success=True)
+    state = start(cubes=2)
+    goal = with_cube_at(state, [0.42, 0.0, 0.06], cube=0)
+    goal = with_cube_at(goal, [0.42, 0.0, 0.02], cube=1)
+    _, info = env.reset(options={"state": state, "goal_state": goal})
+    expert = expert_of(oracle, env, noise=0.0, burst_episodes=0.0)
+    for _ in range(250):
+        _, _, terminated, _, info = env.step(expert(None, info))
+        if terminated:
+            break
+    assert info["is_success"]
+    assert info["physics"]["cube_z"] > 0.04
+
+
+def test_expert_depends_on_its_seed_alone_and_can_be_pickled() -> None:
+    env = CubeEnv()
+    _, info = env.reset(seed=0)
+    expert = CubeExpert(env)
+
+    def actions(seed: int) -> list[list[float]]:
+        expert.reset(seed)
+        return [expert(None, info).tolist() for _ in range(3)]
+
+    kinds = {seed: (actions(seed), expert.oracle) for seed in range(8)}
+    assert {oracle for _, oracle in kinds.values()} == set(ORACLES)
+    assert len({str(drawn) for drawn, _ in kinds.values()}) == 8
+    for seed, (drawn, _) in kinds.items():
+        assert actions(seed) == drawn
+        copied = pickle.loads(pickle.dumps(expert))
+        np.testing.assert_array_equal(copied(None, info), expert(None, info))
+    action = expert(None, info)
+    assert action.dtype == np.float32
+    assert env.action_space.contains(action)
+
+
+def test_some_episodes_have_bursts_of_one_random_action() -> None:
+    env = CubeEnv()
+    _, info = env.reset(seed=0)
+    for share, longest in ((0.0, 0), (1.0, 8)):
+        expert = expert_of("markov", env, burst_episodes=share)
+        actions = np.array([expert(None, info) for _ in range(150)])  # the noise makes all others differ
+        same = "".join("r" if repeat else "." for repeat in (actions[1:] == actions[:-1]).all(axis=1))
+        lengths = [len(run) + 1 for run in same.split(".") if run]
+        assert max(lengths, default=0) <= longest
+        assert bool(lengths) == bool(longest)
+        assert min(lengths, default=3) >= 3
+
+
+def test_expert_refuses_other_environments_and_bad_arguments() -> None:
+    with pytest.raises(TypeError, match="needs a cube environment"):
+        CubeExpert(gym.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="noise must be zero or more, got -1"):
+        CubeExpert(CubeEnv(), noise=-1.0)
+    with pytest.raises(ValueError, match=r"burst_episodes must lie in \[0, 1\], got 2"):
+        CubeExpert(CubeEnv(), burst_episodes=2.0)
+
+
+# The rules of evaluation
+
+
+def test_rule_of_the_cubes_is_the_success_of_the_environment(recorded: dict[str, np.ndarray]) -> None:
+    states, goal = recorded["states"], recorded["goal"]
+    env = CubeEnv()
+    told = [env.reset(options={"state": state, "goal_state": goal})[1]["is_success"] for state in states]
+    assert cube_rules.cubes_at_goal(states, goal).tolist() == told
+    assert set(told) == {True, False}
+
+
+def test_angle_between_cubes_is_modulo_the_turns_of_a_cube() -> None:
+    rng = np.random.default_rng(0)
+    assert cube_rules.CUBE_ROTATIONS.shape == (24, 4)
+    group = Rotation.create_group("O")
+    goal, states = start(), np.repeat(start()[None], 40, axis=0)
+    turned = Rotation.random(40, rng=rng)
+    goal_turn = Rotation.random(rng=rng)
+    goal[CUBES + 3 : CUBES + 7] = goal_turn.as_quat(scalar_first=True)
+    states[:, CUBES + 3 : CUBES + 7] = (goal_turn * turned).as_quat(scalar_first=True)
+    expected = np.min([(turned * turn).magnitude() for turn in group], axis=0)
+    np.testing.assert_allclose(cube_rules.cube_angles(states, goal)[:, 0], expected, atol=1e-6)
+
+
+def test_strict_rule_wants_place_and_turn_for_three_steps_in_a_row() -> None:
+    state = start()
+    quarter, degree = math.pi / 2, math.pi / 180
+    goal = with_cube_at(state, PLACE, yaw=0.3)
+    near = with_cube_at(state, PLACE + np.array([0.029, 0.0, 0.0]), yaw=0.3 + quarter + 14 * degree)
+    far = with_cube_at(state, PLACE + np.array([0.031, 0.0, 0.0]), yaw=0.3)
+    turned = with_cube_at(state, PLACE, yaw=0.3 - 16 * degree)
+    states = np.array([near, near, far, near, near, near, near, turned, near])
+    match = [True, True, False, True, True, True, True, False, True]
+    assert cube_rules.cubes_match_goal(states, goal).tolist() == match
+    stays = [False, False, False, False, False, True, True, False, False]
+    assert cube_rules.cubes_stay_at_goal(states, goal).tolist() == stays
+    assert not cube_rules.cubes_stay_at_goal(states[:2], goal).any()
+
+
+def test_pairs_that_start_solved_do_not_count() -> None:
+    state = start()
+
+    def window(offset: float, yaw: float = 0.0) -> np.ndarray:
+        ends = [with_cube_at(state, PLACE + np.array([offset, 0.0, 0.0]), yaw), with_cube_at(state, PLACE)]
+        return np.linspace(*ends, 26)
+
+    assert cube_rules.cubes_start_apart(window(0.041))
+    assert not cube_rules.cubes_start_apart(window(0.039))
+    assert cube_rules.cubes_start_unmatched(window(0.031))
+    assert not cube_rules.cubes_start_unmatched(window(0.029))
+    assert cube_rules.cubes_start_unmatched(window(0.0, yaw=0.4))
+
+
+def test_every_cube_counts_in_the_rules() -> None:
+    state = start(cubes=2)
+    goal = with_cube_at(state, cube_positions(state)[1] + [0.0, 0.05, 0.0], cube=1)
+    assert not cube_rules.cubes_at_goal(state[None], goal)[0]
+    assert not cube_rules.cubes_match_goal(state[None], goal)[0]
+    np.testing.assert_allclose(cube_distances(state, goal), [0.0, 0.05])
+
+
+def test_at_rest_stops_arm_and_cubes_where_they_are(recorded: dict[str, np.ndarray]) -> None:
+    states = recorded["states"][30:60]
+    before = states.copy()
+    resting = cube_rules.at_rest(states)
+    changed = (resting != states).any(axis=0)
+    velocities = [*range(27, 41), *range(62, 68)]
+    assert set(np.flatnonzero(changed)) <= set(velocities)
+    assert not resting[:, velocities].any()
+    assert cube_rules.at_rest(states[0]).tobytes() == resting[0].tobytes()
+    assert states.tobytes() == before.tobytes()
+    CubeEnv().reset(options={"state": resting[0]})
+
+
+def test_starts_at_the_cube_are_told_from_those_away(recorded: dict[str, np.ndarray]) -> None:
+    states = recorded["states"]
+    told = [cube_rules.gripper_at_cube(state) for state in states]
+    assert not told[0]
+    lifted = states[:, CUBES + 2] > 0.08
+    assert all(np.array(told)[lifted])
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"render_mode": "human"}, "render_mode must be None or 'rgb_array', got 'human'"),
+        ({"image_size": 15}, "image_size must be an integer of at least 16, got 15"),
+        ({"cubes": 5}, "cubes must be an integer from 1 to 4, got 5"),
+        ({"cubes": True}, "cubes must be an integer from 1 to 4, got True"),
+        ({"factors": {"cube_colour": (0, 0, 0)}}, "unknown factor 'cube_colour'; the factors are cube_color"),
+        ({"factors": {"floor_color": (0, 0, 256)}}, "floor_color must be three integers from 0 to 255"),
+        ({"factors": "red"}, "factors must be a mapping"),
+    ],
+)
+def test_bad_arguments_are_told(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CubeEnv(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": [1.0, 2.0]}, r"'state' must have shape \(74,\) \(1 cube\(s\)\), got shape \(2,\)"),
+        ({"goal_state": np.full(74, np.nan)}, r"'goal_state' must be finite"),
+        ({"state": np.zeros(74)}, "'state' must hold unit quaternions for its cubes, got length 0.0"),
+        ({"goal": np.zeros(74)}, "unknown reset option 'goal'; the options are state, goal_state, factors"),
+        ({"factors": [1]}, "reset option 'factors' must be a mapping"),
+        ({"factors": {"size": 1}}, "unknown factor 'size'"),
+    ],
+)
+def test_bad_options_are_told_and_leave_the_episode_alone(options: dict[str, Any], message: str) -> None:
+    env, undisturbed = placed(), placed()
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    assert env.step(STAY)[4]["state"].tobytes() == undisturbed.step(STAY)[4]["state"].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("action", "message"), [([1.0], r"shape \(5,\), got shape \(1,\)"), ([np.nan] * 5, "must be finite")]
+)
+def test_bad_actions_are_told(action: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        placed().step(action)
+
+
+def test_frames_need_a_render_mode_and_everything_needs_a_reset() -> None:
+    env = placed()
+    for draw in (env.render, env.goal_frame):
+        with pytest.raises(ValueError, match='frames need render_mode="rgb_array"'):
+            draw()
+    fresh = CubeEnv(render_mode="rgb_array")
+    for use in (fresh.render, fresh.goal_frame, lambda: fresh.step(STAY)):
+        with pytest.raises(gym.error.ResetNeeded, match="call reset"):
+            use()
