@@ -9,7 +9,7 @@ draws from, so no training has seen them. ``docs/protocols.md`` tells the rules 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ class Protocol:
         success: from visited states (T, S) and goal (S,), whether the pair counts as solved at each of the T times.
         start: from a recorded state (S,) to the one the agent begins in, such as the same without motion.
         pool: draw rows uniformly from this many held-out episodes; None: at most one pair from an episode.
-        environment_kwargs: what the environment is made with.
+        environment_kwargs: what the environment is made with, beyond what the agent was trained with.
     """
 
     eligible: Callable[[States], bool]
@@ -122,7 +122,7 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         ),
     },
     "lewm/TwoRoom-v0": {
-        "paper": Protocol(_always, two_room_rules.near_goal, pool=1000),
+        "paper": Protocol(_always, two_room_rules.near_goal, pool=1000, environment_kwargs={"collision": "released"}),
         "moderate": Protocol(
             functools.partial(two_room_rules.clean_crossing, radius=two_room_rules.PAPER_RADIUS),
             two_room_rules.near_goal,
@@ -144,7 +144,9 @@ def protocol(environment: str, name: str) -> Protocol:
     return chosen
 
 
-def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list[Pair]:
+def draw_pairs(
+    environment: str, rules: Protocol, count: int, seed: int, environment_kwargs: Mapping[str, Any] | None = None
+) -> list[Pair]:
     """Draw pairs from held-out episodes.
 
     Args:
@@ -152,6 +154,7 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
         rules: which pairs count.
         count: how many, at least 1.
         seed: of the held-out episodes and of the choice among their rows.
+        environment_kwargs: of the environment the episodes are recorded in, such as the number of cubes.
 
     Raises:
         ValueError: ``count`` is less than 1, or so many eligible pairs cannot be found.
@@ -159,7 +162,7 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
     if count < 1:
         raise ValueError(f"episodes must be at least 1, got {count}")
     rng = np.random.default_rng([seed, HELD_OUT_STREAM])
-    episodes = held_out_episodes(environment, seed)
+    episodes = held_out_episodes(environment, seed, environment_kwargs)
     if rules.pool is not None:
         pool = [pair for _ in range(max(rules.pool, count)) for pair in _windows(*next(episodes), rules)]
         return [pool[i] for i in np.sort(rng.choice(len(pool), count, replace=False))]
@@ -175,10 +178,12 @@ def draw_pairs(environment: str, rules: Protocol, count: int, seed: int) -> list
     raise ValueError(f"{MOST_EPISODES} held-out episodes of {environment} hold only {len(pairs)} eligible pairs")
 
 
-def held_out_episodes(environment: str, seed: int) -> Iterator[tuple[int, Episode]]:
+def held_out_episodes(
+    environment: str, seed: int, environment_kwargs: Mapping[str, Any] | None = None
+) -> Iterator[tuple[int, Episode]]:
     """Endless recorded episodes, without pixels, that no collection with any seed contains."""
     behavior, ends_at_success = RECORDED_FROM[environment]
-    env = gym.make(environment, terminate_on_success=ends_at_success)
+    env = gym.make(environment, **{**(environment_kwargs or {}), "terminate_on_success": ends_at_success})
     policy = behavior_policy(behavior, env)
     number = 0
     while True:

@@ -95,10 +95,14 @@ def evaluate(options: Options) -> tuple[dict[str, Any], list[Trace]]:
     agent = LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
     if agent.description.environment != environment:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
-    pairs = draw_pairs(environment, rules, options.episodes, options.seed)
-    make = functools.partial(_make, environment, rules, agent.config.model.image_size)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+        drawing = progress.add_task("drawing pairs", total=None)
+        pairs = draw_pairs(environment, rules, options.episodes, options.seed, agent.description.environment_kwargs)
+        progress.remove_task(drawing)
+        make = functools.partial(
+            _make, environment, {**agent.description.environment_kwargs, **rules.environment_kwargs}
+        )
         traces, clock = play_agent(
             make,
             agent,
@@ -108,23 +112,18 @@ def evaluate(options: Options) -> tuple[dict[str, Any], list[Trace]]:
             keep_frames=options.videos if options.video else 0,
             progress=progress,
         )
-    others = {
-        name: _solved(play_floor(make, pairs, floor, options.seed), pairs, rules)
-        for name, floor in floors(environment, *action_bounds(agent.action_space)).items()
-    }
+        low_and_high = action_bounds(agent.action_space)
+        others = {
+            name: _solved(play_floor(make, pairs, floor, options.seed), pairs, rules)
+            for name, floor in progress.track(floors(environment, *low_and_high).items(), description="floors")
+        }
     return _result(options, environment, agent, pairs, traces, rules, clock, others), traces
 
 
-def _make(environment: str, rules: Protocol, image_size: int) -> gym.Env[Any, Any]:
+def _make(environment: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """The task's own termination is off: an episode goes on after its first success."""
-    return gym.make(
-        environment,
-        render_mode="rgb_array",
-        image_size=image_size,
-        terminate_on_success=False,
-        disable_env_checker=True,
-        **rules.environment_kwargs,
-    )
+    fixed = {"render_mode": "rgb_array", "terminate_on_success": False}
+    return gym.make(environment, disable_env_checker=True, **{**kwargs, **fixed})
 
 
 def _holds(trace: Trace, pair: Pair, rules: Protocol) -> Any:
