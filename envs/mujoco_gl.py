@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes.util
 import importlib
 import os
 import sys
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,9 @@ _ADVICE = (
     "OSMesa (apt-get install libosmesa6); if one is installed, set MUJOCO_GL=egl or MUJOCO_GL=osmesa before mujoco is "
     "first imported"
 )
+
+
+_RENDERERS: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def import_mujoco() -> ModuleType:
@@ -37,16 +42,26 @@ def import_mujoco() -> ModuleType:
 
 
 def make_renderer(model: Any, height: int, width: int) -> Any:
-    """Make a ``mujoco.Renderer`` for frames of (height, width, 3); close it when done.
+    """Make a ``mujoco.Renderer`` for frames of (height, width, 3); close it when done, or leave it to the end of Python.
 
     Raises:
         RuntimeError: if there is no OpenGL to draw with; the message says what to install.
     """
     mujoco = import_mujoco()
     try:
-        return mujoco.Renderer(model, height, width)
+        renderer = mujoco.Renderer(model, height, width)
     except Exception as error:  # every library fails with exceptions of its own kind
         raise RuntimeError(_advice()) from error
+    _RENDERERS.add(renderer)
+    # mujoco and dm_control end OpenGL at exit, whichever was imported last first; renderers must close before either.
+    atexit.unregister(_close_renderers)
+    atexit.register(_close_renderers)
+    return renderer
+
+
+def _close_renderers() -> None:
+    for renderer in list(_RENDERERS):
+        renderer.close()
 
 
 def _available_backend() -> str | None:

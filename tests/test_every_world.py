@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,15 @@ def test_collect_learn_and_evaluate(world: str, tiny_config: AgentConfig, tmp_pa
         result = json.loads(output.read_text())
         assert result["env"] == ENVIRONMENTS[world]
         assert result["floors"]["replay"]["success_rate"] >= result["floors"]["zero_action"]["success_rate"]
+
+
+def test_python_ends_quietly_with_open_renderers() -> None:
+    code = """
+import gymnasium as gym, lewm_agent.envs
+envs = [gym.make(f"lewm/{name}-v0", render_mode="rgb_array", image_size=64) for name in ("Reacher", "Cube", "Reacher")]
+for env in envs:
+    env.reset(seed=0)
+    env.render()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
