@@ -8,17 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from lewm_agent.envs.cube_scene import MINIMUM_IMAGE_SIZE, CubeCanvas, CubeFactors, Frame
+from lewm_agent.envs.cube_scene import CubeCanvas, CubeFactors
+from lewm_agent.envs.goal_env import Frame, GoalEnv, Observation, Vector, is_integer
 from lewm_agent.envs.mujoco_gl import import_mujoco
-
-Vector = npt.NDArray[np.float64]
-Observation = npt.NDArray[np.float32]
-Action = npt.NDArray[np.float32]
 
 MOST_CUBES = 4
 SUCCESS_DISTANCE = 0.04
@@ -56,7 +52,6 @@ _GRIPPER_JOINT = 6
 _GRIPPER_CLOSED = 0.8  # rad
 _FULL_CONTACT = 50.0  # N
 _ENVIRONMENT_TYPES = ("single", "double", "triple", "quadruple")
-_OPTIONS = ("state", "goal_state", "factors")
 _CUBE_OBSERVATION = np.array([2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 1.0, 1.0])
 _ROBOT_OBSERVATION = np.repeat([2.0 * math.pi, 20.0, 2.0, 1.0, 1.0], [6, 6, 3, 2, 2])
 
@@ -122,7 +117,7 @@ def with_cube_at(state: npt.ArrayLike, position: npt.ArrayLike, yaw: float = 0.0
     return changed
 
 
-class CubeEnv(gym.Env[Observation, Action]):
+class CubeEnv(GoalEnv[CubeFactors]):
     """Bring one to four cubes to goal positions with a robot arm.
 
     ## Description
@@ -263,88 +258,15 @@ class CubeEnv(gym.Env[Observation, Action]):
             RuntimeError: if ``MUJOCO_GL`` names an OpenGL library that is not installed.
             ValueError: if an argument is outside its range.
         """
-        _check_arguments(render_mode, image_size, cubes)
-        self.render_mode = render_mode
-        self.image_size = int(image_size)
+        super().__init__(render_mode, image_size, terminate_on_success, CubeFactors.from_given(factors))
+        if not is_integer(cubes) or not 1 <= cubes <= MOST_CUBES:
+            raise ValueError(f"cubes must be an integer from 1 to {MOST_CUBES}, got {cubes!r}")
         self.cubes = int(cubes)
-        self.terminate_on_success = bool(terminate_on_success)
         bounds = np.concatenate([_ROBOT_OBSERVATION, *[_CUBE_OBSERVATION] * self.cubes]).astype(np.float32)
         self.observation_space = spaces.Box(-bounds, bounds, dtype=np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (5,), np.float32)
-        if not isinstance(factors, CubeFactors):
-            factors = CubeFactors().changed(_checked_mapping("factors", factors))
-        self._factors = self._initial_factors = factors
         self._simulation: _Simulation = _Simulation(self.cubes)
         self._canvas: CubeCanvas | None = None
-        self._state: Vector | None = None
-        self._goal = np.zeros(CUBES + CUBE_VALUES * self.cubes)
-
-    @property
-    def factors(self) -> CubeFactors:
-        """The factors of variation in force."""
-        return self._factors
-
-    def set_factors(self, **changes: Any) -> None:
-        """Change factors of variation from the next frame on, until the next reset.
-
-        Raises:
-            ValueError: for an unknown factor or a value that is not a color.
-        """
-        self._factors = self._factors.changed(changes)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode at a sampled or given state; see "Starting State" in the class.
-
-        Raises:
-            ValueError: if an option is unknown, or its value has the wrong shape, is not finite, or is not a state.
-        """
-        super().reset(seed=seed)
-        given = self._checked_options(options or {})
-        changes = given.pop("factors", None)
-        self._factors = self._initial_factors.changed(_checked_mapping("reset option 'factors'", changes))
-        start, goal = self._simulation.sample(self.np_random), self._simulation.sample(self.np_random)
-        self._goal = given.get("goal_state", goal)
-        self._state = given.get("state", start)
-        self._simulation.restore(self._state)
-        return self._observation(), self._info()
-
-    def step(self, action: npt.ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Move the gripper by the action (5,), in the units of the class's table, for 0.05 s.
-
-        Raises:
-            ValueError: if the action has another shape or is not finite.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        self._current_state()
-        self._state = self._simulation.step(np.clip(_checked_action(action), -1.0, 1.0))
-        info = self._info()
-        terminated = info["is_success"] and self.terminate_on_success
-        return self._observation(), -info["distance"], terminated, False, info
-
-    def render(self) -> Frame:
-        """Return the current frame, (image_size, image_size, 3) uint8.
-
-        Raises:
-            RuntimeError: if there is no OpenGL library to draw with.
-            ValueError: if the environment was made without ``render_mode="rgb_array"``.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        self._require_render_mode()
-        return self._draw(self._current_state())
-
-    def goal_frame(self) -> Frame:
-        """Return the frame with arm and cubes in the goal state, (image_size, image_size, 3) uint8.
-
-        Raises:
-            RuntimeError: if there is no OpenGL library to draw with.
-            ValueError: if the environment was made without ``render_mode="rgb_array"``.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        self._require_render_mode()
-        self._current_state()
-        return self._draw(self._goal)
 
     def close(self) -> None:
         """Free what drawing holds. The environment can still be used, and closed again."""
@@ -364,10 +286,28 @@ class CubeEnv(gym.Env[Observation, Action]):
         if self._state is not None:
             self._simulation.restore(self._state)
 
-    def _current_state(self) -> Vector:
-        if self._state is None:
-            raise gym.error.ResetNeeded("call reset() first: the environment has no state yet")
-        return self._state
+    def _sample(self) -> tuple[Vector, Vector]:
+        return self._simulation.sample(self.np_random), self._simulation.sample(self.np_random)
+
+    def _checked_state(self, name: str, value: npt.ArrayLike) -> Vector:
+        state = np.array(value, dtype=np.float64)
+        shape = (CUBES + CUBE_VALUES * self.cubes,)
+        if state.shape != shape:
+            given = f"({self.cubes} cube(s)), got shape {state.shape}"
+            raise ValueError(f"reset option {name!r} must have shape {shape} {given}")
+        if not np.isfinite(state).all():
+            raise ValueError(f"reset option {name!r} must be finite, got {state.tolist()}")
+        lengths = np.linalg.norm(cube_quaternions(state), axis=-1)
+        if (np.abs(lengths - 1.0) > 1e-3).any():
+            least = lengths.min()
+            raise ValueError(f"reset option {name!r} must hold unit quaternions for its cubes, got length {least}")
+        return state
+
+    def _restore(self, state: Vector) -> None:
+        self._simulation.restore(state)
+
+    def _advance(self, state: Vector, action: Vector) -> Vector:
+        return self._simulation.step(action)
 
     def _observation(self) -> Observation:
         state = self._current_state()
@@ -380,16 +320,9 @@ class CubeEnv(gym.Env[Observation, Action]):
         space: Any = self.observation_space
         return np.clip(values.astype(np.float32), space.low, space.high)
 
-    def _info(self) -> dict[str, Any]:
-        state = self._current_state()
+    def _outcome(self, state: Vector) -> dict[str, Any]:
         distance = float(cube_distances(state, self._goal).max())
-        return {
-            "state": state.copy(),
-            "goal_state": self._goal.copy(),
-            "is_success": distance <= SUCCESS_DISTANCE,
-            "distance": distance,
-            "physics": _physics(state),
-        }
+        return {"is_success": distance <= SUCCESS_DISTANCE, "distance": distance, "physics": _physics(state)}
 
     def _draw(self, state: Vector) -> Frame:
         if self._canvas is not None and self._canvas.floor_color != self._factors.floor_color:
@@ -398,19 +331,6 @@ class CubeEnv(gym.Env[Observation, Action]):
             self._canvas = self._simulation.canvas(self.image_size, self._factors.floor_color)
         positions = np.concatenate([state[JOINT_POSITIONS], cube_values(state)[:, CUBE_POSE].ravel()])
         return self._canvas.draw(positions, self._factors)
-
-    def _require_render_mode(self) -> None:
-        if self.render_mode is None:
-            raise ValueError('frames need render_mode="rgb_array", but the environment was made with render_mode=None')
-
-    def _checked_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        unknown = [name for name in options if name not in _OPTIONS]
-        if unknown:
-            raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(_OPTIONS)}")
-        return {
-            name: value if name == "factors" else _checked_state(name, value, self.cubes)
-            for name, value in options.items()
-        }
 
 
 class _Simulation:
@@ -522,44 +442,3 @@ def _physics(state: Vector) -> dict[str, float]:
         x, y, z = position.tolist()
         quantities |= {f"{name}_x": x, f"{name}_y": y, f"{name}_z": z, f"{name}_yaw": float(yaw)}
     return quantities
-
-
-def _check_arguments(render_mode: str | None, image_size: int, cubes: int) -> None:
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-    if not _is_integer(image_size) or image_size < MINIMUM_IMAGE_SIZE:
-        raise ValueError(f"image_size must be an integer of at least {MINIMUM_IMAGE_SIZE}, got {image_size!r}")
-    if not _is_integer(cubes) or not 1 <= cubes <= MOST_CUBES:
-        raise ValueError(f"cubes must be an integer from 1 to {MOST_CUBES}, got {cubes!r}")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _checked_mapping(what: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{what} must be a mapping of factor names to values, got {value!r}")
-    return value or {}
-
-
-def _checked_state(name: str, value: npt.ArrayLike, cubes: int) -> Vector:
-    state = np.array(value, dtype=np.float64)
-    shape = (CUBES + CUBE_VALUES * cubes,)
-    if state.shape != shape:
-        raise ValueError(f"reset option {name!r} must have shape {shape} ({cubes} cube(s)), got shape {state.shape}")
-    if not np.isfinite(state).all():
-        raise ValueError(f"reset option {name!r} must be finite, got {state.tolist()}")
-    lengths = np.linalg.norm(cube_quaternions(state), axis=-1)
-    if (np.abs(lengths - 1.0) > 1e-3).any():
-        raise ValueError(f"reset option {name!r} must hold unit quaternions for its cubes, got length {lengths.min()}")
-    return state
-
-
-def _checked_action(action: npt.ArrayLike) -> Vector:
-    values = np.asarray(action, dtype=np.float64)
-    if values.shape != (5,):
-        raise ValueError(f"the action must have shape (5,), got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"the action must be finite, got {values.tolist()}")
-    return values

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import copy
 import functools
-import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lewm_agent.envs.mujoco_gl import import_mujoco, make_renderer
+from lewm_agent.envs.factors import Color, Factors
+from lewm_agent.envs.goal_env import Frame
+from lewm_agent.envs.mujoco_canvas import MujocoCanvas
+from lewm_agent.envs.mujoco_gl import import_mujoco
 
-Color = tuple[int, int, int]
-Frame = npt.NDArray[np.uint8]
 Vertices = npt.NDArray[np.float64]
 Faces = npt.NDArray[np.int64]
 
 CAMERA = "front_pixels"
 """The camera of OGBench's pixel tasks."""
-MINIMUM_IMAGE_SIZE = 16
 ARM_CELL = 0.015
 """Edge of the grid on which the vertices of the arm are merged, m."""
 GRIPPER_CELL = 0.005
@@ -43,7 +41,7 @@ _CUBE_COLORS = ("cube_color", "second_cube_color", "third_cube_color", "fourth_c
 
 
 @dataclass(frozen=True)
-class CubeFactors:
+class CubeFactors(Factors):
     """Factors of variation of the cube task. They change the picture only, never masses or motion.
 
     Attributes:
@@ -65,25 +63,8 @@ class CubeFactors:
     floor_color: Color = (38, 45, 63)
     light_color: Color = (255, 255, 255)
 
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for field in fields(self):
-            object.__setattr__(self, field.name, _checked_color(field.name, getattr(self, field.name)))
 
-    def changed(self, changes: Mapping[str, Any]) -> CubeFactors:
-        """Return a copy with some factors replaced.
-
-        Raises:
-            ValueError: for an unknown factor or a value that is not a color.
-        """
-        known = [field.name for field in fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(known)}")
-        return replace(self, **changes)
-
-
-class CubeCanvas:
+class CubeCanvas(MujocoCanvas):
     """Draws square frames of the cubes and the arm."""
 
     def __init__(self, ogbench_env: Any, size: int, floor_color: Color) -> None:
@@ -98,28 +79,18 @@ class CubeCanvas:
             RuntimeError: if there is no OpenGL library to draw with.
         """
         self.floor_color = floor_color
-        self._size = size
-        self._ratio = -(-_DRAWN_SIZE // size)
         self._cubes = int(ogbench_env._num_cubes)
         self._model: Any = copy.copy(drawn_model(ogbench_env))
         self._data: Any = import_mujoco().MjData(self._model)
         self._lights = self._model.light_diffuse.copy(), self._model.vis.headlight.diffuse.copy()
         _color_floor(self._model, floor_color)
-        drawn = size * self._ratio
-        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = drawn
-        self._renderer = make_renderer(self._model, drawn, drawn)
-        # Freed at the latest when the interpreter begins to end: later, MuJoCo before 4 prints errors.
-        self.close = weakref.finalize(self, self._renderer.close)
+        super().__init__(self._model, size, -(-_DRAWN_SIZE // size))
 
     def draw(self, positions: npt.NDArray[np.float64], factors: CubeFactors) -> Frame:
         """Draw the joint positions ``qpos``; returns (size, size, 3) uint8. The floor is as it was at first."""
-        mujoco = import_mujoco()
         self._paint(factors)
         self._data.qpos[:] = positions
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
-        self._renderer.update_scene(self._data, camera=CAMERA)
-        return _area_average(self._renderer.render(), self._ratio)
+        return self.frame(self._model, self._data, CAMERA)
 
     def _paint(self, factors: CubeFactors) -> None:
         for cube, name in zip(range(self._cubes), _CUBE_COLORS, strict=False):
@@ -221,21 +192,3 @@ def _color_floor(model: Any, color: Color) -> None:
     is_dark, is_light = (texels == dark).all(axis=1), (texels == light).all(axis=1)
     texels[is_dark] = np.round(np.array(color) * (dark / light))
     texels[is_light] = color
-
-
-def _area_average(frame: Frame, ratio: int) -> Frame:
-    """Average the (ratio, ratio) pixels of every pixel of a square frame, rounding to the nearest."""
-    if ratio == 1:
-        return frame
-    size = len(frame) // ratio
-    total = frame.reshape(size, ratio, size, ratio, 3).sum(axis=(1, 3), dtype=np.uint16)
-    average: Frame = ((total + ratio * ratio // 2) // (ratio * ratio)).astype(np.uint8)
-    return average
-
-
-def _checked_color(name: str, value: Any) -> Color:
-    color = np.asarray(value)
-    if color.shape != (3,) or color.dtype.kind not in "iu" or color.min() < 0 or color.max() > 255:
-        raise ValueError(f"{name} must be three integers from 0 to 255, got {value!r}")
-    red, green, blue = color.tolist()
-    return red, green, blue

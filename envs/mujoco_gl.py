@@ -42,7 +42,7 @@ def import_mujoco() -> ModuleType:
 
 
 def make_renderer(model: Any, height: int, width: int) -> Any:
-    """Make a ``mujoco.Renderer`` for frames of (height, width, 3); close it when done, or leave it to the end of Python.
+    """Make a ``mujoco.Renderer`` for frames of (height, width, 3); close it when done, or leave it to Python's end.
 
     Raises:
         RuntimeError: if there is no OpenGL to draw with; the message says what to install.

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from lewm_agent.envs.push_t_scene import MINIMUM_IMAGE_SIZE, Frame, PushTFactors, draw_frame
+from lewm_agent.envs.goal_env import Frame, GoalEnv, Observation
+from lewm_agent.envs.push_t_scene import PushTFactors, draw_frame
 from lewm_agent.envs.push_t_simulation import (
     AGENT_RADIUS,
     RELEASED_STATE_SIZE,
@@ -24,18 +24,14 @@ from lewm_agent.envs.push_t_simulation import (
 )
 
 BlockGoal = Literal["random", "mark"]
-Observation = npt.NDArray[np.float32]
-Action = npt.NDArray[np.float32]
 
 SUCCESS_RADIUS = 20.0
 SUCCESS_ANGLE = math.pi / 9
 AGENT_RANGE = (50.0, 450.0)
 BLOCK_RANGE = (100.0, 400.0)
 
-_OPTIONS = ("state", "goal_state", "factors")
 
-
-class PushTEnv(gym.Env[Observation, Action]):
+class PushTEnv(GoalEnv[PushTFactors]):
     """Push a T-shaped block with a disk until both are where they should be.
 
     ## Description
@@ -140,6 +136,7 @@ class PushTEnv(gym.Env[Observation, Action]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (an instance variable in gym.Env)
+    distance_scale = WORLD_SIZE
 
     def __init__(
         self,
@@ -156,86 +153,21 @@ class PushTEnv(gym.Env[Observation, Action]):
         Raises:
             ValueError: if an argument is outside its range.
         """
-        _check_arguments(render_mode, image_size, success_radius, success_angle)
+        super().__init__(render_mode, image_size, terminate_on_success, PushTFactors.from_given(factors))
         if block_goal not in get_args(BlockGoal):
             raise ValueError(f"block_goal must be 'random' or 'mark', got {block_goal!r}")
-        self.render_mode = render_mode
-        self.image_size = int(image_size)
+        if not (math.isfinite(success_radius) and success_radius > 0):
+            raise ValueError(f"success_radius must be a positive number of pixels, got {success_radius!r}")
+        if not 0.0 < success_angle <= math.pi:
+            raise ValueError(f"success_angle must be an angle above 0 and at most pi, in rad, got {success_angle!r}")
         self.block_goal = block_goal
         self.success_radius = float(success_radius)
         self.success_angle = float(success_angle)
-        self.terminate_on_success = bool(terminate_on_success)
         self.observation_space = spaces.Box(-np.inf, np.inf, (12,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        if not isinstance(factors, PushTFactors):
-            factors = PushTFactors().changed(_checked_mapping("factors", factors))
-        self._initial_factors = self._factors = factors
-        self._state: State | None = None
-        self._goal = np.zeros(STATE_SIZE)
 
-    @property
-    def factors(self) -> PushTFactors:
-        """The factors of variation in force."""
-        return self._factors
-
-    def set_factors(self, **changes: Any) -> None:
-        """Change factors of variation from the next frame on, until the next reset.
-
-        Raises:
-            ValueError: for an unknown factor or a value outside its range.
-        """
-        self._factors = self._factors.changed(changes)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode at a sampled or given state; see "Starting State" in the class.
-
-        Raises:
-            ValueError: if an option is unknown, or its value has the wrong shape or is not finite.
-        """
-        super().reset(seed=seed)
-        given = _checked_options(options or {})
-        changes = given.pop("factors", None)
-        self._factors = self._initial_factors.changed(_checked_mapping("reset option 'factors'", changes))
-        start, goal = self._sample_state(), self._sample_goal()
-        self._state = given.get("state", start)
-        self._goal = given.get("goal_state", goal)
-        return self._observation(), self._info()
-
-    def step(self, action: npt.ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Let the agent head for a target (2,), 100 px from it per unit action, for 0.1 s.
-
-        Raises:
-            ValueError: if the action has another shape or is not finite.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        state = self._current_state()
-        self._state = advance(state, np.clip(_checked_action(action), -1.0, 1.0))
-        info = self._info()
-        terminated = info["is_success"] and self.terminate_on_success
-        return self._observation(), -info["distance"] / WORLD_SIZE, terminated, False, info
-
-    def render(self) -> Frame:
-        """Return the current frame, (image_size, image_size, 3) uint8.
-
-        Raises:
-            ValueError: if the environment was made without ``render_mode="rgb_array"``.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        self._require_render_mode()
-        return draw_frame(self._current_state(), self._factors, self.image_size)
-
-    def goal_frame(self) -> Frame:
-        """Return the frame with agent and block at the goal, (image_size, image_size, 3) uint8.
-
-        Raises:
-            ValueError: if the environment was made without ``render_mode="rgb_array"``.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        self._require_render_mode()
-        self._current_state()
-        return draw_frame(self._goal, self._factors, self.image_size)
+    def _sample(self) -> tuple[State, State]:
+        return self._sample_state(), self._sample_goal()
 
     def _sample_state(self) -> State:
         state = np.zeros(STATE_SIZE)
@@ -255,30 +187,41 @@ class PushTEnv(gym.Env[Observation, Action]):
                 goal[:2] = self.np_random.uniform(*AGENT_RANGE, size=2)
         return goal
 
-    def _current_state(self) -> State:
-        if self._state is None:
-            raise gym.error.ResetNeeded("call reset() first: the environment has no state yet")
-        return self._state
+    def _checked_state(self, name: str, value: npt.ArrayLike) -> State:
+        given = np.asarray(value, dtype=np.float64)
+        if given.shape not in ((RELEASED_STATE_SIZE,), (STATE_SIZE,)):
+            raise ValueError(
+                f"reset option {name!r} must have shape ({STATE_SIZE},), or ({RELEASED_STATE_SIZE},) for a block at "
+                f"rest, got shape {given.shape}"
+            )
+        if not np.isfinite(given).all():
+            raise ValueError(f"reset option {name!r} must be finite, got {given.tolist()}")
+        state = np.zeros(STATE_SIZE)
+        state[: len(given)] = given
+        state[4] %= math.tau
+        return state
+
+    def _restore(self, state: State) -> None:
+        """Prepare nothing: the world is built anew with every action."""
+
+    def _advance(self, state: State, action: State) -> State:
+        return advance(state, action)
 
     def _observation(self) -> Observation:
         return np.concatenate([self._current_state()[:RELEASED_STATE_SIZE], self._goal[:5]]).astype(np.float32)
 
-    def _info(self) -> dict[str, Any]:
-        state = self._current_state()
+    def _outcome(self, state: State) -> dict[str, Any]:
         distance = float(np.linalg.norm(state[:4] - self._goal[:4]))
         angle_error = abs(math.remainder(float(state[4] - self._goal[4]), math.tau))
         return {
-            "state": state.copy(),
-            "goal_state": self._goal.copy(),
             "is_success": distance < self.success_radius and angle_error < self.success_angle,
             "distance": distance,
             "angle_error": angle_error,
             "physics": dict(zip(_QUANTITIES, state.tolist(), strict=True)),
         }
 
-    def _require_render_mode(self) -> None:
-        if self.render_mode is None:
-            raise ValueError('frames need render_mode="rgb_array", but the environment was made with render_mode=None')
+    def _draw(self, state: State) -> Frame:
+        return draw_frame(state, self._factors, self.image_size)
 
 
 _QUANTITIES = (
@@ -293,51 +236,3 @@ _QUANTITIES = (
     "block_velocity_y",
     "block_angular_velocity",
 )
-
-
-def _check_arguments(render_mode: str | None, image_size: int, success_radius: float, success_angle: float) -> None:
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-    if isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or image_size < MINIMUM_IMAGE_SIZE:
-        raise ValueError(f"image_size must be an integer of at least {MINIMUM_IMAGE_SIZE}, got {image_size!r}")
-    if not (math.isfinite(success_radius) and success_radius > 0):
-        raise ValueError(f"success_radius must be a positive number of pixels, got {success_radius!r}")
-    if not 0.0 < success_angle <= math.pi:
-        raise ValueError(f"success_angle must be an angle above 0 and at most pi, in rad, got {success_angle!r}")
-
-
-def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(_OPTIONS)}")
-    return {name: value if name == "factors" else _checked_state(name, value) for name, value in options.items()}
-
-
-def _checked_mapping(what: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{what} must be a mapping of factor names to values, got {value!r}")
-    return value or {}
-
-
-def _checked_state(name: str, value: npt.ArrayLike) -> State:
-    given = np.asarray(value, dtype=np.float64)
-    if given.shape not in ((RELEASED_STATE_SIZE,), (STATE_SIZE,)):
-        raise ValueError(
-            f"reset option {name!r} must have shape ({STATE_SIZE},), or ({RELEASED_STATE_SIZE},) for a block at rest, "
-            f"got shape {given.shape}"
-        )
-    if not np.isfinite(given).all():
-        raise ValueError(f"reset option {name!r} must be finite, got {given.tolist()}")
-    state = np.zeros(STATE_SIZE)
-    state[: len(given)] = given
-    state[4] %= math.tau
-    return state
-
-
-def _checked_action(action: npt.ArrayLike) -> State:
-    values = np.asarray(action, dtype=np.float64)
-    if values.shape != (2,):
-        raise ValueError(f"the action must have shape (2,), got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"the action must be finite, got {values.tolist()}")
-    return values

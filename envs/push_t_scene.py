@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lewm_agent.envs.factors import Color, Factors
+from lewm_agent.envs.goal_env import Frame
 from lewm_agent.envs.push_t_simulation import (
     AGENT_RADIUS,
     BAR,
@@ -29,12 +30,8 @@ from lewm_agent.envs.push_t_simulation import (
 if TYPE_CHECKING:
     import pygame
 
-Color = tuple[int, int, int]
 Pose = tuple[float, float, float]
 Rectangle = tuple[Point, Point]
-Frame = npt.NDArray[np.uint8]
-
-MINIMUM_IMAGE_SIZE = 16
 
 _WALL_COLOR = (211, 211, 211)
 _AGENT_RIM, _BLOCK_RIM = 4.0, 2.0  # px; how wide the darker rims are, the block's on either side of its edge
@@ -43,7 +40,7 @@ _SMALLEST_CANVAS = 256  # px; everything is drawn at least this large, and at le
 
 
 @dataclass(frozen=True)
-class PushTFactors:
+class PushTFactors(Factors):
     """Factors of variation of the Push-T world; the defaults are those of the released environment.
 
     Attributes:
@@ -67,23 +64,10 @@ class PushTFactors:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("agent_color", "block_color", "background_color", "mark_color"):
-            object.__setattr__(self, name, _checked_color(name, getattr(self, name)))
+        super().__post_init__()
         object.__setattr__(self, "mark_pose", _checked_pose("mark_pose", self.mark_pose))
         if not isinstance(self.mark_visible, (bool, np.bool_)):
             raise ValueError(f"mark_visible must be True or False, got {self.mark_visible!r}")
-
-    def changed(self, changes: Mapping[str, Any]) -> PushTFactors:
-        """Return a copy with some factors replaced.
-
-        Raises:
-            ValueError: for an unknown factor or a value outside its range.
-        """
-        known = [field.name for field in fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(known)}")
-        return replace(self, **changes)
 
 
 def draw_frame(state: State, factors: PushTFactors, size: int) -> Frame:
@@ -155,14 +139,6 @@ _DRAWABLE = (-30_000.0, 30_000.0)  # the agent may leave the picture by any dist
 
 def _lightened(color: Color) -> Color:
     red, green, blue = (min(255, int(_LIGHTENING * channel)) for channel in color)
-    return red, green, blue
-
-
-def _checked_color(name: str, value: Any) -> Color:
-    color = np.asarray(value)
-    if color.shape != (3,) or color.dtype.kind not in "iu" or color.min() < 0 or color.max() > 255:
-        raise ValueError(f"{name} must be three integers from 0 to 255, got {value!r}")
-    red, green, blue = color.tolist()
     return red, green, blue
 
 

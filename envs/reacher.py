@@ -8,24 +8,19 @@ theirs does.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from lewm_agent.envs.mujoco_gl import import_mujoco, make_renderer
-
-Color = tuple[int, int, int]
-Frame = npt.NDArray[np.uint8]
-Vector = npt.NDArray[np.float64]
-Observation = npt.NDArray[np.float32]
-Action = npt.NDArray[np.float32]
+from lewm_agent.envs.factors import Color, Factors
+from lewm_agent.envs.goal_env import Frame, GoalEnv, Observation, Vector
+from lewm_agent.envs.mujoco_canvas import MujocoCanvas
+from lewm_agent.envs.mujoco_gl import import_mujoco
 
 MODEL_FILE = Path(__file__).parent / "assets" / "reacher.xml"
 LINK_LENGTH = 0.12
@@ -36,10 +31,8 @@ SUCCESS_ERROR = 0.05
 """Error of each joint, rad, below which the goal counts as reached (stable-worldmodel, task ``qpos_match``)."""
 ACTION_REPEAT = 2
 """Simulator steps of 0.02 s in one environment step (stable-worldmodel, ``envs/dmcontrol/dmcontrol.py``)."""
-MINIMUM_IMAGE_SIZE = 16
 ARM_RADIUS_RANGE = (0.01, 0.025)
 
-_OPTIONS = ("state", "goal_state", "factors")
 _MOST_VELOCITY = 20.0  # rad/s; the motors reach 7.2
 _MOST_ERROR = 50.0  # rad; the shoulder can turn by 40 in 200 steps
 _FINGERTIP_RATIO = 1.25  # radius of the drawn fingertip over that of the drawn links
@@ -47,7 +40,7 @@ _DRAWN_SIZE = 256  # px; smaller frames are drawn at least this large and averag
 
 
 @dataclass(frozen=True)
-class ReacherFactors:
+class ReacherFactors(Factors):
     """Factors of variation of the reacher. They change the picture only, never masses or motion.
 
     Attributes:
@@ -69,21 +62,8 @@ class ReacherFactors:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("arm_color", "hand_color", "fingertip_color", "background_color"):
-            object.__setattr__(self, name, _checked_color(name, getattr(self, name)))
-        object.__setattr__(self, "arm_radius", _checked_radius(self.arm_radius))
-
-    def changed(self, changes: Mapping[str, Any]) -> ReacherFactors:
-        """Return a copy with some factors replaced.
-
-        Raises:
-            ValueError: for an unknown factor or a value outside its range.
-        """
-        known = [field.name for field in fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(known)}")
-        return replace(self, **changes)
+        super().__post_init__()
+        self._check_number("arm_radius", ARM_RADIUS_RANGE)
 
 
 def fingertip_position(states: npt.ArrayLike) -> Vector:
@@ -115,7 +95,7 @@ def wrapped_angle(angle: npt.ArrayLike) -> Any:
     return (np.asarray(angle, dtype=np.float64) + math.pi) % (2.0 * math.pi) - math.pi
 
 
-class ReacherEnv(gym.Env[Observation, Action]):
+class ReacherEnv(GoalEnv[ReacherFactors]):
     """Turn the two joints of a planar arm to a goal configuration.
 
     ## Description
@@ -212,6 +192,7 @@ class ReacherEnv(gym.Env[Observation, Action]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (an instance variable in gym.Env)
+    distance_scale = math.pi
 
     def __init__(
         self,
@@ -227,90 +208,16 @@ class ReacherEnv(gym.Env[Observation, Action]):
             RuntimeError: if ``MUJOCO_GL`` names an OpenGL library that is not installed.
             ValueError: if an argument is outside its range.
         """
-        _check_arguments(render_mode, image_size)
-        self.render_mode = render_mode
-        self.image_size = int(image_size)
+        super().__init__(render_mode, image_size, terminate_on_success, ReacherFactors.from_given(factors))
         self.wrap_shoulder = bool(wrap_shoulder)
-        self.terminate_on_success = bool(terminate_on_success)
         bounds = np.array([1, 1, math.pi, _MOST_VELOCITY, _MOST_VELOCITY, _MOST_ERROR, _MOST_ERROR], dtype=np.float32)
         self.observation_space = spaces.Box(-bounds, bounds, dtype=np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        if not isinstance(factors, ReacherFactors):
-            factors = ReacherFactors().changed(_checked_mapping("factors", factors))
-        self._initial_factors = factors
         mujoco = import_mujoco()
         self._model: Any = mujoco.MjModel.from_xml_path(str(MODEL_FILE))
         self._data: Any = mujoco.MjData(self._model)
         self._drawn_data: Any = mujoco.MjData(self._model)  # so that drawing leaves the simulation alone
         self._canvas: _Canvas | None = None
-        self._apply_factors(factors)
-        self._started = False
-        self._goal = np.zeros(4)
-
-    @property
-    def factors(self) -> ReacherFactors:
-        """The factors of variation in force."""
-        return self._factors
-
-    def set_factors(self, **changes: Any) -> None:
-        """Change factors of variation from the next frame on, until the next reset.
-
-        Raises:
-            ValueError: for an unknown factor or a value outside its range.
-        """
-        self._apply_factors(self._factors.changed(changes))
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode at a sampled or given state; see "Starting State" in the class.
-
-        Raises:
-            ValueError: if an option is unknown, or its value has the wrong shape, is not finite, or is out of range.
-        """
-        super().reset(seed=seed)
-        given = _checked_options(options or {})
-        changes = given.pop("factors", None)
-        self._apply_factors(self._initial_factors.changed(_checked_mapping("reset option 'factors'", changes)))
-        start, goal = self._sample_state(), self._sample_state()
-        self._goal = given.get("goal_state", goal)
-        self._restore(given.get("state", start))
-        self._started = True
-        return self._observation(), self._info()
-
-    def step(self, action: npt.ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Hold the torques (2,), in units of 0.05 Nm, for 0.04 s.
-
-        Raises:
-            ValueError: if the action has another shape or is not finite.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        self._require_reset()
-        self._data.ctrl[:] = np.clip(_checked_action(action), -1.0, 1.0)
-        import_mujoco().mj_step(self._model, self._data, ACTION_REPEAT)
-        info = self._info()
-        terminated = info["is_success"] and self.terminate_on_success
-        return self._observation(), -info["distance"] / math.pi, terminated, False, info
-
-    def render(self) -> Frame:
-        """Return the current frame, (image_size, image_size, 3) uint8.
-
-        Raises:
-            RuntimeError: if there is no OpenGL library to draw with.
-            ValueError: if the environment was made without ``render_mode="rgb_array"``.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        return self._draw(self._data.qpos)
-
-    def goal_frame(self) -> Frame:
-        """Return the frame with the arm at the goal, (image_size, image_size, 3) uint8.
-
-        Raises:
-            RuntimeError: if there is no OpenGL library to draw with.
-            ValueError: if the environment was made without ``render_mode="rgb_array"``.
-            gymnasium.error.ResetNeeded: before the first reset.
-        """
-        return self._draw(self._goal[:2])
 
     def close(self) -> None:
         """Free what drawing holds. The environment can still be used, and closed again."""
@@ -322,101 +229,83 @@ class ReacherEnv(gym.Env[Observation, Action]):
         """Leave out the canvas, which belongs to this process; a copy makes its own."""
         return {**self.__dict__, "_canvas": None}
 
-    def _apply_factors(self, factors: ReacherFactors) -> None:
-        self._factors = factors
-        colors = {
-            "floor": factors.background_color,
-            "drawn_arm": factors.arm_color,
-            "drawn_hand": factors.hand_color,
-            "drawn_finger": factors.fingertip_color,
-        }
-        for name, color in colors.items():
-            self._model.geom(name).rgba[:3] = np.array(color) / 255.0
-        for name, ratio in {"drawn_arm": 1.0, "drawn_hand": 1.0, "drawn_finger": _FINGERTIP_RATIO}.items():
-            self._model.geom(name).size[0] = ratio * factors.arm_radius
+    def _sample(self) -> tuple[Vector, Vector]:
+        return self._sample_state(), self._sample_state()
 
     def _sample_state(self) -> Vector:
         limits = np.array([math.pi, WRIST_LIMIT])
         return np.concatenate([self.np_random.uniform(-limits, limits), np.zeros(2)])
+
+    def _checked_state(self, name: str, value: npt.ArrayLike) -> Vector:
+        state = np.array(value, dtype=np.float64)
+        if state.shape != (4,):
+            raise ValueError(
+                f"reset option {name!r} must have shape (4,) (shoulder and wrist angle in rad, their velocities in "
+                f"rad/s), got shape {state.shape}"
+            )
+        most = np.array([np.inf, math.pi, _MOST_VELOCITY, _MOST_VELOCITY])
+        if not (np.isfinite(state).all() and (np.abs(state) <= most).all()):
+            raise ValueError(
+                f"reset option {name!r} must be finite, with a wrist angle in [-pi, pi] rad and velocities in "
+                f"[-{_MOST_VELOCITY:g}, {_MOST_VELOCITY:g}] rad/s, got {state.tolist()}"
+            )
+        return state
 
     def _restore(self, state: Vector) -> None:
         import_mujoco().mj_resetData(self._model, self._data)
         self._data.qpos[:] = state[:2]
         self._data.qvel[:] = state[2:]
 
-    def _require_reset(self) -> None:
-        if not self._started:
-            raise gym.error.ResetNeeded("call reset() first: the environment has no state yet")
-
-    def _state(self) -> Vector:
+    def _advance(self, state: Vector, action: Vector) -> Vector:
+        self._data.ctrl[:] = action
+        import_mujoco().mj_step(self._model, self._data, ACTION_REPEAT)
         return np.concatenate([self._data.qpos, self._data.qvel])
 
     def _observation(self) -> Observation:
-        shoulder, wrist, *velocities = self._state()
-        errors = joint_errors(self._state(), self._goal, self.wrap_shoulder)
+        state = self._current_state()
+        shoulder, wrist, *velocities = state
+        errors = joint_errors(state, self._goal, self.wrap_shoulder)
         values = np.array([np.cos(shoulder), np.sin(shoulder), wrist, *velocities, *errors], dtype=np.float32)
         space: Any = self.observation_space
         return np.clip(values, space.low, space.high)
 
-    def _info(self) -> dict[str, Any]:
-        state = self._state()
+    def _outcome(self, state: Vector) -> dict[str, Any]:
         distance = float(np.abs(joint_errors(state, self._goal, self.wrap_shoulder)).max())
-        return {
-            "state": state,
-            "goal_state": self._goal.copy(),
-            "is_success": distance < SUCCESS_ERROR,
-            "distance": distance,
-            "physics": _physics(state),
-        }
+        return {"is_success": distance < SUCCESS_ERROR, "distance": distance, "physics": _physics(state)}
 
-    def _draw(self, configuration: Vector) -> Frame:
-        if self.render_mode is None:
-            raise ValueError('frames need render_mode="rgb_array", but the environment was made with render_mode=None')
-        self._require_reset()
+    def _draw(self, state: Vector) -> Frame:
         if self._canvas is None:
             self._canvas = _Canvas(self._model, self.image_size)
-        self._drawn_data.qpos[:] = configuration
-        return self._canvas.draw(self._model, self._drawn_data)
+        _paint(self._model, self._factors)
+        self._drawn_data.qpos[:] = state[:2]
+        return self._canvas.frame(self._model, self._drawn_data, "above")
 
 
-class _Canvas:
-    """Draws square frames of one model.
+class _Canvas(MujocoCanvas):
+    """Draws the arm.
 
-    Without shadows, reflections and multisampling, which cost most in software, but at several times the size and
-    averaged: smooth edges carry the fraction of a pixel by which a fingertip moves within the tolerance.
+    Without shadows and reflections, which cost most in software, but at several times the size and averaged: smooth
+    edges carry the fraction of a pixel by which a fingertip moves within the tolerance.
     """
 
     def __init__(self, model: Any, size: int) -> None:
-        self._size = size
-        self._ratio = max(2, _DRAWN_SIZE // size)
-        drawn = size * self._ratio
-        model.vis.global_.offwidth = model.vis.global_.offheight = drawn
-        self._renderer = make_renderer(model, drawn, drawn)
+        super().__init__(model, size, max(2, _DRAWN_SIZE // size))
         flags = import_mujoco().mjtRndFlag
         for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX):
             self._renderer.scene.flags[flag] = 0
-        # Freed at the latest when the interpreter begins to end: later, MuJoCo before 4 prints errors.
-        self.close = weakref.finalize(self, self._renderer.close)
-
-    def draw(self, model: Any, data: Any) -> Frame:
-        """Draw the arm at the positions in ``data``; returns (size, size, 3) uint8."""
-        mujoco = import_mujoco()
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_camlight(model, data)
-        self._renderer.update_scene(data, camera="above")
-        return _area_average(self._renderer.render(), self._size, self._ratio)
 
 
-def _area_average(frame: Frame, size: int, ratio: int) -> Frame:
-    """Average the (ratio, ratio) pixels of every pixel, by sums of whole arrays: numpy is slow along short axes."""
-    rows = np.add.reduce(frame.reshape(size, ratio, size * ratio * 3), axis=1, dtype=np.uint16)
-    columns = rows.reshape(size, size, ratio, 3)
-    total = columns[:, :, 0].copy()
-    for column in range(1, ratio):
-        total += columns[:, :, column]
-    total += ratio * ratio // 2  # at most 65408, from 16 x 16 white pixels
-    average: Frame = (total // (ratio * ratio)).astype(np.uint8)
-    return average
+def _paint(model: Any, factors: ReacherFactors) -> None:
+    colors = {
+        "floor": factors.background_color,
+        "drawn_arm": factors.arm_color,
+        "drawn_hand": factors.hand_color,
+        "drawn_finger": factors.fingertip_color,
+    }
+    for name, color in colors.items():
+        model.geom(name).rgba[:3] = np.array(color) / 255.0
+    for name, ratio in {"drawn_arm": 1.0, "drawn_hand": 1.0, "drawn_finger": _FINGERTIP_RATIO}.items():
+        model.geom(name).size[0] = ratio * factors.arm_radius
 
 
 def _physics(state: Vector) -> dict[str, float]:
@@ -430,64 +319,3 @@ def _physics(state: Vector) -> dict[str, float]:
         "fingertip_x": x,
         "fingertip_y": y,
     }
-
-
-def _check_arguments(render_mode: str | None, image_size: int) -> None:
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-    if isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or image_size < MINIMUM_IMAGE_SIZE:
-        raise ValueError(f"image_size must be an integer of at least {MINIMUM_IMAGE_SIZE}, got {image_size!r}")
-
-
-def _checked_options(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(_OPTIONS)}")
-    return {name: value if name == "factors" else _checked_state(name, value) for name, value in options.items()}
-
-
-def _checked_mapping(what: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"{what} must be a mapping of factor names to values, got {value!r}")
-    return value or {}
-
-
-def _checked_state(name: str, value: npt.ArrayLike) -> Vector:
-    state = np.array(value, dtype=np.float64)
-    if state.shape != (4,):
-        raise ValueError(
-            f"reset option {name!r} must have shape (4,) (shoulder and wrist angle in rad, their velocities in rad/s), "
-            f"got shape {state.shape}"
-        )
-    most = np.array([np.inf, math.pi, _MOST_VELOCITY, _MOST_VELOCITY])
-    if not (np.isfinite(state).all() and (np.abs(state) <= most).all()):
-        raise ValueError(
-            f"reset option {name!r} must be finite, with a wrist angle in [-pi, pi] rad and velocities in "
-            f"[-{_MOST_VELOCITY:g}, {_MOST_VELOCITY:g}] rad/s, got {state.tolist()}"
-        )
-    return state
-
-
-def _checked_action(action: npt.ArrayLike) -> Vector:
-    values = np.asarray(action, dtype=np.float64)
-    if values.shape != (2,):
-        raise ValueError(f"the action must have shape (2,), got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"the action must be finite, got {values.tolist()}")
-    return values
-
-
-def _checked_color(name: str, value: Any) -> Color:
-    color = np.asarray(value)
-    if color.shape != (3,) or color.dtype.kind not in "iu" or color.min() < 0 or color.max() > 255:
-        raise ValueError(f"{name} must be three integers from 0 to 255, got {value!r}")
-    red, green, blue = color.tolist()
-    return red, green, blue
-
-
-def _checked_radius(value: Any) -> float:
-    low, high = ARM_RADIUS_RANGE
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise ValueError(f"arm_radius must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from lewm_agent.envs.factors import Color, Factors
+from lewm_agent.envs.goal_env import Frame
 from lewm_agent.envs.two_room_geometry import (
     BORDER,
     DOOR_HALF_EXTENT,
@@ -22,10 +23,6 @@ from lewm_agent.envs.two_room_geometry import (
     WallAxis,
 )
 
-Color = tuple[int, int, int]
-Frame = npt.NDArray[np.uint8]
-
-MINIMUM_IMAGE_SIZE = 16
 AGENT_RADIUS_RANGE = (4.0, 13.0)  # below: under two pixels at 64 px; above: does not pass the door
 DOOR_POSITION_RANGE = (BORDER + DOOR_HALF_EXTENT, WORLD_SIZE - BORDER - DOOR_HALF_EXTENT)
 
@@ -34,7 +31,7 @@ _VISIBLE_DEVIATIONS = 3.54  # beyond, the blob changes an 8-bit channel by less 
 
 
 @dataclass(frozen=True)
-class TwoRoomFactors:
+class TwoRoomFactors(Factors):
     """Factors of variation of the two-room world; the defaults are those of the released environment.
 
     Attributes:
@@ -58,12 +55,9 @@ class TwoRoomFactors:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("agent_color", "background_color", "wall_color"):
-            object.__setattr__(self, name, _checked_color(name, getattr(self, name)))
-        object.__setattr__(self, "agent_radius", _checked_number("agent_radius", self.agent_radius, AGENT_RADIUS_RANGE))
-        object.__setattr__(
-            self, "door_position", _checked_number("door_position", self.door_position, DOOR_POSITION_RANGE)
-        )
+        super().__post_init__()
+        self._check_number("agent_radius", AGENT_RADIUS_RANGE)
+        self._check_number("door_position", DOOR_POSITION_RANGE)
         if self.wall_axis not in get_args(WallAxis):
             raise ValueError(f"wall_axis must be 'vertical' or 'horizontal', got {self.wall_axis!r}")
 
@@ -71,18 +65,6 @@ class TwoRoomFactors:
     def geometry(self) -> Geometry:
         """The part of the factors that motion depends on."""
         return Geometry(self.wall_axis, self.door_position, self.agent_radius)
-
-    def changed(self, changes: Mapping[str, Any]) -> TwoRoomFactors:
-        """Return a copy with some factors replaced.
-
-        Raises:
-            ValueError: for an unknown factor or a value outside its range.
-        """
-        known = [field.name for field in fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(known)}")
-        return replace(self, **changes)
 
 
 def draw_frame(position: Vector, factors: TwoRoomFactors, size: int) -> Frame:
@@ -155,19 +137,3 @@ def _area_weights(size: int) -> npt.NDArray[np.float64]:
     overlap = np.minimum(edges[1:, None], world + 1.0) - np.maximum(edges[:-1, None], world)
     weights: npt.NDArray[np.float64] = np.clip(overlap, 0.0, None) * (size / WORLD_SIZE)
     return weights
-
-
-def _checked_color(name: str, value: Any) -> Color:
-    color = np.asarray(value)
-    if color.shape != (3,) or color.dtype.kind not in "iu" or color.min() < 0 or color.max() > 255:
-        raise ValueError(f"{name} must be three integers from 0 to 255, got {value!r}")
-    red, green, blue = color.tolist()
-    return red, green, blue
-
-
-def _checked_number(name: str, value: Any, allowed: tuple[float, float]) -> float:
-    low, high = allowed
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)

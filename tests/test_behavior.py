@@ -240,7 +240,7 @@ def test_unknown_policies_are_told(spec: Any, error: type[Exception], message: s
 
 def test_environments_without_an_expert_are_told() -> None:
     with pytest.raises(
-        ValueError, match=r"no scripted expert for environment `CartPole-v1`; there is one for lewm/Two"
+        ValueError, match=r"no scripted expert for environment `CartPole-v1`; there is one for .*lewm/Two"
     ):
         behavior_policy("expert", gym.make("CartPole-v1"))
     with pytest.raises(ValueError, match=r"not made by gymnasium\.make"):
