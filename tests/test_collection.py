@@ -238,7 +238,14 @@ def slow_collection(tiny: Any, path: Path, num_envs: int) -> subprocess.Popen[st
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parent)}
     command = [sys.executable, str(script)]
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell may have it ignored
+    )
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if (path / "metadata.json").exists() and DatasetMetadata.load(path).shards:
