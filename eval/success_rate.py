@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from scipy.stats import binomtest
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, CheckpointError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         return 2
-    console.print(table(result))
+    console.print(summary(result), highlight=False)
     if options.video is not None:
         count = write_videos(options.video, result["records"], traces[: options.videos])
         console.print(f"{count} videos in {options.video}")
@@ -210,22 +210,22 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def table(result: dict[str, Any]) -> Table:
+def summary(result: dict[str, Any]) -> Group:
     """The result for a terminal."""
     title = (
         f"{result['env']}, protocol {result['protocol']}, {result['episodes']} held-out pairs, seed {result['seed']}"
     )
-    out = Table("policy", "success %", "95 % interval", title=title)
+    table = Table("policy", "success %", "95 % interval")
     rows = {"LeWM agent": result, **result["floors"]}
     for name, row in rows.items():
         low, high = row["success_rate_ci95"]
-        out.add_row(name.replace("_", " "), f"{row['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
-    out.caption = (
+        table.add_row(name.replace("_", " "), f"{row['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
+    notes = (
         f"still solved at the end: {result['success_at_end']:.1f} %; solved at the start: "
         f"{result['start_solved_percent']:.1f} %; {1000 * result['seconds_per_plan']:.0f} ms per plan, "
         f"{1000 * result['seconds_per_decision']:.1f} ms per decision"
     )
-    return out
+    return Group(title, table, notes)
 
 
 def write_videos(folder: Path, records: list[dict[str, Any]], traces: list[Trace]) -> int:

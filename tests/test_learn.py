@@ -125,6 +125,15 @@ def test_frames_of_another_size_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_actions_of_another_width_are_refused(
+    tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OfflineDataset, "action_dim", 5)
+    with pytest.raises(ValueError, match="the dataset's actions have 5 components, the model needs 2"):
+        tiny_agent.learn(tiny_dataset, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_collapse_is_reported(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
     objective = dataclasses.replace(tiny_config.objective, sigreg_weight=0.0)
     config = longer(dataclasses.replace(tiny_config, objective=objective), 12)
