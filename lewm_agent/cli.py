@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as error:
         Console(stderr=True).print(
-            str(error) or "interrupted; the same command with --resume continues", highlight=False
+            str(error) or "interrupted; the same command continues (learn: with --resume)", highlight=False
         )
         return 130
     return 0
