@@ -14,11 +14,11 @@ from lewm_agent.envs import ENVIRONMENTS, environment_id
 Environment = gym.Env[Any, Any]
 
 
-def make(name: str, image_size: int) -> Environment:
+def make(name: str, image_size: int, **kwargs: Any) -> Environment:
     """The environment called ``name`` (short name or id), rendering RGB arrays; ours render at ``image_size``."""
     gymnasium_id = environment_id(name)
-    kwargs = {"image_size": image_size} if gymnasium_id in ENVIRONMENTS.values() else {}
-    return _make(gymnasium_id, kwargs)
+    size = {"image_size": image_size} if gymnasium_id in ENVIRONMENTS.values() else {}
+    return _make(gymnasium_id, {**size, **kwargs})
 
 
 def factory(gymnasium_id: str, kwargs: dict[str, Any]) -> Callable[[], Environment]:

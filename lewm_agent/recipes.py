@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
-from lewm_agent.config import named
+from lewm_agent.config import AgentConfig, named, preset
 
 
 @dataclass(frozen=True)
@@ -18,16 +21,28 @@ class Recipe:
         policy: behavior policy of the data.
         episodes: how many.
         preset: of model, objective, training and planner.
+        epochs: passes over the clips, with a schedule as long.
+        environment_kwargs: of the environment the data are collected in.
     """
 
     environment: str
     policy: str
     episodes: int
     preset: str
+    epochs: float
+    environment_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> AgentConfig:
+        """The preset, with this recipe's training length."""
+        config = preset(self.preset)
+        training = dataclasses.replace(config.training, epochs=self.epochs, schedule_epochs=self.epochs)
+        return dataclasses.replace(config, training=training)
 
 
 RECIPES: dict[str, Recipe] = {
-    "two_room": Recipe(environment="two_room", policy="expert", episodes=2000, preset="small_straight"),
+    # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
+    "reacher": Recipe("reacher", "random", 800, "small_straight", 2.2, {"terminate_on_success": False}),
+    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 4.0),
 }
 
 
@@ -48,7 +63,9 @@ def reproduce(
         ValueError: no such model.
     """
     recipe: Recipe = named(name, RECIPES, "recipe")
-    agent = LeWMAgent(recipe.environment, recipe.preset, device=device, seed=seed)
+    config = recipe.config()
+    env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
+    agent = LeWMAgent(env, config, device=device, seed=seed)
     dataset = agent.collect(output / "data", recipe.policy, recipe.episodes, num_envs=num_envs, progress=progress)
     agent.learn(dataset, output / "training", resume=True, progress=progress)
     agent.save_pretrained(output / "model")

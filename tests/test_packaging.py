@@ -84,8 +84,9 @@ def test_the_wheel_holds_lewm_agent_whole_and_nothing_else(sources: Path, wheel:
     assert {f"lewm_agent/pretrained/stand_in/{name}" for name in MODEL_FILES} <= names
 
 
-def test_the_two_room_model_is_bundled_and_small() -> None:
-    folder = ROOT / "lewm_agent" / "pretrained" / "two_room"
+@pytest.mark.parametrize("name", ["reacher", "two_room"])
+def test_the_models_are_bundled_and_small(name: str) -> None:
+    folder = ROOT / "lewm_agent" / "pretrained" / name
     assert {path.name for path in folder.glob("*")} == MODEL_FILES
     assert sum(path.stat().st_size for path in folder.glob("*")) <= 16e6
 

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lewm_agent import CheckpointError, LeWMAgent
+from lewm_agent import CheckpointError, LeWMAgent, environment, recipes
 from lewm_agent.config import AgentConfig, preset
 
 
@@ -120,3 +120,12 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         LeWMAgent.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="no folder `some/model` here, and no such model could be had"):
         LeWMAgent.from_pretrained("some/model", cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+def test_bundled_models_are_what_their_recipes_make(name: str) -> None:
+    recipe, agent = recipes.RECIPES[name], LeWMAgent.from_pretrained(name)
+    env = environment.make(recipe.environment, agent.config.model.image_size, **recipe.environment_kwargs)
+    made = LeWMAgent(env, recipe.config()).description
+    assert (agent.config, agent.description.environment_kwargs) == (made.agent, made.environment_kwargs)
+    assert agent.description.training["data"] == f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
