@@ -7,7 +7,7 @@ would start seconds later and some 200 MB heavier.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,33 +17,53 @@ from lewm_agent.datasets.offline import OfflineDataset
 if TYPE_CHECKING:
     import torch
 
-ClipArrays = tuple[NDArray[np.uint8], NDArray[np.float32]]
+ClipArrays = tuple[NDArray[Any], ...]
+GOLDEN_RATIO = (1 + 5**0.5) / 2
+"""The fractional parts of its multiples spread evenly over [0, 1)."""
 
 
 class Clips:
     """All clips of some episodes.
 
     A clip has T frames, ``frame_skip`` environment steps apart, and the actions taken between them; it spans
-    (T - 1) * frame_skip + 1 rows of one episode. Every start row that leaves enough rows gives a clip; shorter
-    episodes give none. Clips are numbered by episode, then by start row.
+    (T - 1) * frame_skip + 1 rows of one episode. Every start row with a frame that leaves enough rows gives a clip;
+    shorter episodes give none. Clips are numbered by episode, then by start row. A clip may come with a goal, a later
+    frame of the episode: g action blocks after its last, where g is always the same for a clip and spread evenly over
+    0 to ``goal_blocks``, or as far as the episode goes.
 
     Args:
         dataset: Where the frames are.
         episodes: Episode indices (n,); None for all.
         num_frames: T, at least 1.
-        frame_skip: Environment steps between two frames, at least 1.
+        frame_skip: Environment steps between two frames, at least 1; a multiple of the dataset's ``frame_interval``.
+        goal_blocks: Furthest goal, in blocks after the clip; None for clips without a goal.
 
     Raises:
-        ValueError: No episode is long enough, or an action inside an episode is not finite.
+        ValueError: No episode is long enough, an action inside an episode is not finite, or the clips would need frames
+            that were not recorded.
     """
 
-    def __init__(self, dataset: OfflineDataset, episodes: ArrayLike | None, num_frames: int, frame_skip: int) -> None:
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        episodes: ArrayLike | None,
+        num_frames: int,
+        frame_skip: int,
+        goal_blocks: int | None = None,
+    ) -> None:
         if num_frames < 1 or frame_skip < 1:
             raise ValueError(f"num_frames ({num_frames}) and frame_skip ({frame_skip}) must be at least 1")
+        if frame_skip % dataset.frame_interval:
+            raise ValueError(
+                f"frame_skip ({frame_skip}) must be a multiple of {dataset.frame_interval}, the frame interval of "
+                f"{dataset.path}: only every so many rows have a frame"
+            )
         self.dataset, self.num_frames, self.frame_skip = dataset, num_frames, frame_skip
+        self.goal_blocks = goal_blocks
         self.episodes = dataset.episode_array(episodes)
         self.rows_per_clip = (num_frames - 1) * frame_skip + 1
-        counts = np.maximum(dataset.episode_lengths[self.episodes] - self.rows_per_clip + 1, 0)
+        starts = np.maximum(dataset.episode_lengths[self.episodes] - self.rows_per_clip + 1, 0)
+        counts = -(-starts // dataset.frame_interval)
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts
         if not len(self):
@@ -55,9 +75,8 @@ class Clips:
         return int(self._ends[-1]) if self._ends.size else 0
 
     def __getitem__(self, index: int) -> ClipArrays:
-        """Read one clip: frames (T, H, W, 3) uint8, actions (T - 1, frame_skip, A) float32."""
-        frames, actions = self.fetch([index])
-        return frames[0], actions[0]
+        """Read one clip: what :meth:`fetch` returns, without the first axis."""
+        return tuple(values[0] for values in self.fetch([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> ClipArrays:
         """Read a batch at once; torch's DataLoader calls this instead of ``__getitem__``."""
@@ -74,22 +93,39 @@ class Clips:
         if outside.size:
             raise IndexError(f"clip {outside[0]} does not exist; there are clips 0 to {len(self) - 1}")
         position = np.searchsorted(self._ends, clips, side="right")
-        return self.episodes[position], clips - self._starts[position]
+        return self.episodes[position], (clips - self._starts[position]) * self.dataset.frame_interval
 
     def fetch(self, indices: ArrayLike) -> ClipArrays:
         """Read clips (B,), only the frames they show.
 
         Returns:
             Frames (B, T, H, W, 3) uint8, and actions (B, T - 1, frame_skip, A) float32, in the environment's units:
-            ``actions[b, t]`` lead from ``frames[b, t]`` to ``frames[b, t + 1]``.
+            ``actions[b, t]`` lead from ``frames[b, t]`` to ``frames[b, t + 1]``. With goals, frames (B, T + 1, H, W,
+            3), of which the last is the goal, actions, and blocks between the clip's last frame and the goal (B,).
         """
         episodes, offsets = self.locate(indices)
         first = self.dataset.episode_starts[episodes] + offsets
-        frame_rows = first[:, None] + np.arange(self.num_frames) * self.frame_skip
         action_rows = first[:, None] + np.arange(self.rows_per_clip - 1)
-        frames = self.dataset.read_frames(frame_rows.reshape(-1))
         shape = (len(first), self.num_frames - 1, self.frame_skip, self.dataset.action_dim)
-        return frames.reshape(*frame_rows.shape, *frames.shape[1:]), self.dataset.actions[action_rows].reshape(shape)
+        actions = self.dataset.actions[action_rows].reshape(shape)
+        frame_rows = first[:, None] + np.arange(self.num_frames) * self.frame_skip
+        if self.goal_blocks is None:
+            return self._frames(frame_rows), actions
+        blocks = self._blocks_to_goal(np.asarray(indices), episodes, offsets)
+        goal_rows = frame_rows[:, -1:] + blocks[:, None] * self.frame_skip
+        return self._frames(np.concatenate([frame_rows, goal_rows], axis=1)), actions, blocks
+
+    def _frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        frames = self.dataset.read_frames(rows.reshape(-1))
+        return frames.reshape(*rows.shape, *frames.shape[1:])
+
+    def _blocks_to_goal(
+        self, clips: NDArray[np.int64], episodes: NDArray[np.int64], offsets: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        rows_after = self.dataset.episode_lengths[episodes] - offsets - self.rows_per_clip
+        most = np.minimum(self.goal_blocks, rows_after // self.frame_skip)
+        blocks: NDArray[np.int64] = (clips * GOLDEN_RATIO % 1 * (most + 1)).astype(np.int64)
+        return blocks
 
     def _too_short(self) -> str:
         lengths = self.dataset.episode_lengths[self.episodes]
@@ -162,7 +198,7 @@ class BatchOrder:
 
 def clip_batches(
     clips: Clips, batch_size: int, seed: int, start_step: int, stop_step: int, workers: int = 0
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """Iterate over the batches of optimizer steps start_step, ..., stop_step - 1.
 
     The batch of a step is the same wherever the iteration starts and for any number of workers. The global random
@@ -177,7 +213,7 @@ def clip_batches(
         workers: Processes that read ahead; 0 reads in this process.
 
     Returns:
-        Iterator of frames (B, T, H, W, 3) uint8 and actions (B, T - 1, frame_skip, A) float32, on the CPU.
+        Iterator of what :meth:`Clips.fetch` returns, as tensors on the CPU.
 
     Raises:
         ValueError: Sizes or steps out of range; raised at the call, not at the first batch.
@@ -199,8 +235,7 @@ def clip_batches(
     return iter(loader)
 
 
-def _to_tensors(arrays: ClipArrays) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_tensors(arrays: ClipArrays) -> tuple[torch.Tensor, ...]:
     import torch
 
-    frames, actions = arrays
-    return torch.from_numpy(frames), torch.from_numpy(actions)
+    return tuple(torch.from_numpy(values) for values in arrays)

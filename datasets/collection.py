@@ -61,6 +61,7 @@ def collect(
     environment_kwargs: Mapping[str, Any] | None = None,
     num_envs: int = 1,
     shard_episodes: int = 100,
+    frame_interval: int = 1,
     compression: Compression = "gzip",
     overwrite: bool = False,
     progress: bool = True,
@@ -82,6 +83,8 @@ def collect(
         environment_kwargs: Keyword arguments of the environment, recorded; must be JSON.
         num_envs: Processes that gather at the same time, one environment each; 1 stays in this process.
         shard_episodes: Episodes per file.
+        frame_interval: Record the frame of every so many steps, from an episode's first; a training whose frame skip is
+            a multiple of it can use the data, and where drawing is slow, more of them fit into the same time.
         compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None, see :class:`ShardWriter`.
         overwrite: Delete the dataset that is there first.
         progress: Show a progress bar on the standard error stream.
@@ -97,14 +100,18 @@ def collect(
         KeyboardInterrupt: Interrupted; whole shards are kept, and the message says how to go on.
     """
     folder = Path(path)
-    _check_counts(episodes=episodes, num_envs=num_envs, shard_episodes=shard_episodes)
+    _check_counts(episodes=episodes, num_envs=num_envs, shard_episodes=shard_episodes, frame_interval=frame_interval)
     episode_seed(seed, 0)
     frame_filter(compression)
     if num_envs > 1:
         _check_picklable(make_env=make_env, make_policy=make_policy)
-    request = _request(make_env, environment_id, environment_kwargs or {}, policy, seed, episodes, shard_episodes)
+    request = _request(
+        make_env, environment_id, environment_kwargs or {}, policy, seed, episodes, shard_episodes, frame_interval
+    )
     request = _taken_up(folder, request, overwrite)
-    job = _ShardJob(folder, make_env, make_policy, seed, episodes, shard_episodes, request.frame_shape, compression)
+    job = _ShardJob(
+        folder, make_env, make_policy, seed, episodes, shard_episodes, frame_interval, request.frame_shape, compression
+    )
     with _folder_for(folder, overwrite), _progress_bar(episodes, request, progress) as advance:
         _gather_missing(job, request, num_envs, advance)
     return OfflineDataset(folder)
@@ -135,6 +142,7 @@ def _request(
     seed: int,
     episodes: int,
     shard_episodes: int,
+    frame_interval: int,
 ) -> DatasetMetadata:
     """Describe what is to be collected; makes the environment once, to check it before anything is written."""
     try:
@@ -151,7 +159,7 @@ def _request(
         env.close()
     return DatasetMetadata(
         environment_id, kwargs, policy, seed, episodes, shard_episodes, (height, width, channels), *spaces,
-        versions=software_versions(), git_commit=git_commit(),
+        versions=software_versions(), git_commit=git_commit(), frame_interval=frame_interval,
     )  # fmt: skip
 
 
@@ -168,6 +176,7 @@ _SAME_REQUEST = (
     "seed",
     "shard_episodes",
     "frame_shape",
+    "frame_interval",
     "action_space",
 )
 
@@ -262,6 +271,7 @@ class _ShardJob:
     seed: int
     episodes: int
     shard_episodes: int
+    frame_interval: int
     frame_shape: tuple[int, int, int]
     compression: Compression
 
@@ -276,9 +286,10 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
     env = job.make_env()
     try:
         policy = job.make_policy(env)
-        with ShardWriter(job.folder / _shard_file(index), job.compression) as writer:
+        with ShardWriter(job.folder / _shard_file(index), job.compression, job.frame_interval) as writer:
             for episode in range(first, min(first + job.shard_episodes, job.episodes)):
-                columns = rollout(env, policy, episode_seed(job.seed, episode), policy_seed(job.seed, episode))
+                seeds = episode_seed(job.seed, episode), policy_seed(job.seed, episode)
+                columns = rollout(env, policy, *seeds, job.frame_interval)
                 if columns["pixels"].shape[1:] != job.frame_shape:
                     given = columns["pixels"].shape[1:]
                     raise ValueError(f"episode {episode} has frames {given}, the first frame was {job.frame_shape}")

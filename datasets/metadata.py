@@ -50,6 +50,7 @@ class DatasetMetadata:
         episodes: Number of episodes asked for; fewer are present while a collection is unfinished.
         shard_episodes: Episodes per shard, except the last.
         frame_shape: (height, width, 3).
+        frame_interval: Only rows 0, frame_interval, 2 frame_interval, ... of an episode have a frame.
         observation_space: Gymnasium's text form of the space.
         action_space: Gymnasium's text form of the space.
         versions: Versions of Python and of the packages that produced the data.
@@ -70,6 +71,7 @@ class DatasetMetadata:
     action_space: str
     versions: dict[str, str]
     git_commit: str | None = None
+    frame_interval: int = 1
     action_mean: tuple[float, ...] | None = None
     action_std: tuple[float, ...] | None = None
     shards: tuple[ShardRecord, ...] = ()
@@ -121,6 +123,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "seed": int,
     "episodes": int,
     "shard_episodes": int,
+    "frame_interval": int,
     "observation_space": str,
     "action_space": str,
     "versions": dict,

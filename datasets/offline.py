@@ -38,6 +38,7 @@ class OfflineDataset:
         episode_lengths: Rows per episode, (E,) int64.
         episode_starts: First row of each episode, (E,) int64.
         frame_shape: (height, width, 3).
+        frame_interval: Only rows 0, frame_interval, 2 frame_interval, ... of an episode have a frame.
         columns: Names of the columns, sorted.
         actions: All actions, (rows, A) float32, kept in memory.
     """
@@ -58,7 +59,7 @@ class OfflineDataset:
     @property
     def num_frames(self) -> int:
         """Number of frames of all episodes."""
-        return int(self.episode_lengths.sum())
+        return int((-(-self.episode_lengths // self.frame_interval)).sum())
 
     @property
     def action_dim(self) -> int:
@@ -66,7 +67,7 @@ class OfflineDataset:
         return int(self.actions.shape[1])
 
     def episode(self, index: int) -> dict[str, NDArray[Any]]:
-        """Read all columns of one episode, each with as many rows as the episode.
+        """Read all columns of one episode, each with as many rows as the episode, ``pixels`` only those with a frame.
 
         Raises:
             IndexError: No such episode.
@@ -74,7 +75,8 @@ class OfflineDataset:
         self._check_episodes(np.asarray([index]))
         shard, rows = self._locate(index)
         reader = self._reader(shard)
-        return {name: reader.rows(name, rows) for name in self.columns}
+        columns = {name: reader.rows(name, rows) for name in self.columns if name != "pixels"}
+        return {**columns, "pixels": reader.rows("pixels", slice(rows.start, rows.stop, self.frame_interval))}
 
     def column(self, name: str, episodes: ArrayLike | None = None) -> NDArray[Any]:
         """Read a low-dimensional column of some episodes, one after the other; all of them by default.
@@ -128,7 +130,11 @@ class OfflineDataset:
         """Read the frames of rows (N,) numbered through all shards, in any order, as (N, H, W, 3) uint8.
 
         Each needed frame is read once, in the order of the file.
+
+        Raises:
+            ValueError: A row without a frame, or a damaged file.
         """
+        self._check_have_frames(rows)
         frames = np.empty((len(rows), *self.frame_shape), np.uint8)
         order = np.argsort(rows, kind="stable")
         shards = np.searchsorted(self._shard_starts, rows, side="right") - 1
@@ -141,6 +147,16 @@ class OfflineDataset:
                 self._reader(shard).read_frame(int(rows[position] - self._shard_starts[shard]), frames[position])
             previous = position
         return frames
+
+    def _check_have_frames(self, rows: NDArray[np.int64]) -> None:
+        if self.frame_interval == 1:
+            return
+        offsets = rows - self.episode_starts[np.searchsorted(self.episode_starts, rows, side="right") - 1]
+        missing = rows[offsets % self.frame_interval != 0]
+        if missing.size:
+            raise ValueError(
+                f"row {missing[0]} of {self.path} has no frame; it has one frame for every {self.frame_interval} steps"
+            )
 
     def verify(self) -> None:
         """Compare every shard with the SHA-256 in the metadata; reads all bytes once.
@@ -212,10 +228,12 @@ class OfflineDataset:
     def _take_layout(self, reader: ShardReader, first: bool) -> None:
         if first:
             self.frame_shape, self.columns = reader.frame_shape, sorted(reader.columns)
-        elif (reader.frame_shape, sorted(reader.columns)) != (self.frame_shape, self.columns):
+            self.frame_interval = reader.frame_interval
+        given = reader.frame_shape, sorted(reader.columns), reader.frame_interval
+        wanted = self.frame_shape, self.columns, self.frame_interval
+        if given != wanted:
             raise ValueError(
-                f"{reader.path} has frames {reader.frame_shape} and columns {sorted(reader.columns)}, "
-                f"the first shard has {self.frame_shape} and {self.columns}"
+                f"{reader.path} has frames, columns and frame interval {given}, the first shard has {wanted}"
             )
 
     def _reader(self, shard: int) -> ShardReader:

@@ -47,7 +47,7 @@ def _derived_seed(seed: int, *key: int) -> int:
 
 
 def rollout(
-    env: gym.Env[Any, Any], policy: BehaviorPolicy, env_seed: int, policy_seed: int, render: bool = True
+    env: gym.Env[Any, Any], policy: BehaviorPolicy, env_seed: int, policy_seed: int, frame_interval: int | None = 1
 ) -> dict[str, NDArray[Any]]:
     """Play one episode until it terminates or is truncated.
 
@@ -56,13 +56,14 @@ def rollout(
         policy: Who acts.
         env_seed: Seed for ``env.reset``.
         policy_seed: Seed for ``policy.reset``.
-        render: Record frames; without them the other columns are the same.
+        frame_interval: Record the frame of every so many rows, from the first; None records none. The other columns do
+            not depend on it.
 
     Returns:
         Columns of n + 1 rows for n actions. ``action`` (n + 1, A) float32: row t leaves frame t, the last row is NaN.
         ``reward`` float64, ``terminated`` and ``truncated`` bool: what the action of the row led to; the last row,
         without action, has 0, False and False. ``state`` and ``goal_state`` (n + 1, S) float64, if the environment's
-        info has them. ``pixels`` (n + 1, H, W, 3) uint8, if rendered.
+        info has them. ``pixels`` uint8, the frames of rows 0, frame_interval, 2 frame_interval, ..., if recorded.
 
     Raises:
         TypeError: A frame that is not uint8.
@@ -70,7 +71,7 @@ def rollout(
     """
     observation, info = env.reset(seed=env_seed)
     policy.reset(policy_seed)
-    recorder = _Recorder(env, render)
+    recorder = _Recorder(env, frame_interval)
     recorder.add_situation(info)
     done = False
     while not done:
@@ -85,9 +86,9 @@ def rollout(
 class _Recorder:
     """Gathers the columns of one episode."""
 
-    def __init__(self, env: gym.Env[Any, Any], render: bool) -> None:
+    def __init__(self, env: gym.Env[Any, Any], frame_interval: int | None) -> None:
         self.env = env
-        self.render = render
+        self.frame_interval = frame_interval
         self.action_shape = continuous_action_space(env).shape
         self.situations: dict[str, list[NDArray[Any]]] = {}
         self.outcomes: dict[str, list[Any]] = {"action": [], "reward": [], "terminated": [], "truncated": []}
@@ -95,7 +96,7 @@ class _Recorder:
     def add_situation(self, info: dict[str, Any]) -> None:
         names = ("state", "goal_state")
         row: dict[str, NDArray[Any]] = {name: np.array(info[name], np.float64) for name in names if name in info}
-        if self.render:
+        if self.frame_interval is not None and len(self.outcomes["action"]) % self.frame_interval == 0:
             row["pixels"] = rendered_frame(self.env)
         for name, value in row.items():
             rows = self.situations.setdefault(name, [])

@@ -26,6 +26,8 @@ COMPRESSIONS: tuple[Compression, ...] = ("gzip", "blosc", None)
 INDEX_COLUMNS = ("ep_len", "ep_offset")
 PLUGIN_ADVICE = 'pip install "lewm-agent[fast]"'
 PART_SUFFIX = ".part"
+FRAME_INTERVAL = "frame_interval"
+"""Attribute of ``pixels``; files without it have a frame in every row."""
 
 Episode = Mapping[str, NDArray[Any]]
 
@@ -40,14 +42,17 @@ class ShardWriter:
         path: The shard to write; replaced if it exists.
         compression: ``"gzip"`` (level 1, readable everywhere), ``"blosc"`` (LZ4; faster reading, needs the extra
             ``fast``), or None.
+        frame_interval: Only rows 0, frame_interval, 2 frame_interval, ... of an episode have a frame; the chunks of the
+            others are never written and take no room.
 
     Raises:
         ValueError: Unknown compression.
         ImportError: ``"blosc"`` without the package hdf5plugin.
     """
 
-    def __init__(self, path: str | Path, compression: Compression = "gzip") -> None:
+    def __init__(self, path: str | Path, compression: Compression = "gzip", frame_interval: int = 1) -> None:
         self.path = Path(path)
+        self.frame_interval = frame_interval
         self._part = self.path.with_name(self.path.name + PART_SUFFIX)
         self._frame_filter = frame_filter(compression)
         self._lengths: list[int] = []
@@ -77,23 +82,24 @@ class ShardWriter:
         """Add one episode.
 
         Args:
-            episode: Columns of equal row count: ``pixels`` (N, H, W, 3) uint8, ``action`` (N, A) float, of which only
-                the last row may be NaN, and any others. Columns, row shapes and types must agree over the shard.
+            episode: Columns of equal row count N: ``action`` (N, A) float, of which only the last row may be NaN,
+                ``pixels`` (N, H, W, 3) uint8, but with ``frame_interval`` k only every k-th row's, and any others.
+                Columns, row shapes and types must agree over the shard.
 
         Raises:
             TypeError: Frames that are not uint8.
             ValueError: Anything else that does not fit; the sentence names the column.
         """
         columns = {name: np.asarray(values) for name, values in episode.items()}
-        check_episode(columns)
+        check_episode(columns, self.frame_interval)
         if not self._lengths:
             self._create(columns)
         self._check_same_columns(columns)
-        rows = len(columns["pixels"])
+        rows = len(columns["action"])
         for name, values in columns.items():
             dataset = self._file[name]
             dataset.resize(self._rows + rows, axis=0)
-            dataset[self._rows :] = values
+            dataset[self._rows :: self.frame_interval if name == "pixels" else 1] = values
         self._rows += rows
         self._lengths.append(rows)
 
@@ -107,6 +113,7 @@ class ShardWriter:
             row = values.shape[1:]
             layout = {"chunks": (1, *row), **self._frame_filter} if name == "pixels" else {"chunks": (1024, *row)}
             self._file.create_dataset(name, shape=(0, *row), maxshape=(None, *row), dtype=values.dtype, **layout)
+        self._file["pixels"].attrs[FRAME_INTERVAL] = self.frame_interval
 
     def _check_same_columns(self, columns: dict[str, NDArray[Any]]) -> None:
         if set(columns) != set(self._file):
@@ -143,7 +150,7 @@ def check_frames(frames: NDArray[Any], what: str = "pixels") -> None:
         raise ValueError(f"{what} must be frames of shape (height, width, 3), got {frames.shape}")
 
 
-def check_episode(columns: Episode) -> None:
+def check_episode(columns: Episode, frame_interval: int = 1) -> None:
     """Check one episode's columns, see :meth:`ShardWriter.append`."""
     for name in ("pixels", "action"):
         if name not in columns:
@@ -155,8 +162,9 @@ def check_episode(columns: Episode) -> None:
     if action.ndim != 2 or action.dtype.kind != "f":
         raise ValueError(f"action must be floats of shape (rows, action_dim), got {action.dtype} {action.shape}")
     for name, values in columns.items():
-        if len(values) != len(pixels):
-            raise ValueError(f"column {name} has {len(values)} rows, pixels has {len(pixels)}")
+        wanted = len(range(0, len(action), frame_interval)) if name == "pixels" else len(action)
+        if len(values) != wanted:
+            raise ValueError(f"column {name} has {len(values)} rows instead of {wanted}; action has {len(action)}")
     bad = np.flatnonzero(~np.isfinite(action[:-1]).all(axis=1))
     if bad.size:
         raise ValueError(f"action in row {bad[0]} is {action[bad[0]]}; all but an episode's last row must be finite")
@@ -180,6 +188,7 @@ class ShardReader:
         offsets: First row of each episode, (E,) int64.
         frame_shape: (height, width, 3).
         num_rows: Rows in the file.
+        frame_interval: Only rows 0, frame_interval, 2 frame_interval, ... of an episode have a frame.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -228,6 +237,7 @@ class ShardReader:
             raise ValueError(f"{self.path}: pixels must be uint8 of shape (rows, height, width, 3), got {given}")
         self.num_rows = int(self._pixels.shape[0])
         self.frame_shape: tuple[int, int, int] = tuple(self._pixels.shape[1:])
+        self.frame_interval = int(self._pixels.attrs.get(FRAME_INTERVAL, 1))
         self.columns = [name for name in self._file if name not in INDEX_COLUMNS]
         for name in self.columns:
             if len(self._file[name]) != self.num_rows:

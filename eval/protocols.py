@@ -188,7 +188,7 @@ def held_out_episodes(
     number = 0
     while True:
         env_seed, own_seed = (derive(seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
-        yield number, rollout(env, policy, env_seed, own_seed, render=False)
+        yield number, rollout(env, policy, env_seed, own_seed, frame_interval=None)
         number += 1
 
 

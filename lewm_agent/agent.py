@@ -23,6 +23,7 @@ from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
+from lewm_agent.hindsight import HindsightPairs, fit
 from lewm_agent.trainer import Schedule, Trainer
 from lewm_agent.training_clips import TrainingClips
 from lewm_agent.world_model import WorldModel
@@ -81,7 +82,8 @@ class LeWMAgent:
         low, high = (np.array(bound, np.float32) for bound in (description.action_low, description.action_high))
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
         torch.manual_seed(seed)
-        self.world_model = WorldModel(self.config.model, self.config.objective).to(self.device).eval()
+        model = WorldModel(self.config.model, self.config.objective, self.config.inverse_dynamics)
+        self.world_model = model.to(self.device).eval()
         self.reset()
 
     @property
@@ -122,6 +124,7 @@ class LeWMAgent:
         episodes: int = 1000,
         *,
         num_envs: int = 1,
+        frame_interval: int = 1,
         seed: int | None = None,
         overwrite: bool = False,
         progress: bool = True,
@@ -134,6 +137,7 @@ class LeWMAgent:
                 ``(observation, info) -> action``.
             episodes: how many in all.
             num_envs: processes that gather at the same time; the data do not depend on it.
+            frame_interval: record the frame of every so many steps only; the model's ``frame_skip`` must be a multiple.
             seed: the agent's by default.
             overwrite: discard what the folder holds.
             progress: show a progress bar.
@@ -145,6 +149,7 @@ class LeWMAgent:
             episodes,
             seed=self.seed if seed is None else seed,
             num_envs=num_envs,
+            frame_interval=frame_interval,
             environment_id=self.description.environment or "unregistered",
             environment_kwargs=self.description.environment_kwargs,
             policy=str(policy)
@@ -215,7 +220,19 @@ class LeWMAgent:
         finally:
             self.world_model.to(self.device).eval()
         self._record_training(dataset, seed, schedule.stop)
+        self._fit_inverse_dynamics(dataset, clips, seed, progress)
         return self
+
+    def _fit_inverse_dynamics(self, dataset: OfflineDataset, clips: TrainingClips, seed: int, progress: bool) -> None:
+        """Train the head, if there is one, on the latents as they now are."""
+        config, head = self.config.inverse_dynamics, self.world_model.inverse_dynamics
+        if config is None or head is None:
+            return
+        training = HindsightPairs(self.world_model, dataset, clips.train_episodes, progress)
+        held_out = HindsightPairs(self.world_model, dataset, clips.held_out_episodes)
+        error = fit(head, training, held_out, config, seed, progress)
+        record = {**self.description.training, "inverse_dynamics_error": round(error, 4)}
+        self.description = dataclasses.replace(self.description, training=record)
 
     def _check_dataset(self, dataset: OfflineDataset) -> None:
         side, actions = self.config.model.image_size, self.config.model.action_dim

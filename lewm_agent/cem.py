@@ -32,6 +32,7 @@ class CEM:
         elites: how many of them the Gaussian is refitted to, 2 <= elites <= samples.
         iterations: refits.
         noise_correlation: correlation of the noise between successive steps, in [0, 1); 0 is white noise.
+        initial_std: standard deviation of the first candidates.
         low: lower bounds (A,) in the units of the actions, or None.
         high: upper bounds (A,), or None.
 
@@ -45,6 +46,7 @@ class CEM:
         elites: int,
         iterations: int,
         noise_correlation: float = 0.0,
+        initial_std: float = 1.0,
         low: Tensor | None = None,
         high: Tensor | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class CEM:
         self.elites = elites
         self.iterations = iterations
         self.noise_correlation = noise_correlation
+        self.initial_std = initial_std
         self.low = low
         self.high = high
 
@@ -62,11 +65,11 @@ class CEM:
 
         Args:
             cost: called once per iteration on candidates (N, S, T, A); returns (N, S).
-            mean: (N, T, A), where the search starts, with standard deviation 1.
+            mean: (N, T, A), where the search starts.
             generators: one per problem, on the device of ``mean``, so that a problem's noise does not depend on which
                 others are solved beside it.
         """
-        std = torch.ones_like(mean)
+        std = torch.full_like(mean, self.initial_std)
         coloring = self._coloring(mean)
         for _ in range(self.iterations):
             noise = torch.stack([self._white_noise(mean, generator) for generator in generators])

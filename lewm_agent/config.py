@@ -3,7 +3,8 @@
 Preset ``paper`` is the released LeWorldModel recipe to the letter (lucas-maes/le-wm ``config/train`` and
 stable-worldmodel ``planning/solver/cem.py``); where the text of arXiv 2603.19312 and the released code disagree, the
 code is followed. Presets of ours are sized for two CPU cores: ``small`` keeps the paper's two loss terms,
-``small_straight`` adds a straightening term; what each of them reaches is in ``docs/results.md``.
+``small_straight`` adds a straightening term, ``medium`` also pixels, width and an inverse-dynamics head, ``fine`` has
+smaller patches for small objects. What each of them reaches is in ``docs/results.md``.
 """
 
 from __future__ import annotations
@@ -84,8 +85,11 @@ class ObjectiveConfig:
     straightening_weight: float = 0.0
     """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
 
+    inverse_weight: float = 0.0
+    """Weight of the error of the inverse-dynamics head, whose gradient then also shapes the latents."""
+
     def __post_init__(self) -> None:
-        for name in ("sigreg_weight", "straightening_weight"):
+        for name in ("sigreg_weight", "straightening_weight", "inverse_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
         _require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
@@ -124,12 +128,42 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class InverseDynamicsConfig:
+    """The goal-conditioned inverse-dynamics head and its training on frozen latents, after the world model's."""
+
+    furthest: int = 10
+    """Goals are 1 to this many action blocks ahead."""
+    width: int = 512
+    depth: int = 3
+    dropout: float = 0.1
+    latent_noise: float = 0.05
+    """Standard deviation of the noise on its inputs, whose components have variance 1."""
+    steps: int = 6000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("furthest", "width", "depth", "steps", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("latent_noise", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class PlannerConfig:
     """CEM over action sequences and how its plans are executed. The defaults are the released settings."""
 
     samples: int = 300
     elites: int = 30
     iterations: int = 30
+    """Refits of the Gaussian; 0 executes the best proposal as it is."""
+    initial_std: float = 1.0
+    """Standard deviation of the first candidates around where the search starts, in those of the data's actions."""
+    proposals: bool = False
+    """Start from the best of the plans that the inverse-dynamics head proposes, instead of from doing nothing."""
     horizon: int = 5
     """Length of a plan, in action blocks."""
     execute: int = 5
@@ -146,8 +180,11 @@ class PlannerConfig:
     """Start from the not yet executed rest of the previous plan."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "elites", "iterations", "horizon", "execute", "history"):
+        for name in ("samples", "elites", "horizon", "execute", "history"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        fewest = 0 if self.proposals else 1
+        _require(self.iterations >= fewest, f"iterations must be at least {fewest}, got {self.iterations}")
+        _require(self.initial_std > 0, f"initial_std must be positive, got {self.initial_std}")
         _require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
         _require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
         _require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
@@ -163,12 +200,22 @@ class AgentConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    inverse_dynamics: InverseDynamicsConfig | None = None
+    """None: no such head, and no planner that uses one."""
 
     def __post_init__(self) -> None:
         _require(
             self.planner.history <= self.model.history,
             f"planner.history ({self.planner.history}) must be at most model.history ({self.model.history})",
         )
+        has_head = self.inverse_dynamics is not None
+        _require(has_head or not self.planner.proposals, "planner.proposals needs a model with inverse_dynamics")
+        _require(has_head or not self.objective.inverse_weight, "objective.inverse_weight needs inverse_dynamics")
+        if self.inverse_dynamics is not None:
+            furthest, history = self.inverse_dynamics.furthest, self.model.history
+            _require(
+                furthest >= history, f"inverse_dynamics.furthest ({furthest}) must be at least {history}, the history"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON."""
@@ -197,6 +244,8 @@ PLANNERS: dict[str, PlannerConfig] = {
         warm_start=True,
     ),
 }
+PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals=True, initial_std=0.3, iterations=3)
+PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], iterations=0)
 
 _SMALL = AgentConfig(
     model=ModelConfig(
@@ -218,7 +267,29 @@ _SMALL = AgentConfig(
     planner=PLANNERS["small"],
 )
 
+_MEDIUM = AgentConfig(
+    model=dataclasses.replace(
+        _SMALL.model,
+        image_size=96,
+        patch_size=12,
+        encoder_width=96,
+        latent_dim=64,
+        predictor_width=192,
+        predictor_depth=3,
+        predictor_heads=6,
+        predictor_mlp_width=768,
+    ),
+    objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3),
+    training=dataclasses.replace(_SMALL.training, learning_rate=5e-4),
+    planner=PLANNERS["hybrid"],
+    inverse_dynamics=InverseDynamicsConfig(),
+)
+
 PRESETS: dict[str, AgentConfig] = {
+    "fine": dataclasses.replace(
+        _MEDIUM, model=dataclasses.replace(_MEDIUM.model, patch_size=8, encoder_width=64, encoder_heads=2)
+    ),
+    "medium": _MEDIUM,
     "paper": AgentConfig(),
     "small": _SMALL,
     "small_straight": dataclasses.replace(

@@ -73,6 +73,7 @@ class Controller:
             planner.elites,
             planner.iterations,
             planner.noise_correlation,
+            planner.initial_std,
             low=bounds[0] if clip else None,
             high=bounds[1] if clip else None,
         )
@@ -146,10 +147,14 @@ class Controller:
             blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
             return goal_cost(self.world_model.rollout(latents, past, blocks), goals, self.planner.cost)
 
-        start = torch.stack([self._first_guess(m) for m in memories])
-        generators = [self._generator(m) for m in memories]
-        plan = self.search.plan(cost, start, generators)
-        return [self._adopt(m, actions) for m, actions in zip(memories, plan.actions, strict=True)]
+        plans = torch.stack([self._first_guess(m) for m in memories])
+        if self.planner.proposals:
+            proposed = self.world_model.propose(latents, past, goals, self.planner.horizon)
+            guesses = torch.cat([plans[:, None], proposed.flatten(2).view(len(plans), -1, *plans.shape[1:])], dim=1)
+            plans = guesses[torch.arange(len(plans)), cost(guesses).argmin(dim=1)]
+        if self.planner.iterations:
+            plans = self.search.plan(cost, plans, [self._generator(m) for m in memories]).actions
+        return [self._adopt(m, actions) for m, actions in zip(memories, plans, strict=True)]
 
     def _stack(self, vectors: Sequence[Tensor], size: int) -> Tensor:
         return torch.stack(list(vectors)) if vectors else torch.zeros(0, size, device=self.device)

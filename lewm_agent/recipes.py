@@ -22,6 +22,7 @@ class Recipe:
         episodes: how many.
         preset: of model, objective, training and planner.
         epochs: passes over the clips, with a schedule as long.
+        frame_interval: steps between two recorded frames.
         environment_kwargs: of the environment the data are collected in.
     """
 
@@ -30,6 +31,7 @@ class Recipe:
     episodes: int
     preset: str
     epochs: float
+    frame_interval: int = 1
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> AgentConfig:
@@ -41,7 +43,9 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
-    "reacher": Recipe("reacher", "random", 800, "small_straight", 2.2, {"terminate_on_success": False}),
+    "reacher": Recipe(
+        "reacher", "random", 800, "small_straight", 2.2, environment_kwargs={"terminate_on_success": False}
+    ),
     "two_room": Recipe("two_room", "expert", 2000, "small_straight", 4.0),
 }
 
@@ -66,7 +70,14 @@ def reproduce(
     config = recipe.config()
     env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
     agent = LeWMAgent(env, config, device=device, seed=seed)
-    dataset = agent.collect(output / "data", recipe.policy, recipe.episodes, num_envs=num_envs, progress=progress)
+    dataset = agent.collect(
+        output / "data",
+        recipe.policy,
+        recipe.episodes,
+        num_envs=num_envs,
+        frame_interval=recipe.frame_interval,
+        progress=progress,
+    )
     agent.learn(dataset, output / "training", resume=True, progress=progress)
     agent.save_pretrained(output / "model")
     return agent

@@ -33,11 +33,12 @@ COLLAPSED_RANK = 2.0
 COLLAPSED_VARIANCE = 0.05
 """Mean variance of the latents under which they count as collapsed; SIGReg drives it to 1."""
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
+"""The arguments of ``WorldModel.loss``."""
 
 
 class Clips(Protocol):
-    """Where batches come from (``lewm_agent.datasets``): frames (B, T, H, W, 3) uint8 and actions (B, T-1, k, A)."""
+    """Where batches come from (``lewm_agent.datasets``)."""
 
     def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Batches of the training episodes; the one at a given step is always the same."""
@@ -147,8 +148,7 @@ class Trainer:
             for step, batch in enumerate(clips.train_batches(start, schedule.stop), start):
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate(step)
-                frames, actions = self.fabric.to_device(batch)
-                loss = model.loss(frames, actions)
+                loss = model.loss(*self.fabric.to_device(batch))
                 optimizer.zero_grad()
                 self.fabric.backward(loss.total)
                 gradient_norm = self.fabric.clip_gradients(model, optimizer, max_norm=self.config.gradient_clip)
@@ -157,7 +157,7 @@ class Trainer:
                 bar.update(done)
                 if done % LOG_EVERY == 0 or done == schedule.stop:
                     rates = {"learning_rate": schedule.learning_rate(step), "gradient_norm": gradient_norm}
-                    metrics.write(done, "train", {**_describe(loss), **rates}, frames.shape[0])
+                    metrics.write(done, "train", {**_describe(loss), **rates}, len(batch[0]))
                 if done % self.checkpoint_every == 0 or done == schedule.stop:
                     metrics.write(done, "held_out", self._held_out(model, clips))
                     self._checkpoint(optimizer, done)

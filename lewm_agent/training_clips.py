@@ -24,9 +24,12 @@ class TrainingClips:
 
     def __init__(self, dataset: OfflineDataset, config: AgentConfig, seed: int, workers: int) -> None:
         model, training = config.model, config.training
-        self.train_episodes, held_out_episodes = dataset.split(training.held_out_fraction, seed)
-        self._train = Clips(dataset, self.train_episodes, model.history + 1, model.frame_skip)
-        self._held_out = Clips(dataset, held_out_episodes, model.history + 1, model.frame_skip)
+        self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed)
+        head = config.inverse_dynamics if config.objective.inverse_weight else None
+        goal_blocks = head.furthest - model.history if head else None
+        shape = model.history + 1, model.frame_skip, goal_blocks
+        self._train = Clips(dataset, self.train_episodes, *shape)
+        self._held_out = Clips(dataset, self.held_out_episodes, *shape)
         self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
         self.steps_per_epoch = len(self._train) // training.batch_size
         if self.steps_per_epoch == 0:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lewm_agent.config import ModelConfig, ObjectiveConfig
+from lewm_agent.config import InverseDynamicsConfig, ModelConfig, ObjectiveConfig
 from lewm_agent.encoder import Encoder, projection_head
+from lewm_agent.inverse_dynamics import InverseDynamics
 from lewm_agent.predictor import KeyValueCache, Predictor
 from lewm_agent.sigreg import SIGReg
 
@@ -39,11 +40,12 @@ class Loss:
     prediction: Tensor
     sigreg: Tensor
     straightness: Tensor
+    inverse: Tensor
     latents: Tensor
 
     def terms(self) -> dict[str, Tensor]:
         """The scalars by name, detached, for logging."""
-        names = ("total", "prediction", "sigreg", "straightness")
+        names = ("total", "prediction", "sigreg", "straightness", "inverse")
         return {name: getattr(self, name).detach() for name in names}
 
 
@@ -67,7 +69,12 @@ class WorldModel(nn.Module):
     action_mean: Tensor
     action_std: Tensor
 
-    def __init__(self, config: ModelConfig, objective: ObjectiveConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        objective: ObjectiveConfig | None = None,
+        inverse_dynamics: InverseDynamicsConfig | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.objective = objective or ObjectiveConfig()
@@ -76,6 +83,7 @@ class WorldModel(nn.Module):
         self.predictor = Predictor(config)
         self.prediction_head = projection_head(config.latent_dim, config.projector_width, config.latent_dim)
         self.sigreg = SIGReg(self.objective.sigreg_projections, self.objective.sigreg_knots)
+        self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
         self.register_buffer("action_mean", torch.zeros(config.action_dim))
         self.register_buffer("action_std", torch.ones(config.action_dim))
 
@@ -142,22 +150,67 @@ class WorldModel(nn.Module):
         samples = blocks.shape[1]
         return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
 
-    def loss(self, frames: Tensor, actions: Tensor) -> Loss:
-        """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3).
+    def propose(self, latents: Tensor, past_blocks: Tensor, goals: Tensor, horizon: int) -> Tensor:
+        """Plans that the inverse-dynamics head makes by acting in imagination, one for each arrival time it knows.
 
         Args:
-            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = history + 1.
+            latents: (N, H, latent_dim), the last real frames, as for :meth:`rollout`.
+            past_blocks: (N, H - 1, block_dim), executed between them.
+            goals: (N, latent_dim).
+            horizon: length of a plan, in blocks.
+
+        Returns:
+            (N, furthest, horizon, block_dim): plan k is meant to arrive after k + 1 blocks.
+
+        Raises:
+            ValueError: the model has no such head.
+        """
+        head = self.inverse_dynamics
+        if head is None:
+            raise ValueError("this model has no inverse-dynamics head to propose plans")
+        latents, past_blocks, goals = (x.repeat_interleave(head.furthest, 0) for x in (latents, past_blocks, goals))
+        left = torch.arange(1, head.furthest + 1, device=goals.device).repeat(len(goals) // head.furthest)
+        blocks = []
+        for _ in range(horizon):
+            blocks.append(head(latents[:, -1], goals, left))
+            imagined = self.rollout(latents, past_blocks, blocks[-1][:, None, None])[:, 0]
+            latents = torch.cat([latents, imagined], dim=1)[:, -self.config.history :]
+            past_blocks = torch.cat([past_blocks, blocks[-1][:, None]], dim=1)
+            past_blocks = past_blocks[:, past_blocks.shape[1] + 1 - latents.shape[1] :]
+            left = (left - 1).clamp(min=1)
+        return torch.stack(blocks, dim=1).unflatten(0, (-1, head.furthest))
+
+    def loss(self, frames: Tensor, actions: Tensor, blocks_to_goal: Tensor | None = None) -> Loss:
+        """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3, and two options).
+
+        Args:
+            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = history + 1; then, with
+                ``blocks_to_goal``, one later frame of the episode as a goal.
             actions: (B, T - 1, frame_skip, action_dim) in the environment's units.
+            blocks_to_goal: (B,), how many action blocks after frame T - 1 the goal comes, at least 0.
         """
         latents = self.encode(frames)
         blocks = self.normalize_actions(actions).flatten(-2)
+        inverse = latents.new_zeros(())
+        if blocks_to_goal is not None:
+            inverse = self._inverse_loss(latents, blocks, blocks_to_goal)
+            latents = latents[:, :-1]
         predicted = self.predict(latents[:, :-1], blocks)
         prediction = (predicted - latents[:, 1:]).square().mean()
         sigreg = self.sigreg(latents.transpose(0, 1))
         straight = straightness(latents)
         weights = self.objective
         total = prediction + weights.sigreg_weight * sigreg - weights.straightening_weight * straight
-        return Loss(total, prediction, sigreg, straight, latents)
+        return Loss(total + weights.inverse_weight * inverse, prediction, sigreg, straight, inverse, latents)
+
+    def _inverse_loss(self, latents: Tensor, blocks: Tensor, blocks_to_goal: Tensor) -> Tensor:
+        """Error of the block proposed at each of the T - 1 frames that one leaves, towards the goal (last latent)."""
+        if self.inverse_dynamics is None:
+            raise ValueError("objective.inverse_weight needs a model with an inverse-dynamics head")
+        steps = blocks.shape[1]
+        left = blocks_to_goal[:, None] + torch.arange(steps, 0, -1, device=blocks.device)
+        goals = latents[:, -1:].expand(-1, steps, -1)
+        return (self.inverse_dynamics(latents[:, :steps], goals, left) - blocks).square().mean()
 
     def _head(self, tokens: Tensor) -> Tensor:
         heads: Tensor = self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])

@@ -191,7 +191,7 @@ def test_seeds_differ_by_episode_stream_and_purpose() -> None:
 def test_rollout_without_frames_is_the_same_episode(tiny: Any) -> None:
     env = tiny.Walk()
     seen = rollout(env, tiny.Gauss(env), 1, 2)
-    unseen = rollout(env, tiny.Gauss(env), 1, 2, render=False)
+    unseen = rollout(env, tiny.Gauss(env), 1, 2, frame_interval=None)
     assert seen.keys() - unseen.keys() == {"pixels"}
     for name, values in unseen.items():
         np.testing.assert_array_equal(values, seen[name])

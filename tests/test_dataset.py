@@ -351,7 +351,7 @@ def test_metadata_survives_saving(folder: Path, tmp_path: Path) -> None:
         ("pixels", np.full((4, 8, 8, 3), np.nan), TypeError, "got float64 with NaN"),
         ("pixels", np.zeros((4, 3, 8, 8), np.uint8), ValueError, r"\(height, width, 3\), got \(4, 3, 8, 8\)"),
         ("pixels", np.zeros((4, 16, 16, 3), np.uint8), ValueError, "pixels has rows of shape"),
-        ("pixels", np.zeros((5, 8, 8, 3), np.uint8), ValueError, "action has 4 rows, pixels has 5"),
+        ("pixels", np.zeros((5, 8, 8, 3), np.uint8), ValueError, "pixels has 5 rows instead of 4"),
         ("action", np.full((4, 2), np.nan, np.float32), ValueError, "action in row 0 is .* must be finite"),
         ("action", np.zeros((4, 3), np.float32), ValueError, "action has rows of shape"),
         ("reward", np.zeros(4), ValueError, "columns"),
@@ -384,3 +384,55 @@ def test_missing_plugin_says_what_to_install(tmp_path: Path, monkeypatch: pytest
         ShardReader(tmp_path / "data.h5")
     with pytest.raises(ImportError, match=r'pip install "lewm-agent\[fast\]"'):
         ShardWriter(tmp_path / "more.h5", "blosc")
+
+
+def test_frames_at_intervals_serve_clips_whose_frame_skip_is_a_multiple(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [make_episode(length, rng) for length in (13, 8)]
+    sparse = [{**episode, "pixels": episode["pixels"][::2]} for episode in episodes]
+    write_file(tmp_path / "all.h5", episodes, "gzip")
+    with ShardWriter(tmp_path / "sparse.h5", "gzip", frame_interval=2) as writer:
+        for episode in sparse:
+            writer.append(episode)
+    every, second = OfflineDataset(tmp_path / "all.h5"), OfflineDataset(tmp_path / "sparse.h5")
+    assert (every.num_frames, second.num_frames) == (21, 7 + 4)
+    np.testing.assert_array_equal(second.episode(1)["pixels"], sparse[1]["pixels"])
+    np.testing.assert_array_equal(second.episode(1)["state"], episodes[1]["state"])
+    dense_clips, clips = Clips(every, None, 3, 2), Clips(second, None, 3, 2)
+    assert len(clips) == 5 + 2  # of the starts 0 to 8 and 0 to 3, the even ones
+    for index in range(len(clips)):
+        (episode,), (start,) = clips.locate([index])
+        same = next(i for i in range(len(dense_clips)) if dense_clips.locate([i]) == ([episode], [start]))
+        for ours, theirs in zip(clips[index], dense_clips[same], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_frames_that_were_not_recorded_are_refused(tmp_path: Path) -> None:
+    episode = make_episode(13, np.random.default_rng(0))
+    with ShardWriter(tmp_path / "sparse.h5", "gzip", frame_interval=4) as writer:
+        writer.append({**episode, "pixels": episode["pixels"][::4]})
+        with pytest.raises(ValueError, match="pixels has 13 rows instead of 4"):
+            writer.append(episode)
+    dataset = OfflineDataset(tmp_path / "sparse.h5")
+    with pytest.raises(ValueError, match=r"frame_skip \(6\) must be a multiple of 4"):
+        Clips(dataset, None, 2, 6)
+    with pytest.raises(ValueError, match=r"row 6 of .* has no frame; it has one frame for every 4 steps"):
+        dataset.read_frames(np.array([4, 6]))
+
+
+def test_goals_are_later_frames_of_the_episode(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_file(tmp_path / "data.h5", [make_episode(length, rng) for length in (40, 9, 23)])
+    dataset = OfflineDataset(tmp_path / "data.h5")
+    plain, clips = Clips(dataset, None, 3, 2), Clips(dataset, None, 3, 2, goal_blocks=4)
+    assert len(clips) == len(plain)
+    frames, actions, blocks = clips.fetch(np.arange(len(clips)))
+    assert sorted(set(blocks.tolist())) == [0, 1, 2, 3, 4]
+    assert set(np.bincount(blocks[:25])) == {5}  # whose episode goes on for 4 blocks and more
+    for index in range(len(clips)):
+        np.testing.assert_array_equal(frames[index, :-1], plain[index][0])
+        np.testing.assert_array_equal(actions[index], plain[index][1])
+        (episode,), (start,) = clips.locate([index])
+        goal = dataset.episode(episode)["pixels"][start + 4 + 2 * blocks[index]]
+        np.testing.assert_array_equal(frames[index, -1], goal)
+    assert clips[7][2] == blocks[7]

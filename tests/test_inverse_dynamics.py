@@ -1,0 +1,188 @@
+"""The inverse-dynamics head: what it learns from, what it proposes, and how planners use it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
+from lewm_agent.config import InverseDynamicsConfig
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.hindsight import HindsightPairs, fit
+from lewm_agent.inverse_dynamics import InverseDynamics
+from lewm_agent.world_model import WorldModel
+
+HEAD = InverseDynamicsConfig(furthest=4, width=32, depth=2, steps=60, batch_size=64, dropout=0.0, latent_noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: AgentConfig) -> AgentConfig:
+    planner = dataclasses.replace(tiny_config.planner, proposals=True)
+    return dataclasses.replace(tiny_config, planner=planner, inverse_dynamics=HEAD)
+
+
+@pytest.fixture(scope="module")
+def learned(config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("head")
+    agent = LeWMAgent("two_room", config).learn(tiny_dataset, folder / "run", progress=False)
+    return agent.save_pretrained(folder / "model").parent
+
+
+def test_pairs_are_later_frames_of_the_same_episode_and_the_block_between(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset
+) -> None:
+    model = WorldModel(tiny_config.model).eval()
+    pairs = HindsightPairs(model, tiny_dataset, np.array([3, 5]))
+    latents, goals, left, blocks = pairs.draw(200, 4, np.random.default_rng(0))
+    assert set(left.tolist()) == {1, 2, 3, 4}
+    columns = [tiny_dataset.episode(index) for index in (3, 5)]
+    with torch.inference_mode():
+        encoded = [model.encode(torch.as_tensor(column["pixels"])) for column in columns]
+    for row in range(20):
+        distance = [(latent - latents[row]).abs().sum(1) for latent in encoded]
+        episode = int(distance[1].min() < distance[0].min())
+        start = int(distance[episode].argmin())
+        torch.testing.assert_close(encoded[episode][start + 5 * int(left[row])], goals[row])
+        actions = torch.as_tensor(columns[episode]["action"][start : start + 5])
+        torch.testing.assert_close(model.normalize_actions(actions).flatten(), blocks[row])
+
+
+def test_episodes_shorter_than_a_block_are_refused(tiny_config: AgentConfig, tiny_dataset: OfflineDataset) -> None:
+    long_blocks = dataclasses.replace(tiny_config.model, frame_skip=500)
+    with pytest.raises(ValueError, match="longer than one action block"):
+        HindsightPairs(WorldModel(long_blocks).eval(), tiny_dataset, np.arange(2))
+
+
+def test_learns_actions_that_follow_from_the_goal() -> None:
+    """Pairs in which the block is a fixed linear function of goal and latent."""
+    torch.manual_seed(0)
+    model = dataclasses.replace(AgentConfig().model, latent_dim=4, frame_skip=1, action_dim=2)
+    weights = torch.randn(4, 2)
+
+    class Pairs:
+        def draw(self, count: int, furthest: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+            latents, goals = torch.as_tensor(rng.normal(size=(2, count, 4)), dtype=torch.float32)
+            left = torch.as_tensor(1 + rng.integers(furthest, size=count))
+            return latents, goals, left, (goals - latents) @ weights / left[:, None]
+
+    config = dataclasses.replace(HEAD, width=64, steps=600, batch_size=128)
+    head = InverseDynamics(model, config)
+    before = fit(head, Pairs(), Pairs(), dataclasses.replace(config, steps=1), 0)  # type: ignore[arg-type]
+    after = fit(head, Pairs(), Pairs(), config, 0)  # type: ignore[arg-type]
+    assert after < 0.1 * before
+
+
+def test_proposals_act_in_imagination(tiny_config: AgentConfig) -> None:
+    torch.manual_seed(0)
+    world_model = WorldModel(tiny_config.model, inverse_dynamics=HEAD).eval()
+    head = world_model.inverse_dynamics
+    assert head is not None
+    history, blocks = tiny_config.model.history, tiny_config.model.block_dim
+    latents, goals = torch.randn(2, history, 8), torch.randn(2, 8)
+    past = torch.randn(2, history - 1, blocks)
+    with torch.inference_mode():
+        plans = world_model.propose(latents, past, goals, 3)
+        imagined = world_model.rollout(latents, past, plans)
+    assert plans.shape == (2, 4, 3, blocks)
+    for left in range(1, 5):  # every block is what the head says of the latent imagined before it
+        sequence = torch.cat([latents[:, -1:], imagined[:, left - 1]], dim=1)
+        for step in range(3):
+            remaining = torch.full((2,), max(1, left - step))
+            expected = head(sequence[:, step], goals, remaining)
+            torch.testing.assert_close(plans[:, left - 1, step], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_learned_head_is_saved_and_plans_alike(learned: Path, config: AgentConfig) -> None:
+    agent, twin = (LeWMAgent.from_pretrained(learned / "model") for _ in range(2))
+    assert 0 < agent.description.training["inverse_dynamics_error"] < 2
+    frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    actions = agent.act(frame, goal)
+    np.testing.assert_array_equal(actions, twin.act(frame, goal))
+    unrefined = dataclasses.replace(config.planner, iterations=0)
+    amortised = twin.set_planner(unrefined).act(frame, goal)
+    assert not np.array_equal(amortised, actions)
+
+
+def test_same_seed_same_head(config: AgentConfig, learned: Path, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    again = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "run", progress=False)
+    assert_same_weights(LeWMAgent.from_pretrained(learned / "model"), again)
+
+
+def assert_same_weights(one: LeWMAgent, other: LeWMAgent) -> None:
+    theirs = other.world_model.state_dict()
+    for name, value in one.world_model.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_resumed_run_learns_the_head_anew(
+    config: AgentConfig, learned: Path, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    agent = LeWMAgent("two_room", config)
+    agent.learn(tiny_dataset, learned / "run", resume=True, progress=False)
+    assert_same_weights(LeWMAgent.from_pretrained(learned / "model"), agent)
+
+
+def test_a_model_without_the_head_refuses_its_planners(tiny_agent: LeWMAgent) -> None:
+    with pytest.raises(ValueError, match="needs a model with inverse_dynamics"):
+        tiny_agent.set_planner("hybrid")
+
+
+def test_weights_of_a_head_that_the_configuration_lacks_are_refused(learned: Path, tmp_path: Path) -> None:
+    agent = LeWMAgent.from_pretrained(learned / "model").set_planner("small")
+    bare = dataclasses.replace(agent.config, inverse_dynamics=None)
+    agent.description = dataclasses.replace(agent.description, agent=bare)
+    with pytest.raises(CheckpointError, match=r"unknown \['inverse_dynamics"):
+        LeWMAgent.from_pretrained(agent.save_pretrained(tmp_path))
+
+
+def test_settings_are_checked(tiny_config: AgentConfig) -> None:
+    with pytest.raises(ValueError, match="furthest must be at least 1"):
+        InverseDynamicsConfig(furthest=0)
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        dataclasses.replace(tiny_config.planner, iterations=0)
+    with pytest.raises(ValueError, match="initial_std must be positive"):
+        dataclasses.replace(tiny_config.planner, initial_std=0.0)
+
+
+def test_inverse_loss_is_that_of_every_block_towards_the_goal(tiny_config: AgentConfig) -> None:
+    torch.manual_seed(0)
+    objective = dataclasses.replace(tiny_config.objective, inverse_weight=0.5)
+    model = WorldModel(tiny_config.model, objective, HEAD).eval()
+    assert model.inverse_dynamics is not None
+    frames = torch.randint(0, 256, (3, 5, 16, 16, 3), dtype=torch.uint8)
+    actions = torch.randn(3, 3, 5, 2)
+    loss = model.loss(frames, actions, torch.tensor([0, 1, 2]))
+    latents, blocks = model.encode(frames), model.normalize_actions(actions).flatten(-2)
+    errors = [
+        (model.inverse_dynamics(latents[[i], t], latents[[i], 4], torch.tensor([i + 3 - t])) - blocks[i, t]).square()
+        for i in range(3)
+        for t in range(3)
+    ]
+    torch.testing.assert_close(loss.inverse, torch.cat(errors).mean())
+    torch.manual_seed(1)
+    with_goal = model.loss(frames, actions, torch.tensor([0, 1, 2]))
+    torch.manual_seed(1)
+    without = model.loss(frames[:, :4], actions)
+    torch.testing.assert_close(with_goal.total, without.total + 0.5 * with_goal.inverse)
+    loss.total.backward()
+    assert model.encoder.projector[0].weight.grad is not None
+
+
+def test_a_joint_training_shapes_the_latents(
+    config: AgentConfig, tiny_dataset: OfflineDataset, learned: Path, tmp_path: Path
+) -> None:
+    objective = dataclasses.replace(config.objective, inverse_weight=1.0)
+    joint = LeWMAgent("two_room", dataclasses.replace(config, objective=objective))
+    joint.learn(tiny_dataset, tmp_path / "run", progress=False)
+    apart = LeWMAgent.from_pretrained(learned / "model").world_model.encoder.state_dict()
+    encoder = joint.world_model.encoder.state_dict()
+    assert any(not torch.equal(value, apart[name]) for name, value in encoder.items())
+    assert '"inverse": 0.0' not in (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"inverse_weight needs inverse_dynamics"):
+        dataclasses.replace(
+            joint.config, inverse_dynamics=None, planner=dataclasses.replace(config.planner, proposals=False)
+        )
