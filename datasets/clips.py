@@ -111,21 +111,15 @@ class Clips:
         frame_rows = first[:, None] + np.arange(self.num_frames) * self.frame_skip
         if self.goal_blocks is None:
             return self._frames(frame_rows), actions
-        blocks = self._blocks_to_goal(np.asarray(indices), episodes, offsets)
+        blocks_after = (self.dataset.episode_lengths[episodes] - offsets - self.rows_per_clip) // self.frame_skip
+        choices = np.minimum(self.goal_blocks, blocks_after) + 1
+        blocks = (np.asarray(indices) * GOLDEN_RATIO % 1 * choices).astype(np.int64)
         goal_rows = frame_rows[:, -1:] + blocks[:, None] * self.frame_skip
         return self._frames(np.concatenate([frame_rows, goal_rows], axis=1)), actions, blocks
 
     def _frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         frames = self.dataset.read_frames(rows.reshape(-1))
         return frames.reshape(*rows.shape, *frames.shape[1:])
-
-    def _blocks_to_goal(
-        self, clips: NDArray[np.int64], episodes: NDArray[np.int64], offsets: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        rows_after = self.dataset.episode_lengths[episodes] - offsets - self.rows_per_clip
-        most = np.minimum(self.goal_blocks, rows_after // self.frame_skip)
-        blocks: NDArray[np.int64] = (clips * GOLDEN_RATIO % 1 * (most + 1)).astype(np.int64)
-        return blocks
 
     def _too_short(self) -> str:
         lengths = self.dataset.episode_lengths[self.episodes]

@@ -178,7 +178,8 @@ class WorldModel(nn.Module):
             past_blocks = torch.cat([past_blocks, blocks[-1][:, None]], dim=1)
             past_blocks = past_blocks[:, past_blocks.shape[1] + 1 - latents.shape[1] :]
             left = (left - 1).clamp(min=1)
-        return torch.stack(blocks, dim=1).unflatten(0, (-1, head.furthest))
+        plans: Tensor = torch.stack(blocks, dim=1).unflatten(0, (-1, head.furthest))
+        return plans
 
     def loss(self, frames: Tensor, actions: Tensor, blocks_to_goal: Tensor | None = None) -> Loss:
         """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3, and two options).
@@ -210,7 +211,8 @@ class WorldModel(nn.Module):
         steps = blocks.shape[1]
         left = blocks_to_goal[:, None] + torch.arange(steps, 0, -1, device=blocks.device)
         goals = latents[:, -1:].expand(-1, steps, -1)
-        return (self.inverse_dynamics(latents[:, :steps], goals, left) - blocks).square().mean()
+        error: Tensor = self.inverse_dynamics(latents[:, :steps], goals, left) - blocks
+        return error.square().mean()
 
     def _head(self, tokens: Tensor) -> Tensor:
         heads: Tensor = self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
