@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
-from lewm_agent import recipes
+from lewm_agent import environment, recipes
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.config import PRESETS, AgentConfig, preset
 
@@ -28,6 +31,8 @@ def collect(
     num_envs: int = 1,
     seed: int = 0,
     preset_name: Annotated[str, tyro.conf.arg(name="preset")] = "small",
+    frame_interval: int = 1,
+    environment_kwargs: str = "{}",
     overwrite: bool = False,
 ) -> None:
     """Gather pixel episodes; an interrupted collection continues.
@@ -40,10 +45,15 @@ def collect(
         num_envs: processes that gather at the same time; the data do not depend on it.
         seed: of environment and policy.
         preset_name: whose frame size the episodes get.
+        frame_interval: record the frame of every so many steps only; the model's frame skip must be a multiple.
+        environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
         overwrite: discard what the folder holds.
     """
-    agent = LeWMAgent(env, preset(preset_name), device="cpu", seed=seed)
-    dataset = agent.collect(path, policy, episodes, num_envs=num_envs, overwrite=overwrite)
+    config = preset(preset_name)
+    agent = LeWMAgent(_environment(env, config, environment_kwargs), config, device="cpu", seed=seed)
+    dataset = agent.collect(
+        path, policy, episodes, num_envs=num_envs, frame_interval=frame_interval, overwrite=overwrite
+    )
     Console().print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {path}")
 
 
@@ -54,6 +64,7 @@ def learn(
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"],
     seed: int = 0,
     device: str = "auto",
+    environment_kwargs: str = "{}",
     resume: bool = False,
 ) -> None:
     """Train an agent on a dataset and save it in OUTPUT/model.
@@ -65,9 +76,10 @@ def learn(
         config: preset, with any of its settings changed.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
+        environment_kwargs: arguments of the environment, as a JSON object: those the data were collected with.
         resume: continue from the last checkpoint.
     """
-    agent = LeWMAgent(env, config, device=device, seed=seed)
+    agent = LeWMAgent(_environment(env, config, environment_kwargs), config, device=device, seed=seed)
     agent.learn(dataset, output / "training", resume=resume)
     Console().print(f"saved in {agent.save_pretrained(output / 'model')}")
 
@@ -94,19 +106,80 @@ def reproduce(
     Console().print(f"saved in {output / 'model'}")
 
 
+def train_policy(
+    env: Annotated[str, tyro.conf.arg(metavar="ENV")],
+    /,
+    output: Path,
+    steps: int = 20_000,
+    seed: int = 0,
+    evaluation_episodes: int = 50,
+    environment_kwargs: str = "{}",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Train a behavior policy to collect with: Stable-Baselines3's SAC on states; then measure its success.
+
+    Args:
+        env: short name (reacher) or Gymnasium id.
+        output: .zip to be written.
+        steps: environment steps in all.
+        seed: of weights, exploration and episodes.
+        evaluation_episodes: how many with the mean action, and as many with the noise that it collects with.
+        environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
+        resume: continue from the last checkpoint, which is unpickled.
+        overwrite: replace OUTPUT; without --resume, discard the checkpoint.
+    """
+    from lewm_agent.agents.train_policy import count_successes, rate_text, train_sac  # slow to import
+
+    if evaluation_episodes < 1:
+        raise ValueError(f"evaluation_episodes must be at least 1, got {evaluation_episodes}")
+    world = _environment(env, preset("small"), environment_kwargs)
+    model = train_sac(world, output, steps, seed=seed, resume=resume, overwrite=overwrite)
+    for kind, successes in count_successes(model, world, evaluation_episodes, seed=seed).items():
+        Console().print(f"{kind}: goal reached in {rate_text(successes, evaluation_episodes)}", markup=False)
+    Console().print(f"saved in {output}")
+
+
+def _environment(name: str, config: AgentConfig, kwargs: str) -> environment.Environment:
+    """The environment with the frame size of ``config`` and the arguments in the JSON text ``kwargs``."""
+    size, given = config.model.image_size, _json_object(kwargs)
+    env = environment.make(name, size)
+    known = sorted(set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"})
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{name} takes no argument {unknown[0]!r} here; it takes {', '.join(known) or 'none'}")
+    return environment.make(name, size, **given) if given else env
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    expected = f"--environment-kwargs must be a JSON object such as '{{\"terminate_on_success\": false}}', got {text!r}"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(expected)
+    return value
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lewm``; returns the exit code."""
-    commands: dict[str, Any] = {"collect": collect, "learn": learn, "reproduce": reproduce}
+    commands: dict[str, Any] = {
+        "collect": collect,
+        "learn": learn,
+        "reproduce": reproduce,
+        "train-policy": train_policy,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="lewm", description="Learn latent world models and act with them.", args=arguments
         )
     except (ValueError, TypeError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt as error:
         Console(stderr=True).print(
-            str(error) or "interrupted; the same command continues (learn: with --resume)", highlight=False
+            str(error) or "interrupted; the same command continues (learn, train-policy: with --resume)",
+            highlight=False,
         )
         return 130
     return 0

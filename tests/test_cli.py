@@ -17,6 +17,8 @@ TINY = (
     "--training.schedule-epochs=0.1",
     "--training.batch-size=16",
 )
+COLLECT = ("collect", "--env", "two_room", "--path", "x")
+LEARN = ("learn", "--env", "two_room", "--dataset", "none", "--output", "x")
 
 
 def test_collect_learn_and_load(tmp_path: Path) -> None:
@@ -36,6 +38,16 @@ def test_collect_learn_and_load(tmp_path: Path) -> None:
         (["collect", "--env", "two_room", "--path", "x", "--episodes", "0"], "episodes must be a whole number"),
         (["learn", "--env", "two_room", "--dataset", "none", "--output", "x"], "there is no dataset at none"),
         (["reproduce", "two_rooms"], "no recipe `two_rooms`"),
+        ([*COLLECT, "--environment-kwargs", "{terminate: [/red]}"], "must be a JSON object such as '{\"terminate_on_"),
+        ([*COLLECT, "--environment-kwargs", "[1]"], "must be a JSON object"),
+        (
+            [*COLLECT, "--environment-kwargs", '{"door": 1}'],
+            "two_room takes no argument 'door' here; it takes collision,",
+        ),
+        ([*COLLECT, "--environment-kwargs", '{"image_size": 32}'], "two_room takes no argument 'image_size' here"),
+        ([*COLLECT, "--environment-kwargs", '{"max_episode_steps": 9}'], "no argument 'max_episode_steps'"),
+        ([*COLLECT, "--environment-kwargs", '{"collision": "none"}'], "collision must be"),
+        ([*LEARN, "--environment-kwargs", '{"door": 1}'], "two_room takes no argument 'door' here"),
     ],
 )
 def test_refusals_are_one_sentence(
@@ -49,6 +61,20 @@ def test_refusals_are_one_sentence(
     assert cli.main(arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_environment_arguments_reach_the_data_and_the_model(tmp_path: Path) -> None:
+    data, run, kwargs = str(tmp_path / "data"), str(tmp_path / "run"), '{"terminate_on_success": false}'
+    to_collect = ("--env", "two_room", "--path", data, "--episodes", "3", "--environment-kwargs", kwargs)
+    assert cli.main(["collect", *to_collect, "--frame-interval", "5"]) == 0
+    dataset = OfflineDataset(data)
+    assert dataset.num_frames == 3 * 21  # of 101 rows each; the expert arrives earlier in some of them
+    assert dataset.metadata is not None
+    assert dataset.metadata.environment_kwargs == {"image_size": 64, "terminate_on_success": False}
+    to_learn = ("--env", "two_room", "--dataset", data, "--output", run, "--environment-kwargs", kwargs)
+    assert cli.main(["learn", *to_learn, *TINY]) == 0
+    agent = LeWMAgent.from_pretrained(tmp_path / "run" / "model")
+    assert agent.description.environment_kwargs == dataset.metadata.environment_kwargs
 
 
 def test_mistyped_flags_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,12 @@ from lewm_agent.eval import success_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-SHORTER = {"episodes=2000": "episodes=6", "--episodes 2000": "--episodes 6", "--episodes 200": "--episodes 2"}
+SHORTER = {
+    "episodes=2000": "episodes=6",
+    "--episodes 2000": "--episodes 6",
+    "--episodes 200": "--episodes 2",
+    "--steps 20000": "--steps 110 --evaluation-episodes 1",
+}
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
 """``tests/test_make.py`` and CI run these."""
 
@@ -45,7 +50,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    assert len(commands()) == 4
+    assert len(commands()) == 6
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -54,6 +59,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert (program, arguments[0]) == ("python", "eval/success_rate.py"), command
             assert success_rate.main(arguments[1:]) == 0, command
     made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs"}
+    made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
 
 
