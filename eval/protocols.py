@@ -43,22 +43,16 @@ class Pair:
     Attributes:
         episode: number of the held-out episode.
         start: row of the start in it.
-        states: recorded states (26, S) from start to goal.
+        state: where the agent begins (S,): the recorded state, as the protocol alters it.
+        goal_state: the recorded state 25 steps later (S,).
         actions: the 25 actions (25, A) recorded between them.
-        state: where the agent begins (S,): the first of ``states``, as the protocol alters it.
     """
 
     episode: int
     start: int
-    states: States
-    actions: NDArray[np.float32]
     state: States
-
-    @property
-    def goal_state(self) -> States:
-        """Where it should get."""
-        goal: States = self.states[-1]
-        return goal
+    goal_state: States
+    actions: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -91,6 +85,14 @@ RECORDED_FROM: dict[str, tuple[str, bool]] = {
     "lewm/TwoRoom-v0": ("expert", True),
 }
 """Whose episodes pairs are drawn from, and whether they end at the first success: the behavior of the released data."""
+
+STARTS: dict[str, dict[str, Callable[[States], bool]]] = {
+    "lewm/Cube-v0": {
+        "starts_at_the_cube": cube_rules.gripper_at_cube,
+        "starts_away_from_the_cube": lambda state: not cube_rules.gripper_at_cube(state),
+    },
+}
+"""Kinds of starts (S,) that are also reported apart."""
 
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
     "lewm/Cube-v0": {
@@ -164,13 +166,16 @@ def draw_pairs(
     rng = np.random.default_rng([seed, HELD_OUT_STREAM])
     episodes = held_out_episodes(environment, seed, environment_kwargs)
     if rules.pool is not None:
-        pool = [pair for _ in range(max(rules.pool, count)) for pair in _windows(*next(episodes), rules)]
-        return [pool[i] for i in np.sort(rng.choice(len(pool), count, replace=False))]
+        recorded = dict(next(episodes) for _ in range(max(rules.pool, count)))
+        pool = [(number, start) for number, episode in recorded.items() for start in _starts(episode)]
+        chosen = np.sort(rng.choice(len(pool), count, replace=False))
+        return [_pair(pool[i][0], recorded[pool[i][0]], pool[i][1], rules) for i in chosen]
     pairs: list[Pair] = []
     for number, episode in episodes:
-        eligible = [pair for pair in _windows(number, episode, rules) if rules.eligible(pair.states)]
+        windows = ((start, episode["state"][start : start + GOAL_OFFSET + 1]) for start in _starts(episode))
+        eligible = [start for start, states in windows if rules.eligible(states)]
         if eligible:
-            pairs.append(eligible[rng.integers(len(eligible))])
+            pairs.append(_pair(number, episode, eligible[rng.integers(len(eligible))], rules))
         if len(pairs) == count:
             return pairs
         if number == MOST_EPISODES:
@@ -192,8 +197,11 @@ def held_out_episodes(
         number += 1
 
 
-def _windows(number: int, episode: Episode, rules: Protocol) -> Iterator[Pair]:
-    states, actions = episode["state"], episode["action"]
-    for start in range(len(states) - GOAL_OFFSET):
-        end = start + GOAL_OFFSET
-        yield Pair(number, start, states[start : end + 1], actions[start:end], rules.start(states[start]))
+def _starts(episode: Episode) -> range:
+    """Rows after which the episode goes on long enough for a goal."""
+    return range(len(episode["state"]) - GOAL_OFFSET)
+
+
+def _pair(number: int, episode: Episode, start: int, rules: Protocol) -> Pair:
+    states, end = episode["state"], start + GOAL_OFFSET
+    return Pair(number, start, rules.start(states[start]), states[end], episode["action"][start:end])

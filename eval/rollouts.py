@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from lewm_agent import LeWMAgent
-from lewm_agent.controller import Frames
 from lewm_agent.environment import action_bounds
 from lewm_agent.eval.protocols import BUDGET, Pair
 
@@ -25,34 +27,28 @@ Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
 
 @dataclass
 class Trace:
-    """What happened on one pair: visited states (51, S), distances (51,), and frames if they were asked for."""
+    """What happened on one pair: visited states (51, S), distances (51,), and the time it took to decide.
+
+    Seconds are wall-clock; time spent deciding for several environments at once is shared out evenly.
+    """
 
     states: list[NDArray[np.float64]] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
-    frames: list[Frames] = field(default_factory=list)
-    goal_frame: Frames | None = None
+    plans: int = 0
+    planning_seconds: float = 0.0
+    seconds: float = 0.0
 
     def add(self, info: dict[str, Any]) -> None:
         """Record the situation after a reset or a step."""
         self.states.append(np.array(info["state"]))
         self.distances.append(float(info["distance"]))
 
-
-@dataclass
-class Clock:
-    """Wall-clock seconds spent deciding, and how often."""
-
-    seconds: float = 0.0
-    planning_seconds: float = 0.0
-    plans: int = 0
-    decisions: int = 0
-
-    def add(self, seconds: float, plans: int, decisions: int) -> None:
-        """Count one call that decided for several environments."""
+    def add_decision(self, seconds: float, planned: bool) -> None:
+        """Count one decision, and whether it made a plan."""
         self.seconds += seconds
-        self.decisions += decisions
-        self.plans += plans
-        self.planning_seconds += seconds if plans else 0.0
+        if planned:
+            self.plans += 1
+            self.planning_seconds += seconds
 
 
 def play_floor(make: MakeEnvironment, pairs: Sequence[Pair], floor: Floor, seed: int) -> list[Trace]:
@@ -63,7 +59,7 @@ def play_floor(make: MakeEnvironment, pairs: Sequence[Pair], floor: Floor, seed:
     for index, pair in enumerate(pairs):
         rng = np.random.default_rng([seed, index])
         trace = Trace()
-        _, info = _restore(env, pair)
+        _, info = restore(env, pair.state, pair.goal_state)
         trace.add(info)
         for step in range(BUDGET):
             action = np.asarray(floor(pair, step, info, rng), dtype=np.float32)
@@ -73,76 +69,88 @@ def play_floor(make: MakeEnvironment, pairs: Sequence[Pair], floor: Floor, seed:
     return traces
 
 
-def play_agent(
-    make: MakeEnvironment,
-    agent: LeWMAgent,
-    pairs: Sequence[Pair],
-    *,
-    seed: int,
-    num_envs: int,
-    keep_frames: int = 0,
-    progress: Progress | None = None,
-) -> tuple[list[Trace], Clock]:
-    """Traces of the agent, ``num_envs`` pairs at a time.
+@dataclass
+class Player:
+    """An agent that plays pairs, several at a time.
 
-    Args:
+    Attributes:
         make: makes one environment that renders.
         agent: who acts.
-        pairs: starts and goals.
-        seed: of the planner's noise; pair i has its own, so the result does not depend on ``num_envs``.
-        num_envs: environments that are planned for together.
-        keep_frames: how many of the first pairs keep all their frames, for videos.
-        progress: where to show how many pairs are done.
+        seed: of the planner's noise; every pair has its own, so a trace does not depend on which others are played.
     """
-    clock = Clock()
-    envs = [make() for _ in range(min(num_envs, len(pairs)))]
-    bar = progress.add_task("episodes", total=len(pairs)) if progress else None
-    traces: list[Trace] = []
-    for first in range(0, len(pairs), len(envs)):
-        chosen = pairs[first : first + len(envs)]
-        keep = [first + i < keep_frames for i in range(len(chosen))]
-        traces += _play_together(envs[: len(chosen)], agent, chosen, [seed, first], keep, clock)
-        if progress and bar is not None:
-            progress.update(bar, completed=len(traces))
-    return traces, clock
+
+    make: MakeEnvironment
+    agent: LeWMAgent
+    seed: int
+    _environments: list[Environment] = field(default_factory=list)
+
+    def play(self, numbers: Sequence[int], pairs: Sequence[Pair]) -> list[Trace]:
+        """Traces of some pairs, played side by side; ``numbers`` are their places in the list of pairs."""
+        while len(self._environments) < len(pairs):
+            self._environments.append(self.make())
+        envs = self._environments[: len(pairs)]
+        traces = [Trace() for _ in pairs]
+        for env, pair, trace in zip(envs, pairs, traces, strict=True):
+            trace.add(restore(env, pair.state, pair.goal_state)[1])
+        goals = np.stack([env.unwrapped.goal_frame() for env in envs])  # type: ignore[attr-defined]
+        frames = np.zeros_like(goals)
+        memories = self.agent.initial_memories([_seed_of(self.seed, number) for number in numbers])
+        for _ in range(BUDGET):
+            for i, env in enumerate(envs):
+                if self.agent.controller.needs_frame(memories[i]):
+                    frames[i] = env.render()
+            plans = [memory.plans for memory in memories]
+            began = time.perf_counter()
+            actions, memories = self.agent.predict({"pixels": frames, "goal": goals}, memories)
+            seconds = (time.perf_counter() - began) / len(envs)
+            for env, action, trace, memory, before in zip(envs, actions, traces, memories, plans, strict=True):
+                trace.add_decision(seconds, memory.plans > before)
+                trace.add(env.step(action)[-1])
+        return traces
 
 
-def _play_together(
-    envs: Sequence[Environment],
-    agent: LeWMAgent,
-    pairs: Sequence[Pair],
-    seed: Sequence[int],
-    keep: Sequence[bool],
-    clock: Clock,
-) -> list[Trace]:
-    traces = [Trace() for _ in pairs]
-    for env, pair, trace in zip(envs, pairs, traces, strict=True):
-        trace.add(_restore(env, pair)[1])
-    goals = np.stack([env.unwrapped.goal_frame() for env in envs])  # type: ignore[attr-defined]
-    frames = np.zeros_like(goals)
-    run_seed, first = seed
-    memories = agent.initial_memories([_seed_of(run_seed, first + i) for i in range(len(pairs))])
-    for step in range(BUDGET + 1):
-        for i, env in enumerate(envs):
-            if keep[i] or agent.controller.needs_frame(memories[i]):
-                frames[i] = env.render()
-            if keep[i]:
-                traces[i].frames.append(frames[i].copy())
-                traces[i].goal_frame = goals[i]
-        if step == BUDGET:
-            break
-        plans = sum(memory.plans for memory in memories)
-        began = time.perf_counter()
-        actions, memories = agent.predict({"pixels": frames, "goal": goals}, memories)
-        seconds = time.perf_counter() - began
-        clock.add(seconds, sum(memory.plans for memory in memories) - plans, len(envs))
-        for env, action, trace in zip(envs, actions, traces, strict=True):
-            trace.add(env.step(action)[-1])
-    return traces
+MakePlayer = Callable[[], Player]
+Batch = tuple[list[int], list[Pair]]
+_player: Player | None = None
 
 
-def _restore(env: Environment, pair: Pair) -> tuple[Any, dict[str, Any]]:
-    return env.reset(seed=0, options={"state": pair.state, "goal_state": pair.goal_state})
+def play_in_processes(make_player: MakePlayer, batches: Sequence[Batch], workers: int) -> Iterator[tuple[int, Trace]]:
+    """Number and trace of every pair of the batches, as they are finished; processor cores are shared out evenly.
+
+    Args:
+        make_player: makes the player, once in every process; picklable.
+        batches: pairs that are played side by side, with their numbers.
+        workers: processes.
+    """
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPoolExecutor(
+        min(workers, len(batches)), multiprocessing.get_context("spawn"), _start_worker, (make_player, threads)
+    )
+    try:
+        waiting = {pool.submit(_play_in_worker, batch): batch for batch in batches}
+        for finished in as_completed(waiting):
+            yield from zip(waiting[finished][0], finished.result(), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(make_player: MakePlayer, threads: int) -> None:
+    global _player
+    torch.set_num_threads(threads)
+    _player = make_player()
+
+
+def _play_in_worker(batch: Batch) -> list[Trace]:
+    if _player is None:
+        raise RuntimeError("a playing process was used without being prepared")
+    return _player.play(*batch)
+
+
+def restore(
+    env: Environment, state: NDArray[np.float64], goal_state: NDArray[np.float64]
+) -> tuple[Any, dict[str, Any]]:
+    """Put an environment into a state, with a goal."""
+    return env.reset(seed=0, options={"state": state, "goal_state": goal_state})
 
 
 def _seed_of(seed: int, index: int) -> int:

@@ -1,11 +1,12 @@
 """How often does an agent reach goal images it has never seen?
 
-python eval/success_rate.py --env two_room --episodes 200 --protocol strict --seed 7 --output out.json
+python eval/success_rate.py --env two_room --episodes 200 --protocol strict --output out.json
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,19 +21,27 @@ import numpy as np
 import torch
 import tyro
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from scipy.stats import binomtest
 
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.environment import action_bounds
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.floors import floors
-from lewm_agent.eval.protocols import Pair, Protocol, draw_pairs, protocol
-from lewm_agent.eval.rollouts import Clock, Trace, play_agent, play_floor
+from lewm_agent.eval.journal import Journal
+from lewm_agent.eval.pairs import PairList, draw, load, shipped
+from lewm_agent.eval.protocols import BUDGET, STARTS, Pair, Protocol, protocol
+from lewm_agent.eval.rollouts import MakeEnvironment, Player, Trace, play_floor, play_in_processes
 from lewm_agent.eval.videos import write_gif
 
+ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
+"""Arguments of an environment that do not change which pairs can be drawn in it."""
+PART = ".part"
+"""Ending of the file in which an unfinished evaluation keeps what it has."""
 PACKAGES = ("lewm-agent", "torch", "timm", "gymnasium", "numpy")
 
 
@@ -46,8 +55,10 @@ class Options:
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
     protocol: Literal["paper", "moderate", "strict"] = "paper"
     """Which pairs, and what counts as success: docs/protocols.md."""
-    seed: int = 0
-    """Of the pairs."""
+    pairs: Path | None = None
+    """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
+    seed: int | None = None
+    """Draw other pairs with this seed, from held-out episodes that are played anew."""
     planner_seed: int = 0
     """Of the planner's noise."""
     model: str | None = None
@@ -56,14 +67,16 @@ class Options:
     """Planner preset (small, paper) instead of the settings saved with the model."""
     num_envs: int = 8
     """Environments planned for together; the result does not depend on it."""
+    workers: int = 1
+    """Processes that play; the result does not depend on it."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     output: Path | None = None
-    """Where to write the JSON (docs/results-schema.md)."""
+    """Where to write the JSON (docs/results-schema.md); an interrupted evaluation continues from FILE.part."""
     video: Path | None = None
     """Folder for GIFs of the agent beside its goal."""
     videos: int = 10
-    """How many GIFs, with --video."""
+    """How many GIFs, with --video: half of them the nearest failures, then solved pairs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,53 +84,114 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        result, traces = evaluate(options)
+        result = evaluate(options)
     except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
+    except KeyboardInterrupt:
+        note = f"; the same command continues with what is in {options.output}{PART}" if options.output else ""
+        Console(stderr=True).print(f"interrupted{note}", highlight=False)
+        return 130
     console.print(summary(result), highlight=False)
     if options.video is not None:
-        count = write_videos(options.video, result["records"], traces[: options.videos])
-        console.print(f"{count} videos in {options.video}")
+        console.print(f"{sum(record['video'] is not None for record in result['records'])} videos in {options.video}")
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
         console.print(f"written to {options.output}")
     return 0
 
 
-def evaluate(options: Options) -> tuple[dict[str, Any], list[Trace]]:
-    """Measure; returns the JSON-ready result and the agent's traces."""
-    if options.num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1, got {options.num_envs}")
+def evaluate(options: Options) -> dict[str, Any]:
+    """Measure, and write what is asked for besides the JSON; returns the JSON-ready result."""
+    for name in ("num_envs", "workers"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
     environment = environment_id(options.env)
     rules = protocol(environment, options.protocol)
-    agent = LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
+    agent = _agent(options)
+    trained_in = agent.description.environment_kwargs
     if agent.description.environment != environment:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
+    make = functools.partial(_make, environment, {**trained_in, **rules.environment_kwargs})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         drawing = progress.add_task("drawing pairs", total=None)
-        pairs = draw_pairs(environment, rules, options.episodes, options.seed, agent.description.environment_kwargs)
+        chosen = _pairs(options, environment, trained_in)
         progress.remove_task(drawing)
-        make = functools.partial(
-            _make, environment, {**agent.description.environment_kwargs, **rules.environment_kwargs}
-        )
-        traces, clock = play_agent(
-            make,
-            agent,
-            pairs,
-            seed=options.planner_seed,
-            num_envs=options.num_envs,
-            keep_frames=options.videos if options.video else 0,
-            progress=progress,
-        )
-        low_and_high = action_bounds(agent.action_space)
+        traces = _play(options, make, agent, chosen, progress)
         others = {
-            name: _solved(play_floor(make, pairs, floor, options.seed), pairs, rules)
-            for name, floor in progress.track(floors(environment, *low_and_high).items(), description="floors")
+            name: _solved(play_floor(make, chosen.pairs, floor, chosen.seed), chosen.pairs, rules)
+            for name, floor in progress.track(
+                floors(environment, *action_bounds(agent.action_space)).items(), description="floors"
+            )
         }
-    return _result(options, environment, agent, pairs, traces, rules, clock, others), traces
+    result = _result(options, environment, agent, chosen, traces, rules, others)
+    if options.video is not None:
+        _write_videos(options, make(), result["records"], chosen.pairs, traces)
+    return result
+
+
+def _agent(options: Options) -> LeWMAgent:
+    return LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
+
+
+def _make_player(options: Options, make: MakeEnvironment) -> Player:
+    return Player(make, _agent(options), options.planner_seed)
+
+
+def _play(
+    options: Options, make: MakeEnvironment, agent: LeWMAgent, chosen: PairList, progress: Progress
+) -> list[Trace]:
+    """The traces of all pairs, in their order; those an interrupted run has finished are taken from its journal."""
+    request = {
+        "pairs_sha256": chosen.sha256(),
+        "protocol": options.protocol,
+        "weights_sha256": weights_sha256(agent),
+        "planner": asdict(agent.config.planner),
+        "planner_seed": options.planner_seed,
+    }
+    path = options.output.with_name(options.output.name + PART) if options.output else None
+    with Journal(path, request) as journal:
+        bar = progress.add_task("episodes", total=len(chosen.pairs), completed=len(journal.finished))
+        missing = [number for number in range(len(chosen.pairs)) if number not in journal.finished]
+        rows = [missing[first : first + options.num_envs] for first in range(0, len(missing), options.num_envs)]
+        batches = [(numbers, [chosen.pairs[number] for number in numbers]) for numbers in rows]
+        if options.workers == 1:
+            player = Player(make, agent, options.planner_seed)
+            played = (item for batch in batches for item in zip(batch[0], player.play(*batch), strict=True))
+        else:
+            played = play_in_processes(functools.partial(_make_player, options, make), batches, options.workers)
+        for number, trace in played:
+            journal.add(number, trace)
+            progress.update(bar, advance=1)
+    return [journal.finished[number] for number in range(len(chosen.pairs))]
+
+
+def weights_sha256(agent: LeWMAgent) -> str:
+    """Hash of all weights of the model, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(agent.world_model.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _pairs(options: Options, environment: str, trained_in: dict[str, Any]) -> PairList:
+    """The list asked for: from a file, drawn anew, or the shipped one."""
+    if options.pairs is not None and options.seed is not None:
+        raise ValueError("give a list of pairs (--pairs) or a seed to draw others (--seed), not both")
+    kwargs = {name: value for name, value in trained_in.items() if name not in ONLY_IN_TRAINING}
+    if options.seed is not None:
+        return draw(environment, options.protocol, options.episodes, options.seed, kwargs)
+    pairs = load(options.pairs) if options.pairs else shipped(environment, options.protocol)
+    made_for, asked_for = (pairs.environment, pairs.protocol), (environment, options.protocol)
+    if made_for != asked_for:
+        raise ValueError(f"these pairs were made for {' and '.join(made_for)}, not for {' and '.join(asked_for)}")
+    if pairs.environment_kwargs != kwargs:
+        raise ValueError(
+            f"these pairs were recorded in an environment with {pairs.environment_kwargs}, the model was trained in "
+            f"one with {kwargs}; give --seed to draw others"
+        )
+    return pairs.first(options.episodes)
 
 
 def _make(environment: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
@@ -145,12 +219,12 @@ def _result(
     options: Options,
     environment: str,
     agent: LeWMAgent,
-    pairs: list[Pair],
+    chosen: PairList,
     traces: list[Trace],
     rules: Protocol,
-    clock: Clock,
     others: dict[str, Any],
 ) -> dict[str, Any]:
+    pairs = chosen.pairs
     holds = [_holds(trace, pair, rules) for trace, pair in zip(traces, pairs, strict=True)]
     records = [_record(p, t, h) for p, t, h in zip(pairs, traces, holds, strict=True)]
     count = len(pairs)
@@ -159,20 +233,36 @@ def _result(
         "protocol": options.protocol,
         "planner": asdict(agent.config.planner),
         "episodes": count,
-        "seed": options.seed,
+        "seed": chosen.seed,
+        "pairs_sha256": chosen.sha256(),
         "planner_seed": options.planner_seed,
         **rate(sum(record["success"] for record in records), count),
         "success_at_end": round(100 * sum(record["success_at_end"] for record in records) / count, 2),
         "start_solved_percent": round(100 * sum(record["start_solved"] for record in records) / count, 2),
+        "starts": _by_start(environment, pairs, records),
         "floors": others,
-        "seconds_per_plan": clock.planning_seconds / max(1, clock.plans),
-        "seconds_per_decision": clock.seconds / max(1, clock.decisions),
-        "model": {"name": options.model or options.env, **agent.description.training},
+        "seconds_per_plan": sum(t.planning_seconds for t in traces) / max(1, sum(t.plans for t in traces)),
+        "seconds_per_decision": sum(t.seconds for t in traces) / (count * BUDGET),
+        "workers": options.workers,
+        "model": {
+            "name": options.model or options.env,
+            "weights_sha256": weights_sha256(agent),
+            **agent.description.training,
+        },
         "command": " ".join(["python eval/success_rate.py", *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
         "hardware": hardware(agent.device),
         "records": records,
     }
+
+
+def _by_start(environment: str, pairs: list[Pair], records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Success on every kind of start that is reported apart and occurs."""
+    outcomes = {
+        name: [record["success"] for pair, record in zip(pairs, records, strict=True) if belongs(pair.state)]
+        for name, belongs in STARTS.get(environment, {}).items()
+    }
+    return {name: {"pairs": len(o), **rate(sum(o), len(o))} for name, o in outcomes.items() if o}
 
 
 def _record(pair: Pair, trace: Trace, holds: Any) -> dict[str, Any]:
@@ -188,6 +278,7 @@ def _record(pair: Pair, trace: Trace, holds: Any) -> dict[str, Any]:
         "first_success_step": first,
         "final_distance": round(trace.distances[-1], 4),
         "least_distance": round(min(trace.distances[1:]), 4),
+        "video": None,
     }
 
 
@@ -216,7 +307,8 @@ def summary(result: dict[str, Any]) -> Group:
         f"{result['env']}, protocol {result['protocol']}, {result['episodes']} held-out pairs, seed {result['seed']}"
     )
     table = Table("policy", "success %", "95 % interval")
-    rows = {"LeWM agent": result, **result["floors"]}
+    starts = {f"- {name} ({row['pairs']})": row for name, row in result["starts"].items()}
+    rows = {"LeWM agent": result, **starts, **result["floors"]}
     for name, row in rows.items():
         low, high = row["success_rate_ci95"]
         table.add_row(name.replace("_", " "), f"{row['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
@@ -228,12 +320,22 @@ def summary(result: dict[str, Any]) -> Group:
     return Group(title, table, notes)
 
 
-def write_videos(folder: Path, records: list[dict[str, Any]], traces: list[Trace]) -> int:
-    """One GIF per trace, named by its pair and outcome; returns how many."""
-    for index, (record, trace) in enumerate(zip(records, traces, strict=False)):
-        outcome = "solved" if record["success"] else "failed"
-        write_gif(folder / f"pair-{index:03d}-{outcome}.gif", trace, record["first_success_step"])
-    return min(len(records), len(traces))
+def _write_videos(
+    options: Options, env: gym.Env[Any, Any], records: list[dict[str, Any]], pairs: list[Pair], traces: list[Trace]
+) -> None:
+    """GIFs of the nearest failures and of solved pairs; their paths go into the records."""
+    folder = options.video or Path()
+    start = options.output.parent if options.output else Path()
+    failed = sorted(
+        (n for n, record in enumerate(records) if not record["success"]), key=lambda n: records[n]["least_distance"]
+    )
+    solved = [n for n, record in enumerate(records) if record["success"]]
+    few = failed[: max(options.videos // 2, options.videos - len(solved))]
+    for number in [*few, *solved[: options.videos - len(few)]]:
+        record = records[number]
+        path = folder / f"pair-{number:03d}-{'solved' if record['success'] else 'failed'}.gif"
+        write_gif(path, env, pairs[number], traces[number], record["first_success_step"])
+        record["video"] = os.path.relpath(path, start)
 
 
 if __name__ == "__main__":

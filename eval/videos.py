@@ -8,7 +8,8 @@ import imageio.v3 as imageio
 import numpy as np
 
 from lewm_agent.controller import Frames
-from lewm_agent.eval.rollouts import Trace
+from lewm_agent.eval.protocols import Pair
+from lewm_agent.eval.rollouts import Environment, Trace, restore
 
 SIDE = 224
 """Smallest side of a shown frame, px."""
@@ -17,21 +18,22 @@ MILLISECONDS = 100
 SOLVED, UNSOLVED = (40, 160, 60), (210, 210, 210)
 
 
-def write_gif(path: Path, trace: Trace, solved_at: int | None) -> None:
+def write_gif(path: Path, env: Environment, pair: Pair, trace: Trace, solved_at: int | None) -> None:
     """Agent left, goal right, framed in green from the step at which the pair was solved.
 
     Args:
         path: of the GIF; its folder is made.
-        trace: with frames.
+        env: draws the visited states anew.
+        pair: what was played.
+        trace: what happened.
         solved_at: time step of the first success, or None.
     """
-    if trace.goal_frame is None:
-        raise ValueError("this trace was recorded without frames")
-    goal = _enlarge(trace.goal_frame)
     pictures = []
-    for step, frame in enumerate(trace.frames):
+    for step, state in enumerate(trace.states):
+        restore(env, state, pair.goal_state)
+        goal = _enlarge(env.unwrapped.goal_frame())  # type: ignore[attr-defined]
         color = SOLVED if solved_at is not None and step >= solved_at else UNSOLVED
-        pictures.append(_beside(_enlarge(frame), goal, color))
+        pictures.append(_beside(_enlarge(np.asarray(env.render())), goal, color))
     path.parent.mkdir(parents=True, exist_ok=True)
     imageio.imwrite(path, np.stack(pictures), extension=".gif", duration=MILLISECONDS, loop=0)
 

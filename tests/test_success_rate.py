@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,8 @@ from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs.two_room_geometry import Geometry
 from lewm_agent.eval import success_rate
-from lewm_agent.eval.protocols import draw_pairs, held_out_episodes, protocol
+from lewm_agent.eval.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
+from lewm_agent.eval.rollouts import Trace
 from lewm_agent.eval.two_room_rules import clean_crossing, legal_arrival, near_goal
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
@@ -25,6 +27,9 @@ FIELDS = {
     "planner",
     "episodes",
     "seed",
+    "pairs_sha256",
+    "starts",
+    "workers",
     "success_rate",
     "success_rate_ci95",
     "success_at_end",
@@ -112,20 +117,29 @@ def test_held_out_episodes_are_no_collected_ones(tiny_dataset: OfflineDataset) -
         assert np.abs(collected - episode["state"][0]).max(axis=1).min() > 1e-6
 
 
+def recorded(pair: Pair, episodes: dict[int, Episode]) -> Episode:
+    """The recorded rows from start to goal."""
+    return {name: episodes[pair.episode][name][pair.start : pair.start + 26] for name in ("state", "action")}
+
+
 def test_pairs_follow_their_protocol() -> None:
     geometry = Geometry()
+    episodes = dict(itertools.islice(held_out_episodes(ENVIRONMENT, 0), 1000))
     for name in ("moderate", "strict"):
         pairs = draw_pairs(ENVIRONMENT, protocol(ENVIRONMENT, name), 20, seed=0)
         assert len({pair.episode for pair in pairs}) == 20
         for pair in pairs:
             assert geometry.room(pair.state) != geometry.room(pair.goal_state)
-            assert clean_crossing(pair.states, 16.0 if name == "moderate" else 8.0)
-            assert pair.actions.shape == (25, 2) and np.isfinite(pair.actions).all()
+            rows = recorded(pair, episodes)
+            assert clean_crossing(rows["state"], 16.0 if name == "moderate" else 8.0)
+            np.testing.assert_array_equal(pair.state, rows["state"][0])
+            np.testing.assert_array_equal(pair.goal_state, rows["state"][-1])
+            np.testing.assert_array_equal(pair.actions, rows["action"][:-1])
     paper = draw_pairs(ENVIRONMENT, protocol(ENVIRONMENT, "paper"), 300, seed=0)
     rooms = [geometry.room(pair.state) == geometry.room(pair.goal_state) for pair in paper]
     assert 0.7 < np.mean(rooms) < 0.9  # 81 % re-measured on the released behavior
     again = draw_pairs(ENVIRONMENT, protocol(ENVIRONMENT, "paper"), 300, seed=0)
-    assert all(np.array_equal(a.states, b.states) for a, b in zip(paper, again, strict=True))
+    assert all(np.array_equal(a.goal_state, b.goal_state) for a, b in zip(paper, again, strict=True))
 
 
 def test_strict_success_needs_a_legal_route_through_the_door() -> None:
@@ -157,3 +171,54 @@ def test_expert_is_the_behavior_of_the_held_out_episodes() -> None:
     policy = behavior_policy("expert", gym.make(ENVIRONMENT))
     assert policy.action_noise == 2.0  # type: ignore[attr-defined]  # the paper's data
     assert np.abs(episode["action"][:-1]).max() <= 1
+
+
+def test_two_processes_give_the_same_result(trained_folder: Path, tmp_path: Path) -> None:
+    one = run(trained_folder, tmp_path / "one.json", "--num-envs", "2")
+    two = run(trained_folder, tmp_path / "two.json", "--num-envs", "1", "--workers", "2")
+    assert one["records"] == two["records"]
+
+
+def test_an_interrupted_evaluation_continues(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(trained_folder, tmp_path / "whole.json")
+    arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "4", "--num-envs", "1"]
+    arguments += ["--output", str(tmp_path / "out.json")]
+    play, played = success_rate.Player.play, []
+
+    def stop_before_the_third(player: success_rate.Player, numbers: list[int], pairs: list[Pair]) -> list[Trace]:
+        if len(played) == 2:
+            raise KeyboardInterrupt
+        played.append(numbers)
+        return play(player, numbers, pairs)
+
+    monkeypatch.setattr(success_rate.Player, "play", stop_before_the_third)
+    assert success_rate.main(arguments) == 130
+    assert "the same command continues" in " ".join(capsys.readouterr().err.split())
+    journal = tmp_path / "out.json.part"
+    journal.write_text(journal.read_text() + '{"pair": 2, "trace": {"sta')  # killed while writing a line
+    played.clear()
+    assert success_rate.main(arguments) == 0
+    assert played == [[2], [3]]
+    assert json.loads((tmp_path / "out.json").read_text())["records"] == whole["records"]
+    assert not journal.exists()
+
+
+def test_what_another_evaluation_left_is_not_taken(trained_folder: Path, tmp_path: Path) -> None:
+    whole = run(trained_folder, tmp_path / "whole.json")
+    (tmp_path / "out.json.part").write_text('{"pairs_sha256": "of others"}\n{"pair": 0, "trace": {}}\n')
+    assert run(trained_folder, tmp_path / "out.json")["records"] == whole["records"]
+
+
+def test_videos_are_of_the_nearest_failures_and_of_solved_pairs(trained_folder: Path, tmp_path: Path) -> None:
+    options = ("--video", str(tmp_path / "gifs"), "--videos", "4", "--protocol", "paper")
+    arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "12", *options]
+    assert success_rate.main([*arguments, "--output", str(tmp_path / "out.json")]) == 0
+    records = json.loads((tmp_path / "out.json").read_text())["records"]
+    shown = [record for record in records if record["video"]]
+    failed = sorted((r for r in records if not r["success"]), key=lambda r: r["least_distance"])
+    assert len(shown) == 4
+    assert all((tmp_path / record["video"]).is_file() for record in shown)
+    shown_failures = [record for record in failed if record["video"]]
+    assert len(shown_failures) >= 2 and shown_failures == failed[: len(shown_failures)]

@@ -1,0 +1,150 @@
+"""Lists of pairs in files: drawn once, and then the same for every agent and planner.
+
+python eval/pairs.py --env cube --protocol strict --episodes 200 --seed 7 --output pairs/cube-strict.safetensors
+
+The lists that ship with the package (``pair_lists/``) were made by this command with ``--episodes 200 --seed 7``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import tyro
+from rich.console import Console
+
+from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.eval.protocols import Pair, draw_pairs, protocol
+
+FORMAT = "lewm-agent pairs 1"
+COLUMNS = ("episode", "start", "state", "goal_state", "actions")
+FOLDER = Path(__file__).parent / "pair_lists"
+
+
+@dataclass(frozen=True)
+class PairList:
+    """Pairs of one environment and protocol, and where they come from.
+
+    Attributes:
+        environment: Gymnasium id.
+        protocol: paper, moderate or strict.
+        seed: that they were drawn with.
+        pairs: in a fixed order; the first n of them are a list of their own.
+        environment_kwargs: of the environment they were recorded in.
+    """
+
+    environment: str
+    protocol: str
+    seed: int
+    pairs: list[Pair]
+    environment_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def first(self, count: int) -> PairList:
+        """The first ``count`` pairs. Raises ``ValueError`` if there are fewer, or none are asked for."""
+        if count < 1:
+            raise ValueError(f"episodes must be at least 1, got {count}")
+        if count > len(self.pairs):
+            raise ValueError(
+                f"the list of pairs holds {len(self.pairs)}, not {count}; ask for fewer episodes, or give --seed to "
+                "draw as many as you like"
+            )
+        chosen = self.pairs[:count]
+        return PairList(self.environment, self.protocol, self.seed, chosen, self.environment_kwargs)
+
+    def sha256(self) -> str:
+        """Hash of the pairs: equal for equal starts, goals and actions, wherever they are stored."""
+        digest = hashlib.sha256()
+        for name, values in self._columns().items():
+            digest.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file, all or nothing."""
+        settings = {"environment_kwargs": json.dumps(self.environment_kwargs), "seed": str(self.seed)}
+        metadata = {"format": FORMAT, "environment": self.environment, "protocol": self.protocol, **settings}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        safetensors.numpy.save_file(self._columns(), part, metadata)
+        part.replace(path)
+
+    def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: np.stack([np.asarray(getattr(pair, name)) for pair in self.pairs]) for name in COLUMNS}
+
+
+def load(path: Path) -> PairList:
+    """Read a list. Raises ``ValueError`` if there is none at ``path``, or it is damaged or something else."""
+    if not path.is_file():
+        raise ValueError(f"there is no list of pairs at {path}")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is not a list of pairs made by eval/pairs.py")
+            columns = [file.get_tensor(name) for name in COLUMNS]
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a list of pairs ({error})") from None
+    pairs = [
+        Pair(int(episode), int(start), state, goal, actions)
+        for episode, start, state, goal, actions in zip(*columns, strict=True)
+    ]
+    kwargs = json.loads(metadata["environment_kwargs"])
+    return PairList(metadata["environment"], metadata["protocol"], int(metadata["seed"]), pairs, kwargs)
+
+
+def shipped(environment: str, protocol_name: str) -> PairList:
+    """The list that ships with the package. Raises ``ValueError`` for names that are unknown."""
+    protocol(environment, protocol_name)
+    short = {gymnasium_id: name for name, gymnasium_id in ENVIRONMENTS.items()}[environment_id(environment)]
+    return load(FOLDER / f"{short}-{protocol_name}.safetensors")
+
+
+def draw(
+    environment: str, protocol_name: str, count: int, seed: int, environment_kwargs: Mapping[str, Any] | None = None
+) -> PairList:
+    """Draw a list from held-out episodes; see :func:`lewm_agent.eval.protocols.draw_pairs`."""
+    gymnasium_id, kwargs = environment_id(environment), dict(environment_kwargs or {})
+    pairs = draw_pairs(gymnasium_id, protocol(gymnasium_id, protocol_name), count, seed, kwargs)
+    return PairList(gymnasium_id, protocol_name, seed, pairs, kwargs)
+
+
+def make(
+    env: str,
+    output: Path,
+    protocol: Annotated[Literal["paper", "moderate", "strict"], tyro.conf.arg()] = "paper",
+    episodes: int = 200,
+    seed: int = 0,
+) -> None:
+    """Draw pairs of start and goal from held-out episodes and write them to a file for success_rate.py --pairs.
+
+    Args:
+        env: environment, a short name (two_room) or a Gymnasium id.
+        output: the file, .safetensors.
+        protocol: which pairs: docs/protocols.md.
+        episodes: how many pairs.
+        seed: of the held-out episodes and of the choice among their rows.
+    """
+    pairs = draw(env, protocol, episodes, seed)
+    pairs.save(output)
+    Console().print(f"{episodes} pairs in {output}, SHA-256 {pairs.sha256()}", highlight=False, soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        tyro.cli(make, args=arguments, description=make.__doc__)
+    except ValueError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
