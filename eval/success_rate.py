@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,6 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from scipy.stats import binomtest
 
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
@@ -32,6 +32,7 @@ from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.environment import action_bounds
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.floors import floors
+from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.protocols import BUDGET, STARTS, Pair, Protocol, protocol
@@ -156,6 +157,7 @@ def _play(
         missing = [number for number in range(len(chosen.pairs)) if number not in journal.finished]
         rows = [missing[first : first + options.num_envs] for first in range(0, len(missing), options.num_envs)]
         batches = [(numbers, [chosen.pairs[number] for number in numbers]) for numbers in rows]
+        played: Iterator[tuple[int, Trace]]
         if options.workers == 1:
             player = Player(make, agent, options.planner_seed)
             played = (item for batch in batches for item in zip(batch[0], player.play(*batch), strict=True))
@@ -208,13 +210,6 @@ def _solved(traces: list[Trace], pairs: list[Pair], rules: Protocol) -> dict[str
     return rate(sum(bool(_holds(t, p, rules)[1:].any()) for t, p in zip(traces, pairs, strict=True)), len(pairs))
 
 
-def rate(successes: int, trials: int) -> dict[str, Any]:
-    """Success rate in percent with its Wilson 95 % interval."""
-    interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
-    bounds = [round(100 * float(bound), 2) for bound in (interval.low, interval.high)]
-    return {"success_rate": round(100 * successes / trials, 2), "success_rate_ci95": bounds}
-
-
 def _result(
     options: Options,
     environment: str,
@@ -248,6 +243,7 @@ def _result(
             "name": options.model or options.env,
             "weights_sha256": weights_sha256(agent),
             **agent.description.training,
+            "config": agent.config.to_dict(),
         },
         "command": " ".join(["python eval/success_rate.py", *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},

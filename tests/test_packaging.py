@@ -64,6 +64,8 @@ def shipped_files(sources: Path) -> set[str]:
     for package, folder in FOLDERS.items():
         names |= {f"{package.replace('.', '/')}/{path.name}" for path in (sources / folder).glob("*.py")}
     names |= {f"lewm_agent/envs/assets/{path.name}" for path in (sources / "envs" / "assets").glob("*")}
+    names |= {f"lewm_agent/eval/pair_lists/{path.name}" for path in (sources / "eval" / "pair_lists").glob("*")}
+    names.add("lewm_agent/eval/report.html.jinja")
     return names | {path.relative_to(sources).as_posix() for path in sources.glob("lewm_agent/pretrained/*/*")}
 
 
@@ -84,7 +86,7 @@ def test_the_wheel_holds_lewm_agent_whole_and_nothing_else(sources: Path, wheel:
     assert {f"lewm_agent/pretrained/stand_in/{name}" for name in MODEL_FILES} <= names
 
 
-@pytest.mark.parametrize("name", ["reacher", "two_room"])
+@pytest.mark.parametrize("name", ["cube", "push_t", "reacher", "two_room"])
 def test_the_models_are_bundled_and_small(name: str) -> None:
     folder = ROOT / "lewm_agent" / "pretrained" / name
     assert {path.name for path in folder.glob("*")} == MODEL_FILES

@@ -1,0 +1,546 @@
+"""One page that shows what evaluations found, how sure it is, and what happened on the failures.
+
+python eval/report.py runs/*.json --output report/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dacite
+import tyro
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+from rich.markup import escape
+
+from lewm_agent.config import PLANNERS
+from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.eval.intervals import Comparison, Interval, compare, over_runs, rate, wilson
+from lewm_agent.eval.protocols import BUDGET
+
+PAGE, VIDEOS = "index.html", "videos"
+MINUS = "\N{MINUS SIGN}"
+TEMPLATE = "report.html.jinja"
+PROTOCOLS = ("paper", "moderate", "strict")
+ONE_TRAINING = ("name", "weights_sha256", "seed", "inverse_dynamics_error")
+"""Parts of a model's record that differ between trainings of one recipe."""
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 46, 20, 14, 46
+"""Of a plot and the margins around its axes, in its own units."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make one HTML page, which opens without a server or network, from results of eval/success_rate.py."""
+
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """JSON files written with eval/success_rate.py --output."""
+    output: Path = Path("report")
+    """Folder for index.html and videos/; what else is in it stays."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Success in percent and its 95 % interval."""
+
+    success_rate: float
+    success_rate_ci95: Interval
+
+
+@dataclass(frozen=True)
+class StartRate(Rate):
+    """Success on the pairs with one kind of start."""
+
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened on one pair."""
+
+    success: bool
+    first_success_step: int | None
+    least_distance: float
+    video: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which weights."""
+
+    name: str
+    weights_sha256: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Result(Rate):
+    """The part of a result's JSON (docs/results-schema.md) that is computed with."""
+
+    env: str
+    protocol: str
+    seed: int
+    planner_seed: int
+    pairs_sha256: str
+    planner: dict[str, Any]
+    success_at_end: float
+    start_solved_percent: float
+    starts: dict[str, StartRate]
+    floors: dict[str, Rate]
+    seconds_per_plan: float
+    model: Model
+    command: str
+    versions: dict[str, Any]
+    hardware: dict[str, Any]
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result and where it was read.
+
+    Attributes:
+        path: of its JSON.
+        values: the JSON whole.
+        result: the JSON checked.
+        number: by which the page calls it.
+    """
+
+    path: Path
+    values: dict[str, Any]
+    result: Result
+    number: int = 0
+
+    @property
+    def world(self) -> str:
+        """Name of the environment for people: lewm/TwoRoom-v0 is Two-Room."""
+        name = re.sub(r"-v\d+$", "", self.result.env.rsplit("/", 1)[-1])
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name)
+
+    @property
+    def planner(self) -> str:
+        """Name of the planner preset, and where the settings differ from it."""
+        settings = self.result.planner
+        changes = {
+            name: {key: value for key, value in settings.items() if asdict(preset).get(key) != value}
+            for name, preset in PLANNERS.items()
+        }
+        nearest = min(changes, key=lambda name: len(changes[name]))
+        return ", ".join([nearest, *(f"{key} {value}" for key, value in changes[nearest].items())])
+
+    @property
+    def label(self) -> str:
+        """Enough to tell it from the other runs."""
+        return f"{self.number}: {self.result.model.name}, planner {self.planner}, seed {self.result.planner_seed}"
+
+    @property
+    def outcomes(self) -> list[bool]:
+        """Solved or not, pair by pair."""
+        return [record.success for record in self.result.records]
+
+    @property
+    def pairs(self) -> tuple[str, int, str]:
+        """World, protocol and pairs; the protocol as a number to sort by."""
+        return self.world, PROTOCOLS.index(self.result.protocol), self.result.pairs_sha256
+
+    @property
+    def agent(self) -> tuple[str, str]:
+        """Weights and planner settings, whatever they are called."""
+        return self.result.model.weights_sha256, json.dumps(self.result.planner, sort_keys=True)
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for two measurements of one thing on one kind of device."""
+        return self.pairs, self.agent, self.result.planner_seed, self._device
+
+    @property
+    def recipe(self) -> Hashable:
+        """Equal for runs that differ in seeds only; weights whose configuration is unknown are their own recipe."""
+        record = self.values["model"]
+        kept = {key: value for key, value in record.items() if key not in ONE_TRAINING}
+        weights = "" if "config" in record else self.result.model.weights_sha256
+        return self.pairs, self.agent[1], self._device, weights, json.dumps(kept, sort_keys=True)
+
+    @property
+    def _device(self) -> str:
+        return f"{self.result.hardware.get('device')} {self.result.hardware.get('accelerator')}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of successes.
+
+    Attributes:
+        kind: run, mean, starts or floor.
+        name: of what was measured.
+        note: what sets it apart from the others.
+        rate: success.
+        at_end: percent that still meet the test at the last step.
+        at_start: percent that meet it before the first action.
+        seconds: per plan.
+        number: of the run, if it is one.
+    """
+
+    kind: str
+    name: str
+    note: str
+    rate: Rate
+    at_end: float | None = None
+    at_start: float | None = None
+    seconds: float | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs on the same pairs: their rows of the table, and comparisons of those with another model or planner."""
+
+    runs: list[Run]
+    rows: list[Row]
+    comparisons: list[tuple[Run, Run, Comparison]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run in a plot over time: corners of its line and of the band around it, as SVG writes them."""
+
+    run: Run
+    line: str
+    band: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run in a plot over planning time: its place, the ends of its interval and the height of its name."""
+
+    run: Run
+    x: float
+    y: float
+    low: float
+    high: float
+    name: float
+
+
+@dataclass(frozen=True)
+class Video:
+    """A copied GIF, the number of its pair and what happened on it."""
+
+    source: Path
+    file: str
+    pair: int
+    record: Record
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
+        runs = read(options.results)
+        write(options.output, runs)
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; a page that was there is as it was", highlight=False)
+        return 130
+    Console().print(f"{len(runs)} runs in {options.output / PAGE}", highlight=False, soft_wrap=True)
+    return 0
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def read(paths: Iterable[Path]) -> list[Run]:
+    """Results, numbered in the order of the page. Raises ``ValueError`` for other files, or the same run twice."""
+    known: dict[Hashable, Run] = {}
+    for path in paths:
+        run = _read_one(path)
+        if run.identity in known:
+            raise ValueError(f"{known[run.identity].path} and {path} are the same run")
+        known[run.identity] = run
+    if not known:
+        raise ValueError("give at least one JSON file written by eval/success_rate.py --output")
+    ordered = sorted(known.values(), key=lambda run: run.pairs)
+    return [Run(run.path, run.values, run.result, number) for number, run in enumerate(ordered, start=1)]
+
+
+def _read_one(path: Path) -> Run:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    fault = f"{path} is not a result of eval/success_rate.py: "
+    if not isinstance(values, dict):
+        raise ValueError(f"{fault}it is a {type(values).__name__}, not an object with keys")
+    try:
+        result = dacite.from_dict(Result, values, dacite.Config(cast=[tuple]))
+    except dacite.MissingValueError as error:
+        raise ValueError(f"{fault}the key `{error.field_path}` is missing") from None
+    except dacite.WrongTypeError as error:
+        raise ValueError(f"{fault}the key `{error.field_path}` holds {str(error.value)[:40]!r}") from None
+    except TypeError as error:
+        raise ValueError(f"{fault}an interval is not two numbers ({error})") from None
+    _check(result, fault)
+    return Run(path, values, result)
+
+
+def _check(result: Result, fault: str) -> None:
+    """What follows from the records must be what the result says."""
+    solved, count = sum(record.success for record in result.records), len(result.records)
+    if not count:
+        raise ValueError(f"{fault}the key `records` is empty")
+    if result.protocol not in PROTOCOLS:
+        raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOLS)}")
+    if rate(solved, count)["success_rate"] != result.success_rate:
+        raise ValueError(f"{fault}success_rate is {result.success_rate}, but {solved} of {count} records are solved")
+    if any(record.success != (record.first_success_step is not None) for record in result.records):
+        raise ValueError(f"{fault}a record has a success without a first_success_step, or the reverse")
+    if not 0 < result.seconds_per_plan < math.inf:
+        raise ValueError(f"{fault}seconds_per_plan is {result.seconds_per_plan}")
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _groups(runs: list[Run]) -> list[Group]:
+    together = [list(group) for _, group in itertools.groupby(runs, key=lambda run: run.pairs)]
+    return [Group(group, _rows(group), _comparisons(group)) for group in together]
+
+
+def _comparisons(runs: list[Run]) -> list[tuple[Run, Run, Comparison]]:
+    return [
+        (first, second, compare(first.outcomes, second.outcomes))
+        for first, second in itertools.combinations(runs, 2)
+        if first.agent != second.agent
+    ]
+
+
+def _rows(runs: list[Run]) -> list[Row]:
+    return [*itertools.chain.from_iterable(map(_run_rows, runs)), *_means(runs), *_floors(runs)]
+
+
+def _run_rows(run: Run) -> list[Row]:
+    result, model = run.result, run.result.model
+    training = "" if model.seed is None else f"training seed {model.seed}, "
+    note = f"planner {run.planner}, seed {result.planner_seed}; {training}weights {model.weights_sha256[:8]}"
+    whole = Row(
+        "run",
+        model.name,
+        note,
+        result,
+        result.success_at_end,
+        result.start_solved_percent,
+        result.seconds_per_plan,
+        run.number,
+    )
+    kinds = [Row("starts", _words(name), f"{kind.pairs} of the pairs", kind) for name, kind in result.starts.items()]
+    return [whole, *kinds]
+
+
+def _means(runs: list[Run]) -> list[Row]:
+    """One row for all runs that differ in their seeds only."""
+    recipes: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        recipes.setdefault(run.recipe, []).append(run)
+    return [_mean_row(members) for members in recipes.values() if len(members) > 1]
+
+
+def _mean_row(runs: list[Run]) -> Row:
+    results, count = [run.result for run in runs], len(runs)
+    rates = [result.success_rate for result in results]
+    return Row(
+        "mean",
+        f"Mean of runs {', '.join(str(run.number) for run in runs)}",
+        f"planner {runs[0].planner}; interval between {count} seeds, not between pairs",
+        Rate(sum(rates) / count, over_runs(rates)),
+        sum(result.success_at_end for result in results) / count,
+        sum(result.start_solved_percent for result in results) / count,
+        sum(result.seconds_per_plan for result in results) / count,
+    )
+
+
+def _floors(runs: list[Run]) -> list[Row]:
+    """Once each; runs whose floors differ, as they can between versions, are named."""
+    found: dict[tuple[str, float], list[Run]] = {}
+    for run in runs:
+        for name, floor in run.result.floors.items():
+            found.setdefault((name, floor.success_rate), []).append(run)
+    variants = Counter(name for name, _ in found)
+    rows = []
+    for (name, _), measured in found.items():
+        of_runs = f"beside run {', '.join(str(run.number) for run in measured)}" if variants[name] > 1 else ""
+        rows.append(Row("floor", _words(name), of_runs, measured[0].result.floors[name]))
+    return rows
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+
+def _across(share: float) -> float:
+    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+
+def _up(percent: float) -> float:
+    return round(TOP + (1 - percent / 100) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def _corners(heights: list[float]) -> list[str]:
+    """Of a line that jumps to the height of every step at that step."""
+    places = [(_across(step / BUDGET), _up(height)) for step, height in enumerate(heights)]
+    jumps = [[(x, before), (x, y)] for (x, y), (_, before) in zip(places[1:], places, strict=False)]
+    return [f"{x},{y}" for x, y in [places[0], *itertools.chain.from_iterable(jumps)]]
+
+
+def _curve(run: Run) -> Curve:
+    """Share of pairs solved by every step, with Wilson intervals."""
+    steps = [record.first_success_step for record in run.result.records]
+    solved = [sum(step is not None and step <= now for step in steps) for now in range(BUDGET + 1)]
+    bounds = [wilson(count, len(steps)) for count in solved]
+    line = _corners([100 * count / len(steps) for count in solved])
+    band = _corners([high for _, high in bounds]) + _corners([low for low, _ in bounds])[::-1]
+    return Curve(run, " ".join(line), " ".join(band))
+
+
+def _curves(runs: list[Run]) -> list[list[Curve]]:
+    """One list for each plot: all runs of one world and protocol."""
+    plots = itertools.groupby(runs, key=lambda run: run.pairs[:2])
+    return [[_curve(run) for run in group] for _, group in plots]
+
+
+def _span(runs: list[Run]) -> tuple[float, float]:
+    """Ends of a logarithmic axis with room for every run's seconds per plan."""
+    seconds = [run.result.seconds_per_plan for run in runs]
+    return min(seconds) / 2, max(seconds) * 2
+
+
+def _at_time(seconds: float, span: tuple[float, float]) -> float:
+    return _across(math.log(seconds / span[0]) / math.log(span[1] / span[0]))
+
+
+def _points(runs: list[Run]) -> list[Point]:
+    """From the fastest to the slowest run; names of neighbours stand at different heights."""
+    points: list[Point] = []
+    level = 0
+    for run in sorted(runs, key=lambda run: run.result.seconds_per_plan):
+        low, high = run.result.success_rate_ci95
+        x = _at_time(run.result.seconds_per_plan, _span(runs))
+        level = (level + 1) % 3 if points and x - points[-1].x < 16 else 0
+        name = _up(low) + 15 + 14 * level if low > 30 else _up(high) - 5 - 14 * level
+        points.append(Point(run, x, _up(run.result.success_rate), _up(low), _up(high), name))
+    return points
+
+
+def _time_ticks(runs: list[Run]) -> list[tuple[float, str]]:
+    """At 1, 2 and 5 times the powers of ten, in milliseconds; powers alone on an axis of more than three."""
+    low, high = _span(runs)
+    digits = (1, 2, 5) if high < 1000 * low else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= high]
+    return [(_at_time(seconds, (low, high)), f"{1000 * seconds:,.10g}") for seconds in ticks]
+
+
+# --- videos ----------------------------------------------------------------------------------------------------------
+
+
+def _videos(run: Run) -> list[Video]:
+    """Failures, the nearest first, then solved pairs. Raises ``ValueError`` where there is no GIF."""
+    found = []
+    for pair, record in enumerate(run.result.records):
+        if record.video is not None:
+            source = run.path.parent / record.video
+            found.append(Video(source, _video_name(run, pair, source), pair, record))
+    failed = [video for video in found if not video.record.success]
+    solved = [video for video in found if video.record.success]
+    return sorted(failed, key=lambda video: video.record.least_distance) + solved
+
+
+def _video_name(run: Run, pair: int, source: Path) -> str:
+    """Named after its content, so that new videos never take the place of those an old page shows."""
+    if not source.is_file():
+        raise ValueError(f"{run.path} names a video of pair {pair} that is not there: {source}")
+    content = source.read_bytes()
+    if not content.startswith(b"GIF8"):
+        raise ValueError(f"{run.path} names a video of pair {pair} that is not a GIF: {source}")
+    return f"{VIDEOS}/pair-{pair:03d}-{hashlib.sha256(content).hexdigest()[:12]}.gif"
+
+
+# --- write -----------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, runs: list[Run]) -> None:
+    """Make the page. A page that is there already stays whole until the new one is."""
+    videos = {run.number: _videos(run) for run in runs}
+    page = _page(runs, videos)
+    copies = {folder / video.file: video.source for video in itertools.chain.from_iterable(videos.values())}
+    folder.mkdir(parents=True, exist_ok=True)
+    for target, source in copies.items():
+        target.parent.mkdir(exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        part.write_bytes(source.read_bytes())
+        part.replace(target)
+    write_atomically(folder / PAGE, page)
+    for path in (folder / VIDEOS).glob("pair-*"):
+        if re.fullmatch(r"pair-\d+-[0-9a-f]{12}\.gif(\.part)?", path.name) and path not in copies:
+            path.unlink()
+
+
+def _page(runs: list[Run], videos: dict[int, list[Video]]) -> str:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    formats = {"percent": _percent, "points": _points_apart, "interval": _interval}
+    environment.filters.update({**formats, "milliseconds": _milliseconds, "p_value": _p_value})
+    groups = _groups(runs)
+    return environment.get_template(TEMPLATE).render(
+        runs=runs,
+        groups=groups,
+        comparisons=sum(len(group.comparisons) for group in groups),
+        curves=_curves(runs),
+        points=_points(runs),
+        percent_ticks=[(_up(percent), percent) for percent in (0, 25, 50, 75, 100)],
+        step_ticks=[(_across(step / BUDGET), str(step)) for step in range(0, BUDGET + 1, 10)],
+        time_ticks=_time_ticks(runs),
+        videos=videos,
+        box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
+        budget=BUDGET,
+    )
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _points_apart(value: float) -> str:
+    return f"{value:+.1f}".replace("-", MINUS) if value else "0.0"
+
+
+def _interval(bounds: Interval) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}".replace("-", MINUS)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.01 else f"{1000 * seconds:.1f}"
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "under 0.001"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Watch an agent plan towards goals that you choose with the mouse.
+
+python eval/watch.py --env two_room
+
+Two pictures, the world now and the goal, and on the first the path of the last plan. The latents that the model
+imagines have no picture, so places are read from them: by kernel regression, fitted at the start on 400 known states
+that are drawn and encoded. Filled dots are what is read from the latents imagined after each action block, up to the
+block that the planner counts; rings are where the same actions lead in a copy of the simulator. Crosses are the places
+in the goal. The agent sees none of this, only the two frames, in the size it was trained on.
+
+Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit. Without a display, or with --record, a GIF instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import tyro
+from rich.console import Console
+
+from lewm_agent import LeWMAgent
+from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.controller import Frames
+from lewm_agent.envs import ENVIRONMENTS
+from lewm_agent.envs.goal_env import Vector
+from lewm_agent.eval import watch_drawing
+from lewm_agent.eval.watch_drawing import pygame
+from lewm_agent.eval.watch_session import Session
+from lewm_agent.eval.watch_worlds import watchable
+
+MOST_STEPS = 60
+"""Environment steps of a recorded episode, unless it is solved before."""
+LINGER = 6
+"""Steps that are still recorded after a success."""
+TURN = np.pi / 12
+"""What one notch of the wheel turns, rad."""
+SHADES = np.arange(0, 256, 17, dtype=np.uint8)[np.rint(np.arange(256) / 17).astype(int)]
+"""What the 256 shades of a color become in a GIF: with 16 of them it has half the size, and needs no dithering."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Watch an agent plan and act towards goals that you choose with the mouse; without a display, record a GIF.
+
+    A click or a drag in either picture sets the goal; in Push-T the wheel or the arrow keys turn it.
+    Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit.
+    """
+
+    env: str
+    """Environment: a short name (two_room) or a Gymnasium id."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    planner: str | None = None
+    """Planner preset (small, paper) instead of the settings saved with the model."""
+    record: Path | None = None
+    """Write this GIF instead of opening a window; without a display watch-ENV.gif."""
+    episodes: int = 2
+    """Episodes in the GIF."""
+    seed: int = 0
+    """Of the starts and goals, and of the planner's noise."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    console = Console()
+    try:
+        watch(tyro.cli(Options, args=arguments), console)
+    except (ValueError, CheckpointError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def watch(options: Options, console: Console) -> None:
+    """Show the window or record the GIF. Raises ``ValueError`` or :class:`CheckpointError` for what cannot be done."""
+    environment = watchable(options.env)
+    name = {gymnasium_id: short for short, gymnasium_id in ENVIRONMENTS.items()}[environment]
+    record = options.record or (None if has_display() else Path(f"watch-{name}.gif"))
+    if record is not None:
+        check_recording(record, options.episodes)
+    model = options.model or name
+    agent = LeWMAgent.from_pretrained(model, planner=options.planner, device=options.device)
+    if agent.description.environment != environment:
+        raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
+    console.print("drawing and encoding known states ...", highlight=False)
+    session = Session(agent, options.seed)
+    console.print(f"places are read from latents to {session.readout.error:.1%} of the picture", highlight=False)
+    if record is None:
+        show(session)
+        return
+    write_gif(record, session, options.episodes)
+    console.print(f"{options.episodes} episodes in {record}", highlight=False, soft_wrap=True)
+
+
+def has_display() -> bool:
+    """Whether a window can be opened; on Linux that takes a display or a chosen SDL driver."""
+    chosen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
+    return chosen or sys.platform != "linux"
+
+
+def check_recording(path: Path, episodes: int) -> None:
+    """Raise ``ValueError`` unless so many episodes can be written to a GIF at ``path``; makes its folder."""
+    if path.suffix != ".gif":
+        raise ValueError(f"--record must be a file that ends in .gif, got {path}")
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+
+
+class Window:
+    """A session on the screen.
+
+    Raises:
+        ValueError: a window cannot be opened.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.paused = False
+        self.hints = (session.world.mouse, "N new goal   R restart elsewhere   space pause   Q quit")
+        try:
+            pygame.display.init()
+            self._screen = pygame.display.set_mode(watch_drawing.size(1 + len(self.hints)))
+        except pygame.error as error:
+            raise ValueError(f"cannot open a window ({error}); give --record out.gif") from None
+        pygame.display.set_caption("lewm-agent")
+        self._clock = pygame.time.Clock()
+
+    def tick(self) -> bool:
+        """Answer the spectator, act once unless paused, and draw; returns whether to go on."""
+        if not self._answer(pygame.event.get()):
+            return False
+        if not self.paused:
+            self.session.step()
+        self._screen.blit(watch_drawing.draw(self.session.scene(*self.hints)), (0, 0))
+        pygame.display.flip()
+        self._clock.tick(self.session.env.metadata["render_fps"])
+        return True
+
+    def close(self) -> None:
+        """Take the window away."""
+        pygame.display.quit()
+
+    def _answer(self, events: Sequence[pygame.event.Event]) -> bool:
+        """Do what the spectator asks for; of several places that a drag passed, the last counts."""
+        place = None
+        for event in events:
+            if event.type == pygame.QUIT:
+                return False
+            if event.type == pygame.KEYDOWN and not self._press(event.key):
+                return False
+            if event.type == pygame.MOUSEWHEEL:
+                self.session.turn(TURN * event.y)
+            place = _dragged_to(event, place)
+        if place is not None:
+            self.session.click(place)
+        return True
+
+    def _press(self, key: int) -> bool:
+        if key == pygame.K_n:
+            self.session.new_goal()
+        elif key == pygame.K_r:
+            self.session.restart()
+        elif key == pygame.K_SPACE:
+            self.paused = not self.paused
+        elif key in (pygame.K_LEFT, pygame.K_RIGHT):
+            self.session.turn(TURN if key == pygame.K_RIGHT else -TURN)
+        return key not in (pygame.K_q, pygame.K_ESCAPE)
+
+
+def _dragged_to(event: pygame.event.Event, otherwise: Vector | None) -> Vector | None:
+    """The place that an event of the left mouse button points at."""
+    pressed = event.type == pygame.MOUSEBUTTONDOWN and event.button == 1
+    dragged = event.type == pygame.MOUSEMOTION and event.buttons[0]
+    place = watch_drawing.place_at(event.pos) if pressed or dragged else None
+    return otherwise if place is None else place
+
+
+def show(session: Session) -> None:
+    """Open a window until the spectator quits. Raises ``ValueError`` if there can be none."""
+    window = Window(session)
+    try:
+        while window.tick():
+            pass
+    finally:
+        window.close()
+
+
+def write_gif(path: Path, session: Session, episodes: int) -> None:
+    """Record episodes of the tasks in turn."""
+    milliseconds = 1000 / session.env.metadata["render_fps"]
+    pictures = np.stack([picture for _ in range(episodes) for picture in _recorded(session)])
+    imageio.imwrite(path, pictures, extension=".gif", duration=milliseconds, loop=0)
+
+
+def _recorded(session: Session) -> Iterator[Frames]:
+    """Pictures (H, W, 3) of an episode, up to some steps after its success; then the next task begins."""
+    left = MOST_STEPS
+    while left > 0:
+        yield SHADES[watch_drawing.pixels(watch_drawing.draw(session.scene()))]
+        session.step()
+        left = min(left - 1, LINGER) if session.info["is_success"] else left - 1
+    session.restart()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

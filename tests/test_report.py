@@ -1,0 +1,284 @@
+"""The page of results: its figures, its links, what it refuses, and that it is replaced whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lewm_agent.config import PLANNERS
+from lewm_agent.eval import report, success_rate
+from lewm_agent.eval.intervals import rate
+
+VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}
+GIF = b"GIF89a and what follows"
+
+
+class Page(HTMLParser):
+    """Attributes by tag, and all text; fails on tags that are not closed in order."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed((folder / "index.html").read_text())
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += " ".join(["", *data.split()])
+
+    def all(self, tag: str, attribute: str) -> list[str]:
+        return [str(attributes[attribute]) for name, attributes in self.tags if name == tag and attribute in attributes]
+
+
+def record(step: int | None, distance: float = 1.0, video: str | None = None) -> dict[str, Any]:
+    return {"success": step is not None, "first_success_step": step, "least_distance": distance, "video": video}
+
+
+def result(steps: list[int | None], **changes: Any) -> dict[str, Any]:
+    """What eval/success_rate.py would write for these first success steps."""
+    count, solved = len(steps), sum(step is not None for step in steps)
+    values: dict[str, Any] = {
+        "env": "lewm/TwoRoom-v0",
+        "protocol": "strict",
+        "episodes": count,
+        "seed": 7,
+        "planner_seed": 0,
+        "pairs_sha256": "ab" * 32,
+        "planner": asdict(PLANNERS["small"]),
+        **rate(solved, count),
+        "success_at_end": 100.0,
+        "start_solved_percent": 0.0,
+        "starts": {},
+        "floors": {"random": rate(1, count), "replay": rate(count, count)},
+        "seconds_per_plan": 0.05,
+        "model": {"name": "two_room", "weights_sha256": "cd" * 32, "data": "2000 episodes", "seed": 0},
+        "command": "python eval/success_rate.py --env two_room",
+        "versions": {"python": "3.11.7"},
+        "hardware": {"processor": "some", "device": "cpu", "accelerator": None},
+        "records": [record(step) for step in steps],
+    }
+    return {**values, **changes}
+
+
+def make(folder: Path, *results: dict[str, Any]) -> Page:
+    assert run(folder, *results) == 0
+    return Page(folder / "report")
+
+
+def run(folder: Path, *results: dict[str, Any]) -> int:
+    paths = [folder / f"{number}.json" for number in range(len(results))]
+    for path, values in zip(paths, results, strict=True):
+        path.write_text(json.dumps(values))
+    return report.main([*map(str, paths), "--output", str(folder / "report")])
+
+
+def other_planner(steps: list[int | None], **changes: Any) -> dict[str, Any]:
+    return result(steps, **{"planner": asdict(PLANNERS["paper"]), "seconds_per_plan": 1.7, **changes})
+
+
+def test_every_link_and_image_exists_and_nothing_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(GIF)
+    first = result([3, None])
+    first["records"][1]["video"] = "a.gif"
+    page = make(tmp_path, first, other_planner([3, 4]))
+    images, links = page.all("img", "src"), page.all("a", "href")
+    assert len(images) == len(page.all("img", "alt")) == 1
+    assert [(tmp_path / "report" / image).read_bytes() for image in images] == [GIF]
+    assert {link.removeprefix("#") for link in links} <= {str(tag[1].get("id")) for tag in page.tags}
+    assert {"#run-1", "#run-2", "#videos"} <= set(links)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    titles = set(page.all("title", "id"))
+    assert set(page.all("svg", "aria-labelledby")) == titles == {"curves-1", "times"}
+
+
+def test_text_from_a_result_is_escaped(tmp_path: Path) -> None:
+    name = "<script>alert('x')</script><img src=x onerror=y>"
+    model = {**result([1])["model"], "name": name, "config": {"width": name}}
+    page = make(tmp_path, result([1], model=model, command=name, versions={name: name}, floors={name: rate(1, 1)}))
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert page.text.count(name) > 5
+
+
+def test_comparison_counts_and_p_value(tmp_path: Path) -> None:
+    """9 pairs only A, 1 only B: two tails of ten throws of a coin, 22 / 1024."""
+    steps: list[int | None] = [5] * 10
+    a, b = [*steps[:9], None, 5, None], [None] * 9 + [5, 5, None]
+    page = make(tmp_path, result(a), other_planner(b))
+    assert "A = 1: two_room, planner small, seed 0 B = 2: two_room, planner paper, seed 0 1 9 1 1 +66.7" in page.text
+    assert "0.021" in page.text
+
+
+def test_runs_of_one_agent_or_on_other_pairs_are_not_compared(tmp_path: Path) -> None:
+    same_agent, other_pairs = result([1, 2], planner_seed=1), other_planner([1, 2], pairs_sha256="ef" * 32)
+    page = make(tmp_path, result([1, None]), same_agent, other_pairs)
+    assert "No two runs here have the same pairs" in page.text
+
+
+def trained(seed: int, **changes: Any) -> dict[str, Any]:
+    model = {**result([1])["model"], "name": f"runs/{seed}", "weights_sha256": f"{seed}" * 64, "seed": seed}
+    return {**model, **changes}
+
+
+def test_runs_of_other_planner_seeds_are_averaged(tmp_path: Path) -> None:
+    page = make(tmp_path, result([1, 2, 3, None]), result([1, 2, 3, 4], planner_seed=1), other_planner([1, 2, 3, 4]))
+    assert "Mean of runs 1, 2" in page.text and "87.5 75.0 to 100.0" in page.text
+    assert page.text.count("Mean of runs ") == 2  # the row and the explanation
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "averaged"),
+    [
+        ({"config": {"width": 1}}, {"config": {"width": 1}}, True),
+        ({"config": {"width": 1}}, {"config": {"width": 2}}, False),
+        ({"config": {"width": 1}}, {"config": {"width": 1}, "steps": 9}, False),
+        ({}, {}, False),
+    ],
+)
+def test_other_weights_are_averaged_only_when_known_to_be_of_one_recipe(
+    first: dict[str, Any], second: dict[str, Any], averaged: bool, tmp_path: Path
+) -> None:
+    page = make(tmp_path, result([1], model=trained(0, **first)), result([None], model=trained(1, **second)))
+    assert ("Mean of runs 1, 2" in page.text) == averaged
+
+
+def test_curves_rise_where_pairs_are_solved(tmp_path: Path) -> None:
+    make(tmp_path, result([10, 10, 25, None]))
+    page = Page(tmp_path / "report")
+    corners = [tuple(map(float, corner.split(","))) for corner in page.all("polyline", "points")[0].split()]
+    left, right, bottom = corners[0][0], corners[-1][0], corners[0][1]
+    rises = {round(50 * (x - left) / (right - left)): bottom - y for x, y in corners}
+    per_pair = rises[50] / 3
+    assert [round(rises[step] / per_pair) for step in (0, 9, 10, 24, 25, 50)] == [0, 0, 2, 2, 3, 3]
+    assert "run 1, 75.0 %" in page.text
+
+
+def test_kinds_of_starts_and_differing_floors_have_rows(tmp_path: Path) -> None:
+    starts = {"starts_at_the_cube": {"pairs": 2, **rate(1, 2)}}
+    page = make(tmp_path, result([1, 2], starts=starts), other_planner([1, 2], floors={"random": rate(2, 2)}))
+    assert "Starts at the cube 2 of the pairs 50.0 9.4 to 90.5" in page.text
+    assert "Random beside run 1 50.0" in page.text and "Random beside run 2 100.0" in page.text
+
+
+def test_planner_is_named_by_its_preset_and_what_differs(tmp_path: Path) -> None:
+    changed = {**asdict(PLANNERS["paper"]), "samples": 100}
+    assert "planner paper, samples 100, seed 0" in make(tmp_path, result([1], planner=changed)).text
+
+
+def test_nearest_failures_come_first(tmp_path: Path) -> None:
+    values = result([4, None, None, 2])
+    for pair, distance in enumerate((0.5, 9.0, 3.0, 0.1)):
+        (tmp_path / f"{pair}.gif").write_bytes(GIF + bytes([pair]))
+        values["records"][pair].update(least_distance=distance, video=f"{pair}.gif")
+    page = make(tmp_path, values)
+    names = ["pair-002-", "pair-001-", "pair-000-", "pair-003-"]
+    assert [image[len("videos/") :][:9] for image in page.all("img", "src")] == names
+    assert "Pair 2, not solved . Least distance 3." in page.text
+    assert "Pair 3, solved at step 2 . Least distance 0.1." in page.text
+
+
+def with_video(name: str) -> dict[str, Any]:
+    values = result([None])
+    values["records"][0]["video"] = name
+    return values
+
+
+def test_a_new_page_replaces_the_old_one_and_its_videos_only(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(GIF)
+    make(tmp_path, with_video("a.gif"))
+    (tmp_path / "report" / "videos" / "mine.gif").write_bytes(b"mine")
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    (tmp_path / "a.gif").write_bytes(GIF + b"2")
+    page = make(tmp_path, with_video("a.gif"))
+    files = {path.name for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    assert files == {"index.html", "notes.txt", "mine.gif", Path(page.all("img", "src")[0]).name}
+
+
+def test_an_interruption_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.gif").write_bytes(GIF)
+    before = make(tmp_path, with_video("a.gif"))
+    (tmp_path / "a.gif").write_bytes(GIF + b"2")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write_atomically", interrupt)
+    assert run(tmp_path, with_video("a.gif")) == 130
+    after = Page(tmp_path / "report")
+    assert after.tags == before.tags
+    assert (tmp_path / "report" / after.all("img", "src")[0]).read_bytes() == GIF
+
+
+def without(*keys: str) -> dict[str, Any]:
+    values = copy.deepcopy(result([1]))
+    part: Any = values
+    for key in keys[:-1]:
+        part = part[key]
+    del part[keys[-1]]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("results", "sentence"),
+    [
+        ([[1, 2]], "0.json is not a result of eval/success_rate.py: it is a list"),
+        ([without("pairs_sha256")], "the key `pairs_sha256` is missing"),
+        ([without("model", "weights_sha256")], "the key `model.weights_sha256` is missing"),
+        ([without("floors", "replay", "success_rate")], "the key `floors.success_rate` is missing"),
+        ([result([1], seed="x")], "the key `seed` holds 'x'"),
+        ([result([1], success_rate_ci95=[1.0])], "the key `success_rate_ci95` holds '(1.0,)'"),
+        ([result([1], success_rate_ci95=5)], "an interval is not two numbers"),
+        ([result([1], success_rate=50.0)], "success_rate is 50.0, but 1 of 1 records are solved"),
+        ([result([1], records=[])], "the key `records` is empty"),
+        ([result([1], records=[{**record(1), "first_success_step": None}])], "success without a first_success_step"),
+        ([result([1], protocol="loose")], "holds 'loose', not one of paper, moderate, strict"),
+        ([result([1], seconds_per_plan=0.0)], "seconds_per_plan is 0.0"),
+        ([result([1]), result([1], seconds_per_plan=0.1)], "1.json are the same run"),
+        ([with_video("gone.gif")], "names a video of pair 0 that is not there"),
+        ([with_video("0.json")], "names a video of pair 0 that is not a GIF"),
+    ],
+)
+def test_bad_results_are_refused_in_one_sentence(
+    results: list[Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, *results) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.json").write_text("success: 100 %")
+    for arguments, sentence in {
+        (str(tmp_path / "gone.json"),): "there is no file",
+        (str(tmp_path / "text.json"),): "is not JSON",
+        (): "give at least one JSON file",
+    }.items():
+        assert report.main([*arguments, "--output", str(tmp_path / "report")]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1
+
+
+def test_an_evaluation_as_it_is_written_makes_a_page(trained_folder: Path, tmp_path: Path) -> None:
+    output, gifs = tmp_path / "out.json", tmp_path / "gifs"
+    arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "3", "--output", str(output)]
+    assert success_rate.main([*arguments, "--seed", "3", "--video", str(gifs), "--videos", "1"]) == 0
+    assert report.main([str(output), "--output", str(tmp_path / "report")]) == 0
+    assert len(Page(tmp_path / "report").all("img", "src")) == 1
