@@ -50,9 +50,11 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         if not is_integer(image_size) or image_size < MINIMUM_IMAGE_SIZE:
             raise ValueError(f"image_size must be an integer of at least {MINIMUM_IMAGE_SIZE}, got {image_size!r}")
+        if not isinstance(terminate_on_success, bool):
+            raise ValueError(f"terminate_on_success must be True or False, got {terminate_on_success!r}")
         self.render_mode = render_mode
         self.image_size = int(image_size)
-        self.terminate_on_success = bool(terminate_on_success)
+        self.terminate_on_success = terminate_on_success
         self._factors = self._initial_factors = factors
         self._state: Vector | None = None
         self._goal: Vector = np.empty(0)

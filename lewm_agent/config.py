@@ -272,23 +272,20 @@ _MEDIUM = AgentConfig(
         _SMALL.model,
         image_size=96,
         patch_size=12,
-        encoder_width=96,
+        encoder_heads=2,
         latent_dim=64,
         predictor_width=192,
-        predictor_depth=3,
         predictor_heads=6,
         predictor_mlp_width=768,
     ),
-    objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3),
-    training=dataclasses.replace(_SMALL.training, learning_rate=5e-4),
+    objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3, inverse_weight=0.5),
+    training=dataclasses.replace(_SMALL.training, batch_size=48, learning_rate=5e-4),
     planner=PLANNERS["hybrid"],
     inverse_dynamics=InverseDynamicsConfig(),
 )
 
 PRESETS: dict[str, AgentConfig] = {
-    "fine": dataclasses.replace(
-        _MEDIUM, model=dataclasses.replace(_MEDIUM.model, patch_size=8, encoder_width=64, encoder_heads=2)
-    ),
+    "fine": dataclasses.replace(_MEDIUM, model=dataclasses.replace(_MEDIUM.model, patch_size=8, encoder_depth=3)),
     "medium": _MEDIUM,
     "paper": AgentConfig(),
     "small": _SMALL,

@@ -47,6 +47,10 @@ def test_collect_learn_and_load(tmp_path: Path) -> None:
         ([*COLLECT, "--environment-kwargs", '{"image_size": 32}'], "two_room takes no argument 'image_size' here"),
         ([*COLLECT, "--environment-kwargs", '{"max_episode_steps": 9}'], "no argument 'max_episode_steps'"),
         ([*COLLECT, "--environment-kwargs", '{"collision": "none"}'], "collision must be"),
+        (
+            [*COLLECT, "--environment-kwargs", '{"terminate_on_success": "false"}'],
+            "terminate_on_success must be True or False, got 'false'",
+        ),
         ([*LEARN, "--environment-kwargs", '{"door": 1}'], "two_room takes no argument 'door' here"),
     ],
 )
