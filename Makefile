@@ -17,8 +17,8 @@ help:  ## list these targets
 
 setup: $(INSTALLED)  ## create .venv and install everything into it
 
-run: $(INSTALLED)  ## evaluate the bundled Two-Room model on 50 held-out goals
-	@$(BIN)/python eval/success_rate.py --env two_room --episodes 50
+run: $(INSTALLED)  ## evaluate the bundled Cube model on 50 held-out goals
+	@$(BIN)/python eval/success_rate.py --env cube --episodes 50
 
 test: lint types pytest  ## lint, type-check and test
 
