@@ -18,6 +18,7 @@ SHORTER = {
     "episodes=2000": "episodes=6",
     "--episodes 2000": "--episodes 6",
     "--episodes 200": "--episodes 2",
+    "--episodes 50": "--episodes 2",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -50,7 +51,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    assert len(commands()) == 6
+    assert len(commands()) == 7
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
