@@ -66,7 +66,7 @@ def collect(
     overwrite: bool = False,
     progress: bool = True,
 ) -> OfflineDataset:
-    """Collect episodes into a dataset folder, or continue there.
+    """Collect episodes into a dataset folder, or continue there; returns the dataset.
 
     A folder that holds part of the same request is continued: only missing or damaged shards are gathered, and
     ``episodes`` may be larger than before. The data do not depend on ``num_envs`` or on interruptions, provided the
@@ -83,14 +83,10 @@ def collect(
         environment_kwargs: Keyword arguments of the environment, recorded; must be JSON.
         num_envs: Processes that gather at the same time, one environment each; 1 stays in this process.
         shard_episodes: Episodes per file.
-        frame_interval: Record the frame of every so many steps, from an episode's first; a training whose frame skip is
-            a multiple of it can use the data, and where drawing is slow, more of them fit into the same time.
+        frame_interval: Record the frame of every so many steps only, for trainings whose frame skip is a multiple.
         compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None, see :class:`ShardWriter`.
         overwrite: Delete the dataset that is there first.
         progress: Show a progress bar on the standard error stream.
-
-    Returns:
-        The dataset.
 
     Raises:
         ValueError: Arguments out of range, another request's dataset in the folder, an environment or a policy that
@@ -103,8 +99,7 @@ def collect(
     _check_counts(episodes=episodes, num_envs=num_envs, shard_episodes=shard_episodes, frame_interval=frame_interval)
     episode_seed(seed, 0)
     frame_filter(compression)
-    if num_envs > 1:
-        _check_picklable(make_env=make_env, make_policy=make_policy)
+    _check_picklable(num_envs, make_env=make_env, make_policy=make_policy)
     request = _request(
         make_env, environment_id, environment_kwargs or {}, policy, seed, episodes, shard_episodes, frame_interval
     )
@@ -113,8 +108,7 @@ def collect(
         folder, make_env, make_policy, seed, episodes, shard_episodes, frame_interval, request.frame_shape, compression
     )
     with _folder_for(folder, overwrite), _progress_bar(episodes, request, progress) as advance:
-        _gather_missing(job, request, num_envs, advance)
-    return OfflineDataset(folder)
+        return _gather_missing(job, request, num_envs, advance)
 
 
 def _check_counts(**counts: int) -> None:
@@ -123,8 +117,8 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
 
 
-def _check_picklable(**parts: object) -> None:
-    for name, part in parts.items():
+def _check_picklable(num_envs: int, **parts: object) -> None:
+    for name, part in parts.items() if num_envs > 1 else ():
         try:
             ForkingPickler.dumps(part)
         except Exception as error:  # pickling runs code of the object's own class, which may raise anything
@@ -300,7 +294,7 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
     return writer.record()
 
 
-def _gather_missing(job: _ShardJob, request: DatasetMetadata, num_envs: int, advance: Advance) -> None:
+def _gather_missing(job: _ShardJob, request: DatasetMetadata, num_envs: int, advance: Advance) -> OfflineDataset:
     """Gather the shards that are missing and keep ``metadata.json`` up to date."""
     request.save(job.folder)
     present = {shard.file for shard in request.shards}
@@ -315,8 +309,11 @@ def _gather_missing(job: _ShardJob, request: DatasetMetadata, num_envs: int, adv
                 request.save(job.folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_interrupted(job, request)) from None
-    mean, std = OfflineDataset(job.folder).action_statistics()
-    replace(request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist())).save(job.folder)
+    dataset = OfflineDataset(job.folder)
+    mean, std = dataset.action_statistics()
+    dataset.metadata = replace(request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist()))
+    dataset.metadata.save(job.folder)
+    return dataset
 
 
 def _interrupted(job: _ShardJob, request: DatasetMetadata) -> str:
