@@ -7,7 +7,7 @@ from lewm_agent.envs.cube_scene import CubeFactors
 from lewm_agent.envs.push_t import PushTEnv
 from lewm_agent.envs.push_t_scene import PushTFactors
 from lewm_agent.envs.reacher import ReacherEnv, ReacherFactors
-from lewm_agent.envs.registration import ENVIRONMENTS, environment_id, register_environments
+from lewm_agent.envs.registration import ENVIRONMENTS, environment_id, register_environments, short_name
 from lewm_agent.envs.two_room import TwoRoomEnv
 from lewm_agent.envs.two_room_scene import TwoRoomFactors
 from lewm_agent.envs.wrappers import AddGoalFrame, make_pixel_env
@@ -25,6 +25,7 @@ __all__ = [
     "TwoRoomFactors",
     "environment_id",
     "make_pixel_env",
+    "short_name",
 ]
 
 register_environments()

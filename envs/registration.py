@@ -23,6 +23,11 @@ def register_environments() -> None:
     gym.register(id=ENVIRONMENTS["two_room"], entry_point="lewm_agent.envs.two_room:TwoRoomEnv", max_episode_steps=100)
 
 
+def short_name(gymnasium_id: str) -> str:
+    """Inverse of ``ENVIRONMENTS``. Raises ``KeyError`` for an environment of others."""
+    return {known: name for name, known in ENVIRONMENTS.items()}[gymnasium_id]
+
+
 def environment_id(name: str) -> str:
     """Return the Gymnasium id for a short name; an id that Gymnasium knows, or ``module:id``, is returned as it is.
 

@@ -49,11 +49,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file, and delete it when all went well."""
+        """Close the file. It stays until whoever asked for the traces has made a result of them."""
         if self._path is not None:
             self._file.close()
-            if kind is None:
-                self._path.unlink()
 
 
 def _whole_lines(path: Path) -> list[Any]:

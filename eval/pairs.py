@@ -21,7 +21,7 @@ import safetensors.numpy
 import tyro
 from rich.console import Console
 
-from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.envs import environment_id, short_name
 from lewm_agent.eval.protocols import Pair, draw_pairs, protocol
 
 FORMAT = "lewm-agent pairs 1"
@@ -102,8 +102,7 @@ def load(path: Path) -> PairList:
 def shipped(environment: str, protocol_name: str) -> PairList:
     """The list that ships with the package. Raises ``ValueError`` for names that are unknown."""
     protocol(environment, protocol_name)
-    short = {gymnasium_id: name for name, gymnasium_id in ENVIRONMENTS.items()}[environment_id(environment)]
-    return load(FOLDER / f"{short}-{protocol_name}.safetensors")
+    return load(FOLDER / f"{short_name(environment_id(environment))}-{protocol_name}.safetensors")
 
 
 def draw(

@@ -122,6 +122,8 @@ def play_in_processes(make_player: MakePlayer, batches: Sequence[Batch], workers
         batches: pairs that are played side by side, with their numbers.
         workers: processes.
     """
+    if not batches:
+        return
     threads = max(1, (os.cpu_count() or 1) // workers)
     pool = ProcessPoolExecutor(
         min(workers, len(batches)), multiprocessing.get_context("spawn"), _start_worker, (make_player, threads)

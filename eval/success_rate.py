@@ -41,7 +41,7 @@ from lewm_agent.eval.videos import write_gif
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
 """Arguments of an environment that do not change which pairs can be drawn in it."""
-PART = ".part"
+UNFINISHED = ".unfinished"
 """Ending of the file in which an unfinished evaluation keeps what it has."""
 PACKAGES = ("lewm-agent", "torch", "timm", "gymnasium", "numpy")
 
@@ -73,7 +73,7 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     output: Path | None = None
-    """Where to write the JSON (docs/results-schema.md); an interrupted evaluation continues from FILE.part."""
+    """Where to write the JSON (docs/results-schema.md); an interrupted evaluation continues from FILE.unfinished."""
     video: Path | None = None
     """Folder for GIFs of the agent beside its goal."""
     videos: int = 10
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
     except KeyboardInterrupt:
-        note = f"; the same command continues with what is in {options.output}{PART}" if options.output else ""
+        note = f"; the same command continues with what is in {_journal_of(options.output)}" if options.output else ""
         Console(stderr=True).print(f"interrupted{note}", highlight=False)
         return 130
     console.print(summary(result), highlight=False)
@@ -98,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{sum(record['video'] is not None for record in result['records'])} videos in {options.video}")
     if options.output is not None:
         write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+        _journal_of(options.output).unlink()
         console.print(f"written to {options.output}")
     return 0
 
@@ -151,8 +152,7 @@ def _play(
         "planner": asdict(agent.config.planner),
         "planner_seed": options.planner_seed,
     }
-    path = options.output.with_name(options.output.name + PART) if options.output else None
-    with Journal(path, request) as journal:
+    with Journal(_journal_of(options.output) if options.output else None, request) as journal:
         bar = progress.add_task("episodes", total=len(chosen.pairs), completed=len(journal.finished))
         missing = [number for number in range(len(chosen.pairs)) if number not in journal.finished]
         rows = [missing[first : first + options.num_envs] for first in range(0, len(missing), options.num_envs)]
@@ -167,6 +167,10 @@ def _play(
             journal.add(number, trace)
             progress.update(bar, advance=1)
     return [journal.finished[number] for number in range(len(chosen.pairs))]
+
+
+def _journal_of(output: Path) -> Path:
+    return output.with_name(output.name + UNFINISHED)
 
 
 def weights_sha256(agent: LeWMAgent) -> str:

@@ -27,7 +27,7 @@ from rich.console import Console
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.controller import Frames
-from lewm_agent.envs import ENVIRONMENTS
+from lewm_agent.envs import short_name
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval import watch_drawing
 from lewm_agent.eval.watch_drawing import pygame
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 def watch(options: Options, console: Console) -> None:
     """Show the window or record the GIF. Raises ``ValueError`` or :class:`CheckpointError` for what cannot be done."""
     environment = watchable(options.env)
-    name = {gymnasium_id: short for short, gymnasium_id in ENVIRONMENTS.items()}[environment]
+    name = short_name(environment)
     record = options.record or (None if has_display() else Path(f"watch-{name}.gif"))
     if record is not None:
         check_recording(record, options.episodes)

@@ -152,9 +152,7 @@ class LeWMAgent:
             frame_interval=frame_interval,
             environment_id=self.description.environment or "unregistered",
             environment_kwargs=self.description.environment_kwargs,
-            policy=str(policy)
-            if isinstance(policy, str | Path)
-            else getattr(policy, "__qualname__", type(policy).__name__),
+            policy=_name_of(policy),
             overwrite=overwrite,
             progress=progress,
         )

@@ -196,7 +196,7 @@ def test_an_interrupted_evaluation_continues(
     monkeypatch.setattr(success_rate.Player, "play", stop_before_the_third)
     assert success_rate.main(arguments) == 130
     assert "the same command continues" in " ".join(capsys.readouterr().err.split())
-    journal = tmp_path / "out.json.part"
+    journal = tmp_path / "out.json.unfinished"
     journal.write_text(journal.read_text() + '{"pair": 2, "trace": {"sta')  # killed while writing a line
     played.clear()
     assert success_rate.main(arguments) == 0
@@ -207,7 +207,7 @@ def test_an_interrupted_evaluation_continues(
 
 def test_what_another_evaluation_left_is_not_taken(trained_folder: Path, tmp_path: Path) -> None:
     whole = run(trained_folder, tmp_path / "whole.json")
-    (tmp_path / "out.json.part").write_text('{"pairs_sha256": "of others"}\n{"pair": 0, "trace": {}}\n')
+    (tmp_path / "out.json.unfinished").write_text('{"pairs_sha256": "of others"}\n{"pair": 0, "trace": {}}\n')
     assert run(trained_folder, tmp_path / "out.json")["records"] == whole["records"]
 
 
@@ -222,3 +222,23 @@ def test_videos_are_of_the_nearest_failures_and_of_solved_pairs(trained_folder: 
     assert all((tmp_path / record["video"]).is_file() for record in shown)
     shown_failures = [record for record in failed if record["video"]]
     assert len(shown_failures) >= 2 and shown_failures == failed[: len(shown_failures)]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_was_played_outlives_a_stop_in_the_floors(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    whole = run(trained_folder, tmp_path / "whole.json")
+    arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "4"]
+    arguments += ["--output", str(tmp_path / "out.json")]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(success_rate, "play_floor", stop)
+        assert success_rate.main(arguments) == 130
+    monkeypatch.setattr(success_rate.Player, "play", stop)  # nothing is left to play
+    assert success_rate.main([*arguments, "--workers", workers]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["records"] == whole["records"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "whole.json"]
