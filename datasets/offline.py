@@ -15,6 +15,8 @@ from lewm_agent.datasets.shards import ShardReader
 
 # A process may usually open 1024 files, and DataLoader workers spend some on shared memory.
 MAX_OPEN_SHARDS = 256
+STATISTICS_FRAMES = 1024
+"""Frames from which the mean frame is taken."""
 
 
 class OfflineDataset:
@@ -107,6 +109,21 @@ class OfflineDataset:
         if not len(actions):
             raise ValueError(f"the chosen episodes of {self.path} hold no action to take statistics of")
         return actions.mean(axis=0).astype(np.float32), actions.std(axis=0).astype(np.float32)
+
+    def pixel_statistics(self, episodes: ArrayLike | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean frame (H, W, 3) and, per colour, standard deviation around it (3,), both float32 in 0 to 255.
+
+        Taken over at most 1,024 frames at equal distances through the episodes.
+        """
+        rows = np.concatenate([self._frame_rows(episode) for episode in self.episode_array(episodes)])
+        chosen = np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_FRAMES)).round().astype(np.int64)
+        frames = self.read_frames(rows[chosen]).astype(np.float32)
+        mean = frames.mean(axis=0)
+        return mean, np.sqrt(np.square(frames - mean).mean(axis=(0, 1, 2)))
+
+    def _frame_rows(self, episode: int) -> NDArray[np.int64]:
+        start = int(self.episode_starts[episode])
+        return np.arange(start, start + int(self.episode_lengths[episode]), self.frame_interval)
 
     def split(self, held_out_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Split by episode into (training, held-out) episode indices, sorted; a function of number and seed.

@@ -198,7 +198,7 @@ class LeWMAgent:
         output, seed = Path(output), self.seed if seed is None else seed
         workers = (0 if self.device.type == "cpu" else 4) if workers is None else workers
         clips = TrainingClips(dataset, self.config, seed, workers)
-        self._set_action_statistics(*dataset.action_statistics(clips.train_episodes))
+        self._set_statistics(dataset, clips.train_episodes)
         if resume and (output / "checkpoints" / "last").exists():
             self._load_run(output / "checkpoints" / "last", dataset, seed)
         schedule = Schedule.of(self.config.training, clips.steps_per_epoch)
@@ -239,9 +239,13 @@ class LeWMAgent:
         if dataset.action_dim != actions:
             raise ValueError(f"the dataset's actions have {dataset.action_dim} components, the model needs {actions}")
 
-    def _set_action_statistics(self, mean: NDArray[np.float32], std: NDArray[np.float32]) -> None:
+    def _set_statistics(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> None:
+        mean, std = dataset.action_statistics(episodes)
         self.world_model.action_mean.copy_(torch.as_tensor(mean))
         self.world_model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
+        if self.config.model.pixel_normalization == "mean_frame":
+            mean_frame, deviation = dataset.pixel_statistics(episodes)
+            self.world_model.encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
         self.__dict__.pop("controller", None)
 
     def _load_run(self, folder: Path, dataset: OfflineDataset, seed: int) -> None:

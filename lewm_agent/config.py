@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import dacite
 
 GoalCost = Literal["terminal", "best", "sum"]
+PixelNormalization = Literal["imagenet", "mean_frame"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -51,10 +52,13 @@ class ModelConfig:
     """Environment steps between two frames of a clip; that many actions form one action block."""
     action_dim: int = 2
     """Size of one action of the environment."""
+    pixel_normalization: PixelNormalization = "imagenet"
+    """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
+    each colour around it."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if name != "predictor_dropout":
+            if name not in ("predictor_dropout", "pixel_normalization"):
                 _require(value >= 1, f"{name} must be at least 1, got {value}")
         _require(
             self.image_size % self.patch_size == 0,
@@ -63,6 +67,11 @@ class ModelConfig:
         _require(
             self.encoder_width % self.encoder_heads == 0,
             f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
+        )
+        choices = get_args(PixelNormalization)
+        _require(
+            self.pixel_normalization in choices,
+            f"pixel_normalization must be {' or '.join(choices)}, got {self.pixel_normalization!r}",
         )
         _require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
 

@@ -55,8 +55,15 @@ class Encoder(nn.Module):
             if name in ("cls_token", "pos_embed"):
                 nn.init.trunc_normal_(parameter, std=0.02)
         self.projector = projection_head(config.encoder_width, config.projector_width, config.latent_dim)
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN) * 255)
+        side, mean = config.image_size, torch.tensor(IMAGENET_MEAN) * 255
+        whole_frame = config.pixel_normalization == "mean_frame"
+        self.register_buffer("pixel_mean", mean.repeat(side, side, 1) if whole_frame else mean)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD) * 255)
+
+    def set_pixel_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Normalise by these from now on: mean frame (H, W, 3) and standard deviation (3,), in 0 to 255."""
+        self.pixel_mean.copy_(mean)
+        self.pixel_std.copy_(std.clamp(min=1.0))
 
     def forward(self, frames: Tensor) -> Tensor:
         """The only place where pixels are normalised."""

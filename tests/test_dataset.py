@@ -96,6 +96,13 @@ def test_column_of_chosen_episodes(folder: Path, episodes: list[dict[str, np.nda
         dataset.episode(7)
 
 
+def test_pixel_statistics_are_those_of_the_chosen_episodes(folder: Path, episodes: list[dict[str, np.ndarray]]) -> None:
+    mean, std = OfflineDataset(folder).pixel_statistics([4, 2])
+    frames = np.concatenate([episodes[4]["pixels"], episodes[2]["pixels"]]).astype(np.float64)
+    np.testing.assert_allclose(mean, frames.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(std, np.sqrt(((frames - frames.mean(axis=0)) ** 2).mean(axis=(0, 1, 2))), rtol=1e-5)
+
+
 def test_action_statistics_leave_out_nan(folder: Path, episodes: list[dict[str, np.ndarray]]) -> None:
     dataset = OfflineDataset(folder)
     actions = np.concatenate([episodes[index]["action"][:-1] for index in (2, 4)])

@@ -41,6 +41,19 @@ def test_learns_and_logs(tiny_config: AgentConfig, tiny_dataset: OfflineDataset,
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+def test_mean_frame_of_the_training_episodes_is_subtracted_and_saved(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    model = dataclasses.replace(tiny_config.model, pixel_normalization="mean_frame")
+    agent = LeWMAgent("two_room", dataclasses.replace(tiny_config, model=model), seed=0)
+    agent.learn(tiny_dataset, tmp_path / "run", workers=0, progress=False).save_pretrained(tmp_path / "model")
+    train, held_out = tiny_dataset.split(tiny_config.training.held_out_fraction, 0)
+    mean, std = tiny_dataset.pixel_statistics(train)
+    encoder = LeWMAgent.from_pretrained(tmp_path / "model").world_model.encoder
+    assert torch.equal(encoder.pixel_mean, torch.as_tensor(mean)) and torch.equal(encoder.pixel_std, torch.tensor(std))
+    assert not torch.equal(encoder.pixel_mean, torch.as_tensor(tiny_dataset.pixel_statistics(held_out)[0]))
+
+
 def test_same_seed_same_weights_and_another_seed_others(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
