@@ -18,6 +18,8 @@ import dacite
 
 GoalCost = Literal["terminal", "best", "sum"]
 PixelNormalization = Literal["imagenet", "mean_frame"]
+Stem = Literal["linear", "convolutional"]
+Initialization = Literal["released", "scaled"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -55,10 +57,15 @@ class ModelConfig:
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
+    encoder_stem: Stem = "linear"
+    """How patches become tokens: one linear map each, or a few overlapping convolutions with the stride of a patch."""
+    encoder_initialization: Initialization = "released"
+    """Weights of the ViT drawn with standard deviation 0.02, whatever its width, or scaled to the inputs of each layer
+    (1 / sqrt(fan-in)) with position embeddings of 0.5."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if name not in ("predictor_dropout", "pixel_normalization"):
+            if isinstance(value, int):
                 _require(value >= 1, f"{name} must be at least 1, got {value}")
         _require(
             self.image_size % self.patch_size == 0,
@@ -68,11 +75,13 @@ class ModelConfig:
             self.encoder_width % self.encoder_heads == 0,
             f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
         )
-        choices = get_args(PixelNormalization)
-        _require(
-            self.pixel_normalization in choices,
-            f"pixel_normalization must be {' or '.join(choices)}, got {self.pixel_normalization!r}",
-        )
+        for name, allowed in (
+            ("pixel_normalization", get_args(PixelNormalization)),
+            ("encoder_stem", get_args(Stem)),
+            ("encoder_initialization", get_args(Initialization)),
+        ):
+            value = getattr(self, name)
+            _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
         _require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lewm_agent.config import ModelConfig, ObjectiveConfig, preset
+from lewm_agent.encoder import Encoder
 from lewm_agent.world_model import WorldModel, straightness
 
 TINY = ModelConfig(
@@ -133,12 +134,31 @@ def test_straightness_of_a_line_and_of_a_zigzag() -> None:
     assert straightness(zigzag).item() == pytest.approx(-1)
 
 
+@pytest.mark.parametrize(("image", "patch"), [(96, 12), (96, 8), (224, 14), (64, 16), (15, 5)])
+def test_convolutional_stem_makes_as_many_tokens_as_patches(image: int, patch: int) -> None:
+    config = dataclasses.replace(TINY, image_size=image, patch_size=patch, encoder_stem="convolutional")
+    tokens = Encoder(config).vit.patch_embed(torch.randn(1, 3, image, image))
+    assert tokens.shape == (1, (image // patch) ** 2, config.encoder_width)
+
+
+def test_scaled_initialization_keeps_the_size_of_what_passes_a_layer() -> None:
+    config = dataclasses.replace(TINY, encoder_width=64, encoder_initialization="scaled")
+    torch.manual_seed(0)
+    layer = Encoder(config).vit.blocks[0].attn.qkv
+    assert layer(torch.randn(1000, 64)).std().item() == pytest.approx(1.0, rel=0.1)
+    released = Encoder(dataclasses.replace(config, encoder_initialization="released")).vit.blocks[0].attn.qkv
+    assert released.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"patch_size": 7}, r"patch_size \(7\) must divide image_size \(16\)"),
         ({"encoder_heads": 3}, r"encoder_heads \(3\) must divide encoder_width \(16\)"),
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
+        ({"encoder_stem": "conv"}, "encoder_stem must be linear or convolutional, got 'conv'"),
+        ({"pixel_normalization": "mean"}, "pixel_normalization must be imagenet or mean_frame, got 'mean'"),
+        ({"encoder_initialization": "big"}, "encoder_initialization must be released or scaled, got 'big'"),
         ({"predictor_dropout": 1.0}, r"predictor_dropout must be in \[0, 1\), got 1.0"),
     ],
 )
