@@ -207,7 +207,7 @@ class LeWMAgent:
             self.config.training,
             output,
             functools.partial(self._save_step, dataset, seed),
-            device=self.device.type,
+            device=str(self.device),
             seed=seed,
             checkpoint_every=checkpoint_every,
             progress=progress,

@@ -97,7 +97,7 @@ class Trainer:
         config: optimisation settings.
         output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``.
         save: writes a checkpoint's weights and configuration; the trainer adds ``training_state/``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         seed: of dropout and of SIGReg's directions.
         checkpoint_every: steps between checkpoints.
         progress: show a progress bar.
@@ -110,14 +110,15 @@ class Trainer:
         output: Path,
         save: SaveCheckpoint,
         *,
-        device: str = "auto",
+        device: str = "cpu",
         seed: int = 0,
         checkpoint_every: int = 1000,
         progress: bool = True,
     ) -> None:
-        accelerator = "cpu" if device == "auto" and not torch.cuda.is_available() else device
-        precision: Any = "32-true" if accelerator in ("cpu", "mps") else "bf16-mixed"
-        self.fabric = lightning_fabric.Fabric(accelerator=accelerator, devices=1, precision=precision)
+        place = torch.device(device)
+        precision: Any = "bf16-mixed" if place.type == "cuda" else "32-true"
+        devices = [place.index] if place.type == "cuda" and place.index is not None else 1
+        self.fabric = lightning_fabric.Fabric(accelerator=place.type, devices=devices, precision=precision)
         self.world_model = world_model
         self.config = config
         self.output = output
