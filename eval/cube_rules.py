@@ -21,6 +21,7 @@ from lewm_agent.envs.cube import (
     cube_values,
     effector_position,
 )
+from lewm_agent.eval.far import is_far
 
 STRICT_DISTANCE = 0.03
 """m; between the centers of cube and goal (CLEAR-LeWM, ``strict``)."""
@@ -30,6 +31,8 @@ STRICT_STEPS = 3
 """Steps in a row for which both must hold (CLEAR-LeWM, ``strict``)."""
 AT_CUBE_DISTANCE = 0.04
 """m; starts with the gripper as close to a cube as this are reported apart from those away from it."""
+MODERATE_SEPARATION = 0.1898
+"""m; median over the 200 shipped ``moderate`` pairs of the largest distance of a cube from its place in the goal."""
 
 States = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -92,6 +95,11 @@ def cubes_stay_at_goal(states: States, goal: States) -> Booleans:
 def cubes_start_unmatched(states: States) -> bool:
     """Whether a recorded window (26, S) begins with a cube whose pose does not match that at the end."""
     return not cubes_match_goal(states[:1], states[-1])[0]
+
+
+def cubes_far_apart(starts: States, goals: States) -> Booleans:
+    """Which of the starts (T, S) and goals (U, S) have a cube 2 to 4 times as far to go as ``moderate``, (T, U)."""
+    return is_far(cube_distances(starts[:, None], goals).max(axis=-1), MODERATE_SEPARATION)
 
 
 def gripper_at_cube(state: States) -> bool:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from lewm_agent.envs import environment_id, short_name
-from lewm_agent.eval.protocols import Pair, draw_pairs, protocol
+from lewm_agent.eval.protocols import Pair, ProtocolName, draw_pairs, protocol
 
 FORMAT = "lewm-agent pairs 1"
 COLUMNS = ("episode", "start", "state", "goal_state", "actions")
@@ -35,7 +35,7 @@ class PairList:
 
     Attributes:
         environment: Gymnasium id.
-        protocol: paper, moderate or strict.
+        protocol: its name, one of ``PROTOCOL_NAMES``.
         seed: that they were drawn with.
         pairs: in a fixed order; the first n of them are a list of their own.
         environment_kwargs: of the environment they were recorded in.
@@ -60,10 +60,11 @@ class PairList:
         return PairList(self.environment, self.protocol, self.seed, chosen, self.environment_kwargs)
 
     def sha256(self) -> str:
-        """Hash of the pairs: equal for equal starts, goals and actions, wherever they are stored."""
+        """Hash of the pairs: equal for equal starts, goals, actions and looks, wherever they are stored."""
         digest = hashlib.sha256()
         for name, values in self._columns().items():
             digest.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+        digest.update("".join(self._looks().values()).encode())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -72,11 +73,16 @@ class PairList:
         metadata = {"format": FORMAT, "environment": self.environment, "protocol": self.protocol, **settings}
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        safetensors.numpy.save_file(self._columns(), part, metadata)
+        safetensors.numpy.save_file(self._columns(), part, metadata | self._looks())
         part.replace(path)
 
     def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
         return {name: np.stack([np.asarray(getattr(pair, name)) for pair in self.pairs]) for name in COLUMNS}
+
+    def _looks(self) -> dict[str, str]:
+        """The factors of all pairs as JSON, if any pair has some."""
+        factors = [pair.factors for pair in self.pairs]
+        return {"factors": json.dumps(factors, sort_keys=True)} if any(factors) else {}
 
 
 def load(path: Path) -> PairList:
@@ -91,9 +97,10 @@ def load(path: Path) -> PairList:
             columns = [file.get_tensor(name) for name in COLUMNS]
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a list of pairs ({error})") from None
+    looks = json.loads(metadata["factors"]) if "factors" in metadata else [{}] * len(columns[0])
     pairs = [
-        Pair(int(episode), int(start), state, goal, actions)
-        for episode, start, state, goal, actions in zip(*columns, strict=True)
+        Pair(int(episode), int(start), state, goal, actions, factors)
+        for episode, start, state, goal, actions, factors in zip(*columns, looks, strict=True)
     ]
     kwargs = json.loads(metadata["environment_kwargs"])
     return PairList(metadata["environment"], metadata["protocol"], int(metadata["seed"]), pairs, kwargs)
@@ -117,7 +124,7 @@ def draw(
 def make(
     env: str,
     output: Path,
-    protocol: Annotated[Literal["paper", "moderate", "strict"], tyro.conf.arg()] = "paper",
+    protocol: ProtocolName = "paper",
     episodes: int = 200,
     seed: int = 0,
 ) -> None:

@@ -1,17 +1,19 @@
 """Evaluation protocols: which pairs of start and goal count, and when a pair is solved.
 
 ``paper`` is the released evaluation (stable-worldmodel ``scripts/plan/eval_wm.py``); ``moderate`` and ``strict`` follow
-the definitions of the independent audit CLEAR-LeWM. All share: the goal is the state 25 steps after the start in the
-same recorded episode, and the agent has 50 environment steps. Episodes come from a random stream that collection never
-draws from, so no training has seen them. ``docs/protocols.md`` tells the rules in words.
+the definitions of the independent audit CLEAR-LeWM. In all three the goal is the state 25 steps after the start in the
+same recorded episode, and the agent has 50 environment steps. ``varied`` is ``moderate`` in other colors; in ``far``
+start and goal come from two episodes, farther apart, and the agent has 150 steps. Episodes come from a random stream
+that collection never draws from, so no training has seen them. ``docs/protocols.md`` tells the rules in words.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -22,30 +24,41 @@ from lewm_agent.config import named
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import cube_rules, push_t_rules, reacher_rules, two_room_rules
+from lewm_agent.eval.looks import LOOKS, Look
 
+ProtocolName = Literal["paper", "moderate", "strict", "varied", "far"]
+PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
+"""In the order in which results are shown."""
 GOAL_OFFSET = 25
 """Environment steps from start to goal in the recorded episode."""
 BUDGET = 50
-"""Environment steps the agent has."""
+"""Environment steps the agent has, except in ``far``."""
+FAR_BUDGET = 150
+"""Environment steps the agent has in ``far``, where goals are 2 to 4 times as far away."""
 HELD_OUT_STREAM = 1
 """Stream of episode seeds that collection, which draws from stream 0, never touches."""
+LOOK_STREAM = 1
+"""Stream of an evaluation's random numbers from which looks are drawn, apart from the choice of rows."""
 MOST_EPISODES = 100_000
 """Held-out episodes looked at, at most, before giving up on finding enough eligible pairs."""
 
 States = NDArray[np.float64]
 Episode = dict[str, NDArray[Any]]
+Apart = Callable[[States, States], NDArray[np.bool_]]
+"""From states of one episode (T, S) and of the next (U, S): which of them make a pair, (T, U)."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A start and a goal from one recorded episode.
+    """A start and a goal from recorded episodes.
 
     Attributes:
-        episode: number of the held-out episode.
+        episode: number of the held-out episode that the start is from.
         start: row of the start in it.
         state: where the agent begins (S,): the recorded state, as the protocol alters it.
-        goal_state: the recorded state 25 steps later (S,).
-        actions: the 25 actions (25, A) recorded between them.
+        goal_state: the recorded state 25 steps later (S,), or in ``far`` some state of the next episode.
+        actions: the 25 actions (25, A) recorded between them; none, (0, A), in ``far``.
+        factors: of variation that both are drawn with, for ``reset(options={"factors": ...})``; none but in ``varied``.
     """
 
     episode: int
@@ -53,6 +66,7 @@ class Pair:
     state: States
     goal_state: States
     actions: NDArray[np.float32]
+    factors: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,10 @@ class Protocol:
         start: from a recorded state (S,) to the one the agent begins in, such as the same without motion.
         pool: draw rows uniformly from this many held-out episodes; None: at most one pair from an episode.
         environment_kwargs: what the environment is made with, beyond what the agent was trained with.
+        budget: environment steps the agent has.
+        apart: which recorded states of one episode (T, S) and of the next (U, S) make a pair, (T, U); None: both are
+            from one episode, as ``eligible`` says.
+        look: how pairs are drawn in other colors; None: as the world looks.
     """
 
     eligible: Callable[[States], bool]
@@ -72,6 +90,9 @@ class Protocol:
     start: Callable[[States], States] = np.copy
     pool: int | None = None
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
+    budget: int = BUDGET
+    apart: Apart | None = None
+    look: Look | None = None
 
 
 def _always(states: States) -> bool:
@@ -94,7 +115,7 @@ STARTS: dict[str, dict[str, Callable[[States], bool]]] = {
 }
 """Kinds of starts (S,) that are also reported apart."""
 
-PROTOCOLS: dict[str, dict[str, Protocol]] = {
+_PUBLISHED: dict[str, dict[str, Protocol]] = {
     "lewm/Cube-v0": {
         "paper": Protocol(_always, cube_rules.cubes_at_goal, pool=200),
         "moderate": Protocol(cube_rules.cubes_start_apart, cube_rules.cubes_at_goal, start=cube_rules.at_rest),
@@ -138,6 +159,23 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
     },
 }
 
+_FAR_APART: dict[str, Apart] = {
+    "lewm/Cube-v0": cube_rules.cubes_far_apart,
+    "lewm/PushT-v0": push_t_rules.far_apart,
+    "lewm/Reacher-v0": reacher_rules.joints_far_apart,
+    "lewm/TwoRoom-v0": two_room_rules.rooms_far_apart,
+}
+
+PROTOCOLS: dict[str, dict[str, Protocol]] = {
+    environment: {
+        **rules,
+        "varied": replace(rules["moderate"], look=LOOKS[environment]),
+        "far": replace(rules["moderate"], apart=_FAR_APART[environment], budget=FAR_BUDGET),
+    }
+    for environment, rules in _PUBLISHED.items()
+}
+"""Rules by Gymnasium id and by name."""
+
 
 def protocol(environment: str, name: str) -> Protocol:
     """The rules called ``name`` for an environment. Raises ``ValueError`` for unknown names."""
@@ -164,23 +202,50 @@ def draw_pairs(
     if count < 1:
         raise ValueError(f"episodes must be at least 1, got {count}")
     rng = np.random.default_rng([seed, HELD_OUT_STREAM])
-    episodes = held_out_episodes(environment, seed, environment_kwargs)
+    episodes = itertools.islice(held_out_episodes(environment, seed, environment_kwargs), MOST_EPISODES)
     if rules.pool is not None:
-        recorded = dict(next(episodes) for _ in range(max(rules.pool, count)))
-        pool = [(number, start) for number, episode in recorded.items() for start in _starts(episode)]
-        chosen = np.sort(rng.choice(len(pool), count, replace=False))
-        return [_pair(pool[i][0], recorded[pool[i][0]], pool[i][1], rules) for i in chosen]
-    pairs: list[Pair] = []
+        return _from_pool(dict(itertools.islice(episodes, max(rules.pool, count))), count, rng, rules)
+    if rules.apart is None:
+        drawn = _within_episodes(episodes, rng, rules)
+    else:
+        drawn = _between_episodes(episodes, rng, rules.apart, rules.start)
+    pairs = list(itertools.islice(drawn, count))
+    if len(pairs) < count:
+        raise ValueError(f"{MOST_EPISODES} held-out episodes of {environment} hold only {len(pairs)} eligible pairs")
+    if rules.look is None:
+        return pairs
+    looks = np.random.default_rng([seed, HELD_OUT_STREAM, LOOK_STREAM])
+    usual = (environment_kwargs or {}).get("factors")
+    return [replace(pair, factors=rules.look.draw(looks, usual)) for pair in pairs]
+
+
+def _from_pool(recorded: dict[int, Episode], count: int, rng: np.random.Generator, rules: Protocol) -> list[Pair]:
+    """Pairs at rows drawn uniformly from all recorded episodes."""
+    pool = [(number, start) for number, episode in recorded.items() for start in _starts(episode)]
+    chosen = np.sort(rng.choice(len(pool), count, replace=False))
+    return [_pair(pool[i][0], recorded[pool[i][0]], pool[i][1], rules) for i in chosen]
+
+
+def _within_episodes(
+    episodes: Iterator[tuple[int, Episode]], rng: np.random.Generator, rules: Protocol
+) -> Iterator[Pair]:
+    """One pair from every episode that has eligible ones."""
     for number, episode in episodes:
         windows = ((start, episode["state"][start : start + GOAL_OFFSET + 1]) for start in _starts(episode))
         eligible = [start for start, states in windows if rules.eligible(states)]
         if eligible:
-            pairs.append(_pair(number, episode, eligible[rng.integers(len(eligible))], rules))
-        if len(pairs) == count:
-            return pairs
-        if number == MOST_EPISODES:
-            break
-    raise ValueError(f"{MOST_EPISODES} held-out episodes of {environment} hold only {len(pairs)} eligible pairs")
+            yield _pair(number, episode, eligible[rng.integers(len(eligible))], rules)
+
+
+def _between_episodes(
+    episodes: Iterator[tuple[int, Episode]], rng: np.random.Generator, apart: Apart, begin: Callable[[States], States]
+) -> Iterator[Pair]:
+    """One pair from every two episodes, 2 k and 2 k + 1, that have rows which are ``apart``."""
+    for (number, first), (_, second) in zip(episodes, episodes, strict=False):
+        rows = np.argwhere(apart(first["state"], second["state"]))
+        if len(rows):
+            start, goal = rows[rng.integers(len(rows))].tolist()
+            yield Pair(number, start, begin(first["state"][start]), second["state"][goal], first["action"][:0])
 
 
 def held_out_episodes(

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm_agent.eval.far import is_far
+
 RADIUS = 20.0
 """px; released limit for the norm of the differences of agent x, y and block x, y."""
 PAPER_ANGLE = math.pi / 9
@@ -22,6 +24,8 @@ STRICT_ANGLE = math.radians(10.0)
 """rad; limit for its angle (CLEAR-LeWM, ``strict``)."""
 STRICT_STEPS = 3
 """How many states in a row must fulfill the strict test."""
+MODERATE_SEPARATION = 164.2
+"""px; median over the 200 shipped ``moderate`` pairs of the norm of the differences of agent x, y and block x, y."""
 
 States = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -58,6 +62,11 @@ def unsolved_start(states: States) -> bool:
 def block_unsolved_start(states: States) -> bool:
     """Whether the block of a recorded window (26, S) is not within the strict limits at its start already."""
     return not block_near_goal(states[:1], states[-1])[0]
+
+
+def far_apart(starts: States, goals: States) -> Booleans:
+    """Which of the starts (T, S) and goals (U, S) are 2 to 4 times as far apart as ``moderate`` pairs, (T, U)."""
+    return is_far(np.linalg.norm(goals[:, :4] - starts[:, None, :4], axis=-1), MODERATE_SEPARATION)
 
 
 def at_rest(state: States) -> States:

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.envs.reacher import SUCCESS_ERROR, fingertip_position, joint_errors
+from lewm_agent.eval.far import is_far
 
 STRICT_RADIUS = 0.01
 """m; from the fingertip to that of the goal (CLEAR-LeWM, ``strict``)."""
+MODERATE_SEPARATION = 0.612
+"""rad; median over the 200 shipped ``moderate`` pairs of the larger joint error, the shoulder's wrapped."""
 
 States = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -49,6 +52,12 @@ def fingertip_stays_at_goal(states: States, goal: States) -> Booleans:
 def fingertip_starts_apart(states: States) -> bool:
     """Whether the fingertip begins a recorded window (26, 4) away from its goal."""
     return not fingertip_near_goal(states[:1], states[-1])[0]
+
+
+def joints_far_apart(starts: States, goals: States) -> Booleans:
+    """Which of the starts (T, 4) and goals (U, 4) are 2 to 4 times as far apart as ``moderate`` pairs, (T, U)."""
+    errors = np.abs(joint_errors(starts[:, None], goals, wrap_shoulder=True))
+    return is_far(errors.max(axis=-1), MODERATE_SEPARATION)
 
 
 def at_rest(state: States) -> States:

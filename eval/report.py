@@ -22,7 +22,6 @@ from rich.markup import escape
 
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.eval.intervals import Comparison, Interval, compare, over_runs, wilson
-from lewm_agent.eval.protocols import BUDGET
 from lewm_agent.eval.runs import Rate, Record, Run, read
 
 PAGE, VIDEOS = "index.html", "videos"
@@ -83,6 +82,21 @@ class Curve:
     run: Run
     line: str
     band: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """All runs of one world and protocol over time.
+
+    Attributes:
+        budget: environment steps from left to right.
+        ticks: places and numbers of steps below it.
+        curves: one for each run.
+    """
+
+    budget: int
+    ticks: list[tuple[float, str]]
+    curves: list[Curve]
 
 
 @dataclass(frozen=True)
@@ -213,26 +227,31 @@ def _up(percent: float) -> float:
 
 
 def _corners(heights: list[float]) -> list[str]:
-    """Of a line that jumps to the height of every step at that step."""
-    places = [(_across(step / BUDGET), _up(height)) for step, height in enumerate(heights)]
+    """Of a line that jumps to the height of every step, from none to the last, at that step."""
+    places = [(_across(step / (len(heights) - 1)), _up(height)) for step, height in enumerate(heights)]
     jumps = [[(x, before), (x, y)] for (x, y), (_, before) in zip(places[1:], places, strict=False)]
     return [f"{x},{y}" for x, y in [places[0], *itertools.chain.from_iterable(jumps)]]
 
 
-def _curve(run: Run) -> Curve:
-    """Share of pairs solved by every step, with Wilson intervals."""
+def _curve(run: Run, budget: int) -> Curve:
+    """Share of pairs solved by every step up to the budget, with Wilson intervals."""
     steps = [record.first_success_step for record in run.result.records]
-    solved = [sum(step is not None and step <= now for step in steps) for now in range(BUDGET + 1)]
+    solved = [sum(step is not None and step <= now for step in steps) for now in range(budget + 1)]
     bounds = [wilson(count, len(steps)) for count in solved]
     line = _corners([100 * count / len(steps) for count in solved])
     band = _corners([high for _, high in bounds]) + _corners([low for low, _ in bounds])[::-1]
     return Curve(run, " ".join(line), " ".join(band))
 
 
-def _curves(runs: list[Run]) -> list[list[Curve]]:
-    """One list for each plot: all runs of one world and protocol."""
-    plots = itertools.groupby(runs, key=lambda run: run.pairs[:2])
-    return [[_curve(run) for run in group] for _, group in plots]
+def _plots(runs: list[Run]) -> list[Plot]:
+    """One for all runs of one world and protocol."""
+    return [_plot(list(group)) for _, group in itertools.groupby(runs, key=lambda run: run.pairs[:2])]
+
+
+def _plot(runs: list[Run]) -> Plot:
+    budget = max(run.result.budget for run in runs)
+    ticks = [(_across(step / budget), str(step)) for step in range(0, budget + 1, max(1, budget // 5))]
+    return Plot(budget, ticks, [_curve(run, budget) for run in runs])
 
 
 def _span(runs: list[Run]) -> tuple[float, float]:
@@ -324,14 +343,12 @@ def _page(runs: list[Run], videos: dict[int, list[Video]]) -> str:
         runs=runs,
         groups=groups,
         comparisons=sum(len(group.comparisons) for group in groups),
-        curves=_curves(runs),
+        plots=_plots(runs),
         points=_points(runs),
         percent_ticks=[(_up(percent), percent) for percent in (0, 25, 50, 75, 100)],
-        step_ticks=[(_across(step / BUDGET), str(step)) for step in range(0, BUDGET + 1, 10)],
         time_ticks=_time_ticks(runs),
         videos=videos,
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
-        budget=BUDGET,
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lewm_agent import LeWMAgent
 from lewm_agent.environment import action_bounds
-from lewm_agent.eval.protocols import BUDGET, Pair
+from lewm_agent.eval.protocols import Pair
 
 Environment = gym.Env[Any, Any]
 MakeEnvironment = Callable[[], Environment]
@@ -27,7 +27,7 @@ Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
 
 @dataclass
 class Trace:
-    """What happened on one pair: visited states (51, S), distances (51,), and the time it took to decide.
+    """What happened on one pair: visited states (budget + 1, S), distances (budget + 1,), and the time to decide.
 
     Seconds are wall-clock; time spent deciding for several environments at once is shared out evenly.
     """
@@ -51,22 +51,30 @@ class Trace:
             self.planning_seconds += seconds
 
 
-def play_floor(make: MakeEnvironment, pairs: Sequence[Pair], floor: Floor, seed: int) -> list[Trace]:
-    """Traces of a controller that needs no frames; its randomness depends on the seed and the pair only."""
-    env = make()
+def play_floor(
+    env: Environment, floor: Floor, seed: int, budget: int, numbers: Sequence[int], pairs: Sequence[Pair]
+) -> Iterator[Trace]:
+    """Traces of a controller that needs no frames, one after the other.
+
+    Args:
+        env: where it plays.
+        floor: the controller.
+        seed: its randomness depends on this and the pair's number only.
+        budget: environment steps.
+        numbers: places of the pairs in their list.
+        pairs: to be played.
+    """
     low, high = action_bounds(env.action_space)
-    traces = []
-    for index, pair in enumerate(pairs):
-        rng = np.random.default_rng([seed, index])
+    for number, pair in zip(numbers, pairs, strict=True):
+        rng = np.random.default_rng([seed, number])
         trace = Trace()
-        _, info = restore(env, pair.state, pair.goal_state)
+        _, info = restore(env, pair, pair.state)
         trace.add(info)
-        for step in range(BUDGET):
+        for step in range(budget):
             action = np.asarray(floor(pair, step, info, rng), dtype=np.float32)
             info = env.step(np.clip(action, low, high))[-1]
             trace.add(info)
-        traces.append(trace)
-    return traces
+        yield trace
 
 
 @dataclass
@@ -77,11 +85,13 @@ class Player:
         make: makes one environment that renders.
         agent: who acts.
         seed: of the planner's noise; every pair has its own, so a trace does not depend on which others are played.
+        budget: environment steps on each pair.
     """
 
     make: MakeEnvironment
     agent: LeWMAgent
     seed: int
+    budget: int
     _environments: list[Environment] = field(default_factory=list)
 
     def play(self, numbers: Sequence[int], pairs: Sequence[Pair]) -> list[Trace]:
@@ -91,11 +101,11 @@ class Player:
         envs = self._environments[: len(pairs)]
         traces = [Trace() for _ in pairs]
         for env, pair, trace in zip(envs, pairs, traces, strict=True):
-            trace.add(restore(env, pair.state, pair.goal_state)[1])
+            trace.add(restore(env, pair, pair.state)[1])
         goals = np.stack([env.unwrapped.goal_frame() for env in envs])  # type: ignore[attr-defined]
         frames = np.zeros_like(goals)
         memories = self.agent.initial_memories([_seed_of(self.seed, number) for number in numbers])
-        for _ in range(BUDGET):
+        for _ in range(self.budget):
             for i, env in enumerate(envs):
                 if self.agent.controller.needs_frame(memories[i]):
                     frames[i] = env.render()
@@ -148,11 +158,9 @@ def _play_in_worker(batch: Batch) -> list[Trace]:
     return _player.play(*batch)
 
 
-def restore(
-    env: Environment, state: NDArray[np.float64], goal_state: NDArray[np.float64]
-) -> tuple[Any, dict[str, Any]]:
-    """Put an environment into a state, with a goal."""
-    return env.reset(seed=0, options={"state": state, "goal_state": goal_state})
+def restore(env: Environment, pair: Pair, state: NDArray[np.float64]) -> tuple[Any, dict[str, Any]]:
+    """Put an environment into a state (S,), with the goal and the look of a pair."""
+    return env.reset(seed=0, options={"state": state, "goal_state": pair.goal_state, "factors": pair.factors})
 
 
 def _seed_of(seed: int, index: int) -> int:

@@ -14,8 +14,8 @@ import dacite
 
 from lewm_agent.config import PLANNERS
 from lewm_agent.eval.intervals import Interval, rate
+from lewm_agent.eval.protocols import BUDGET, PROTOCOL_NAMES
 
-PROTOCOLS = ("paper", "moderate", "strict")
 ONE_TRAINING = ("name", "weights_sha256", "seed", "inverse_dynamics_error")
 """Parts of a model's record that differ between trainings of one recipe."""
 
@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Result(Rate):
-    """The part of a result's JSON (docs/results-schema.md) that is computed with."""
+    """The part of a result's JSON (docs/results-schema.md) that is computed with; old ones do not say their budget."""
 
     env: str
     protocol: str
@@ -74,6 +74,7 @@ class Result(Rate):
     versions: dict[str, Any]
     hardware: dict[str, Any]
     records: list[Record]
+    budget: int = BUDGET
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Run:
     @property
     def pairs(self) -> tuple[str, int, str]:
         """World, protocol and pairs; the protocol as a number to sort by."""
-        return self.world, PROTOCOLS.index(self.result.protocol), self.result.pairs_sha256
+        return self.world, PROTOCOL_NAMES.index(self.result.protocol), self.result.pairs_sha256
 
     @property
     def agent(self) -> tuple[str, str]:
@@ -188,8 +189,10 @@ def _check(result: Result, fault: str) -> None:
     solved, count = sum(record.success for record in result.records), len(result.records)
     if not count:
         raise ValueError(f"{fault}the key `records` is empty")
-    if result.protocol not in PROTOCOLS:
-        raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOLS)}")
+    if result.protocol not in PROTOCOL_NAMES:
+        raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOL_NAMES)}")
+    if result.budget < 1:
+        raise ValueError(f"{fault}the key `budget` holds {result.budget}")
     if rate(solved, count)["success_rate"] != result.success_rate:
         raise ValueError(f"{fault}success_rate is {result.success_rate}, but {solved} of {count} records are solved")
     if any(record.success != (record.first_success_step is not None) for record in result.records):

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -29,14 +29,13 @@ from rich.table import Table
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.datasets.metadata import write_atomically
-from lewm_agent.environment import action_bounds
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.floors import floors
 from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
-from lewm_agent.eval.protocols import BUDGET, STARTS, Pair, Protocol, protocol
-from lewm_agent.eval.rollouts import MakeEnvironment, Player, Trace, play_floor, play_in_processes
+from lewm_agent.eval.protocols import STARTS, Pair, Protocol, ProtocolName, protocol
+from lewm_agent.eval.rollouts import Environment, MakeEnvironment, Player, Trace, play_floor, play_in_processes
 from lewm_agent.eval.videos import write_gif
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
@@ -54,7 +53,7 @@ class Options:
     """Environment: a short name (two_room) or a Gymnasium id."""
     episodes: int = 50
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
-    protocol: Literal["paper", "moderate", "strict"] = "paper"
+    protocol: ProtocolName = "paper"
     """Which pairs, and what counts as success: docs/protocols.md."""
     pairs: Path | None = None
     """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
@@ -120,13 +119,9 @@ def evaluate(options: Options) -> dict[str, Any]:
         drawing = progress.add_task("drawing pairs", total=None)
         chosen = _pairs(options, environment, trained_in)
         progress.remove_task(drawing)
-        traces = _play(options, make, agent, chosen, progress)
-        others = {
-            name: _solved(play_floor(make, chosen.pairs, floor, chosen.seed), chosen.pairs, rules)
-            for name, floor in progress.track(
-                floors(environment, *action_bounds(agent.action_space)).items(), description="floors"
-            )
-        }
+        with _journal(options, agent, chosen, rules) as journal:
+            traces = _play(options, make, agent, chosen.pairs, rules, journal, progress)
+            others = _play_floors(make(), chosen, rules, journal, progress)
     result = _result(options, environment, agent, chosen, traces, rules, others)
     if options.video is not None:
         _write_videos(options, make(), result["records"], chosen.pairs, traces)
@@ -137,36 +132,65 @@ def _agent(options: Options) -> LeWMAgent:
     return LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
 
 
-def _make_player(options: Options, make: MakeEnvironment) -> Player:
-    return Player(make, _agent(options), options.planner_seed)
+def _make_player(options: Options, make: MakeEnvironment, budget: int) -> Player:
+    return Player(make, _agent(options), options.planner_seed, budget)
 
 
-def _play(
-    options: Options, make: MakeEnvironment, agent: LeWMAgent, chosen: PairList, progress: Progress
-) -> list[Trace]:
-    """The traces of all pairs, in their order; those an interrupted run has finished are taken from its journal."""
+def _journal(options: Options, agent: LeWMAgent, chosen: PairList, rules: Protocol) -> Journal:
+    """What an interrupted run with the same outcome has played, and where this one keeps what it plays."""
     request = {
         "pairs_sha256": chosen.sha256(),
+        "seed": chosen.seed,
         "protocol": options.protocol,
+        "budget": rules.budget,
         "weights_sha256": weights_sha256(agent),
         "planner": asdict(agent.config.planner),
         "planner_seed": options.planner_seed,
     }
-    with Journal(_journal_of(options.output) if options.output else None, request) as journal:
-        bar = progress.add_task("episodes", total=len(chosen.pairs), completed=len(journal.finished))
-        missing = [number for number in range(len(chosen.pairs)) if number not in journal.finished]
-        rows = [missing[first : first + options.num_envs] for first in range(0, len(missing), options.num_envs)]
-        batches = [(numbers, [chosen.pairs[number] for number in numbers]) for numbers in rows]
-        played: Iterator[tuple[int, Trace]]
-        if options.workers == 1:
-            player = Player(make, agent, options.planner_seed)
-            played = (item for batch in batches for item in zip(batch[0], player.play(*batch), strict=True))
-        else:
-            played = play_in_processes(functools.partial(_make_player, options, make), batches, options.workers)
-        for number, trace in played:
-            journal.add(number, trace)
+    return Journal(_journal_of(options.output) if options.output else None, request)
+
+
+def _play(
+    options: Options,
+    make: MakeEnvironment,
+    agent: LeWMAgent,
+    pairs: list[Pair],
+    rules: Protocol,
+    journal: Journal,
+    progress: Progress,
+) -> list[Trace]:
+    """The traces of all pairs, in their order; finished ones are taken from the journal."""
+    bar = progress.add_task("episodes", total=len(pairs), completed=len(journal.finished))
+    missing = [number for number in range(len(pairs)) if number not in journal.finished]
+    rows = [missing[first : first + options.num_envs] for first in range(0, len(missing), options.num_envs)]
+    batches = [(numbers, [pairs[number] for number in numbers]) for numbers in rows]
+    played: Iterator[tuple[int, Trace]]
+    if options.workers == 1:
+        player = Player(make, agent, options.planner_seed, rules.budget)
+        played = (item for batch in batches for item in zip(batch[0], player.play(*batch), strict=True))
+    else:
+        make_player = functools.partial(_make_player, options, make, rules.budget)
+        played = play_in_processes(make_player, batches, options.workers)
+    for number, trace in played:
+        journal.add(number, trace)
+        progress.update(bar, advance=1)
+    return [journal.finished[number] for number in range(len(pairs))]
+
+
+def _play_floors(
+    env: Environment, chosen: PairList, rules: Protocol, journal: Journal, progress: Progress
+) -> dict[str, Any]:
+    """Success of every floor and ceiling on all pairs; what is in the journal is not played again."""
+    pairs, controllers = chosen.pairs, floors(chosen.environment, env, rules)
+    bar = progress.add_task("floors", total=len(controllers) * len(pairs), completed=len(journal.solved))
+    for name, floor in controllers.items():
+        missing = [number for number in range(len(pairs)) if (name, number) not in journal.solved]
+        traces = play_floor(env, floor, chosen.seed, rules.budget, missing, [pairs[number] for number in missing])
+        for number, trace in zip(missing, traces, strict=True):
+            journal.add_floor(name, number, bool(_holds(trace, pairs[number], rules)[1:].any()))
             progress.update(bar, advance=1)
-    return [journal.finished[number] for number in range(len(chosen.pairs))]
+    count = len(pairs)
+    return {name: rate(sum(journal.solved[name, number] for number in range(count)), count) for name in controllers}
 
 
 def _journal_of(output: Path) -> Path:
@@ -210,10 +234,6 @@ def _holds(trace: Trace, pair: Pair, rules: Protocol) -> Any:
     return rules.success(np.stack(trace.states), pair.goal_state)
 
 
-def _solved(traces: list[Trace], pairs: list[Pair], rules: Protocol) -> dict[str, Any]:
-    return rate(sum(bool(_holds(t, p, rules)[1:].any()) for t, p in zip(traces, pairs, strict=True)), len(pairs))
-
-
 def _result(
     options: Options,
     environment: str,
@@ -230,6 +250,7 @@ def _result(
     return {
         "env": environment,
         "protocol": options.protocol,
+        "budget": rules.budget,
         "planner": asdict(agent.config.planner),
         "episodes": count,
         "seed": chosen.seed,
@@ -241,7 +262,7 @@ def _result(
         "starts": _by_start(environment, pairs, records),
         "floors": others,
         "seconds_per_plan": sum(t.planning_seconds for t in traces) / max(1, sum(t.plans for t in traces)),
-        "seconds_per_decision": sum(t.seconds for t in traces) / (count * BUDGET),
+        "seconds_per_decision": sum(t.seconds for t in traces) / (count * rules.budget),
         "workers": options.workers,
         "model": {
             "name": options.model or options.env,
@@ -272,6 +293,7 @@ def _record(pair: Pair, trace: Trace, holds: Any) -> dict[str, Any]:
         "start_row": pair.start,
         "state": pair.state.tolist(),
         "goal_state": pair.goal_state.tolist(),
+        "factors": pair.factors,
         "start_solved": bool(holds[0]),
         "success": first is not None,
         "success_at_end": bool(holds[-1]),

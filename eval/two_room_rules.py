@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.envs.two_room_geometry import Geometry, count_legal_crossings, disk_is_clear, route_is_clear
+from lewm_agent.eval.far import is_far
 
 PAPER_RADIUS = 16.0
 """px; the released success radius."""
 STRICT_RADIUS = 8.0
 """px; half of it (CLEAR-LeWM, ``strict``)."""
+MODERATE_SEPARATION = 49.46
+"""px; median distance from start to goal over the 200 shipped ``moderate`` pairs."""
 
 States = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -35,6 +38,19 @@ def clean_crossing(states: States, radius: float) -> bool:
         and not near_goal(states[:1], states[-1], radius)[0]
         and route_is_clear(states, geometry)
     )
+
+
+def rooms_far_apart(starts: States, goals: States) -> Booleans:
+    """Which of the starts (T, 2) and goals (U, 2) are 2 to 4 times as far apart as ``moderate`` pairs, (T, U).
+
+    Pairs in one room or with a disk that touches a wall do not count.
+    """
+    geometry = Geometry()
+    rooms = [np.array([geometry.room(place) for place in places]) for places in (starts, goals)]
+    clear = [np.array([disk_is_clear(place, geometry) for place in places]) for places in (starts, goals)]
+    legal = np.not_equal.outer(*rooms) & np.logical_and.outer(*clear)
+    far: Booleans = legal & is_far(np.linalg.norm(goals - starts[:, None], axis=-1), MODERATE_SEPARATION)
+    return far
 
 
 def legal_arrival(states: States, goal: States) -> Booleans:

@@ -30,7 +30,7 @@ def write_gif(path: Path, env: Environment, pair: Pair, trace: Trace, solved_at:
     """
     pictures = []
     for step, state in enumerate(trace.states):
-        restore(env, state, pair.goal_state)
+        restore(env, pair, state)
         goal = _enlarge(env.unwrapped.goal_frame())  # type: ignore[attr-defined]
         color = SOLVED if solved_at is not None and step >= solved_at else UNSOLVED
         pictures.append(_beside(_enlarge(np.asarray(env.render())), goal, color))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,20 @@ import pytest
 import safetensors.numpy
 
 from lewm_agent.envs import ENVIRONMENTS
-from lewm_agent.eval import pairs, success_rate
-from lewm_agent.eval.protocols import PROTOCOLS, protocol
-from lewm_agent.eval.rollouts import play_floor
+from lewm_agent.envs.cube import cube_positions
+from lewm_agent.envs.factors import Factors
+from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
+from lewm_agent.eval import cube_rules, pairs, push_t_rules, reacher_rules, success_rate, two_room_rules
+from lewm_agent.eval.looks import LOOKS
+from lewm_agent.eval.protocols import PROTOCOL_NAMES, PROTOCOLS, Pair, held_out_episodes, protocol
+from lewm_agent.eval.rollouts import play_floor, restore
 
+MEDIANS = {
+    "cube": cube_rules.MODERATE_SEPARATION,
+    "push_t": push_t_rules.MODERATE_SEPARATION,
+    "reacher": reacher_rules.MODERATE_SEPARATION,
+    "two_room": two_room_rules.MODERATE_SEPARATION,
+}
 SHA256 = json.loads((pairs.FOLDER / "sha256.json").read_text())
 
 
@@ -23,8 +34,23 @@ def pair_columns(made: pairs.PairList) -> list[tuple[Any, ...]]:
     return [tuple(np.asarray(getattr(pair, name)).tolist() for name in pairs.COLUMNS) for pair in made.pairs]
 
 
+def looks(made: pairs.PairList) -> list[dict[str, Any]]:
+    return [pair.factors for pair in made.pairs]
+
+
+def separation(name: str, pair: Pair) -> float:
+    """Of start and goal in the world's own measure, written out anew."""
+    start, goal = pair.state, pair.goal_state
+    if name == "cube":
+        return float(np.linalg.norm(cube_positions(start) - cube_positions(goal), axis=-1).max())
+    if name == "reacher":
+        shoulder = np.angle(np.exp(1j * (start[0] - goal[0])))
+        return float(max(abs(shoulder), abs(start[1] - goal[1])))
+    return float(np.sqrt(((start[:4] - goal[:4]) ** 2).sum()))
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.parametrize("rules", ["paper", "moderate", "strict"])
+@pytest.mark.parametrize("rules", PROTOCOL_NAMES)
 def test_shipped_lists_are_the_ones_that_results_were_measured_on(name: str, rules: str) -> None:
     made = pairs.shipped(name, rules)
     assert (made.environment, made.protocol, made.seed, len(made.pairs)) == (ENVIRONMENTS[name], rules, 7, 200)
@@ -32,11 +58,20 @@ def test_shipped_lists_are_the_ones_that_results_were_measured_on(name: str, rul
     assert sorted(SHA256) == sorted(file.stem for file in pairs.FOLDER.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize(("name", "rules"), [("two_room", "paper"), ("two_room", "strict"), ("reacher", "moderate")])
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("two_room", "paper"),
+        ("two_room", "strict"),
+        ("reacher", "moderate"),
+        ("reacher", "varied"),
+        ("two_room", "far"),
+    ],
+)
 def test_shipped_lists_can_be_drawn_again(name: str, rules: str) -> None:
     count = 200 if protocol(name, rules).pool else 20  # a pool is drawn from as a whole
-    again = pairs.draw(name, rules, count, 7)
-    assert pair_columns(again) == pair_columns(pairs.shipped(name, rules))[:count]
+    again, made = pairs.draw(name, rules, count, 7), pairs.shipped(name, rules).first(count)
+    assert (pair_columns(again), looks(again)) == (pair_columns(made), looks(made))
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -48,15 +83,81 @@ def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
         assert rules_name == "paper" or not any(solved)
         one = made.first(1)
         environment = success_rate._make(ENVIRONMENTS[name], {"image_size": 16, **rules.environment_kwargs})
-        (trace,) = play_floor(lambda env=environment: env, one.pairs, lambda p, *_: np.zeros_like(p.actions[0]), 0)
+        (trace,) = play_floor(environment, lambda p, *_: np.zeros(p.actions.shape[1]), 0, 2, [0], one.pairs)
+        assert len(trace.states) == 3
         np.testing.assert_allclose(trace.states[0], one.pairs[0].state, atol=1e-9)
 
 
-def test_a_saved_list_is_the_same_list(tmp_path: Path) -> None:
-    made = pairs.draw("two_room", "moderate", 3, seed=1)
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_far_starts_and_goals_are_2_to_4_times_as_far_apart_as_moderate_ones(name: str) -> None:
+    median = np.median([separation(name, pair) for pair in pairs.shipped(name, "moderate").pairs])
+    assert MEDIANS[name] == pytest.approx(median, rel=2e-4)
+    far = pairs.shipped(name, "far").pairs
+    assert all(2 * MEDIANS[name] <= separation(name, pair) <= 4 * MEDIANS[name] for pair in far)
+    assert all(pair.episode % 2 == 0 and len(pair.actions) == 0 for pair in far)
+    assert len({pair.episode for pair in far}) == len(far)
+    at_rest = PROTOCOLS[ENVIRONMENTS[name]]["moderate"].start
+    assert all(np.array_equal(at_rest(pair.state), pair.state) for pair in far)
+
+
+def test_far_goals_are_rows_of_the_episode_after_that_of_the_start() -> None:
+    made = pairs.shipped("two_room", "far").first(4).pairs
+    episodes = dict(itertools.islice(held_out_episodes("lewm/TwoRoom-v0", 7), made[-1].episode + 2))
+    geometry = Geometry()
+    for pair in made:
+        np.testing.assert_array_equal(episodes[pair.episode]["state"][pair.start], pair.state)
+        assert (episodes[pair.episode + 1]["state"] == pair.goal_state).all(axis=1).any()
+        assert geometry.room(pair.state) != geometry.room(pair.goal_state)
+        assert disk_is_clear(pair.state, geometry) and disk_is_clear(pair.goal_state, geometry)
+
+
+def test_far_rooms_must_differ_and_be_clear_of_walls() -> None:
+    starts = np.array([[40.0, 60.0], [40.0, 180.0], [18.0, 60.0]])  # the last one touches the border
+    goals = np.array([[180.0, 60.0], [60.0, 60.0], [130.0, 60.0], [203.0, 30.0], [116.0, 190.0]])
+    legal = two_room_rules.rooms_far_apart(starts, goals)  # the second is in the same room, the last one in the wall
+    assert legal.tolist() == [[True, False, False, True, False], [True, False, True, False, False], [False] * 5]
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_varied_pairs_are_the_moderate_ones_in_other_colors(name: str) -> None:
+    moderate, varied = pairs.shipped(name, "moderate"), pairs.shipped(name, "varied")
+    assert pair_columns(varied) == pair_columns(moderate) and varied.sha256() != moderate.sha256()
+    factors = LOOKS[ENVIRONMENTS[name]].factors
+    usual, sizes = colors_of(factors()), LOOKS[ENVIRONMENTS[name]].sizes
+    for look in looks(varied):
+        assert set(look) == set(usual) | set(sizes)
+        changed = colors_of(factors().changed(look))
+        change = np.array([changed[name] for name in usual]) - np.array(list(usual.values()))
+        assert 0 < np.abs(change).max() <= 60
+    assert len({json.dumps(look) for look in looks(varied)}) == len(varied.pairs)
+    assert not any(looks(moderate))
+
+
+def colors_of(factors: Factors) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(factors).items() if name.endswith("_color")}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_look_changes_both_pictures_and_no_motion(name: str) -> None:
+    plain, varied = (pairs.shipped(name, rules).pairs[0] for rules in ("moderate", "varied"))
+    env = success_rate._make(ENVIRONMENTS[name], {"image_size": 32})
+    seen = []
+    for pair in (plain, varied):
+        restore(env, pair, pair.state)
+        frames = [np.asarray(env.render()), env.unwrapped.goal_frame()]  # type: ignore[attr-defined]
+        seen.append((frames, [env.step(action)[-1]["state"].tolist() for action in pair.actions[:5]]))
+    (frames, states), (other_frames, other_states) = seen
+    assert states == other_states
+    changes = [np.abs(a.astype(float) - b).mean() for a, b in zip(frames, other_frames, strict=True)]
+    assert min(changes) > 2
+
+
+@pytest.mark.parametrize("rules", ["moderate", "varied", "far"])
+def test_a_saved_list_is_the_same_list(rules: str, tmp_path: Path) -> None:
+    made = pairs.draw("two_room", rules, 3, seed=1)
     made.save(tmp_path / "list.safetensors")
     again = pairs.load(tmp_path / "list.safetensors")
-    assert pair_columns(again) == pair_columns(made)
+    assert pair_columns(again) == pair_columns(made) and looks(again) == looks(made)
     assert again.sha256() == made.sha256() != made.first(2).sha256()
     assert dataclasses.replace(again, pairs=[]) == dataclasses.replace(made, pairs=[])
     assert not list(tmp_path.glob("*.part"))

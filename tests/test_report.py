@@ -14,6 +14,7 @@ import pytest
 from lewm_agent.config import PLANNERS
 from lewm_agent.eval import report, success_rate
 from lewm_agent.eval.intervals import rate
+from lewm_agent.eval.protocols import PROTOCOL_NAMES
 
 VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}
 GIF = b"GIF89a and what follows"
@@ -159,15 +160,35 @@ def test_other_weights_are_averaged_only_when_known_to_be_of_one_recipe(
     assert ("Mean of runs 1, 2" in page.text) == averaged
 
 
+def rises_of(line: str, budget: int) -> dict[int, float]:
+    """Height of a curve above its beginning at every step."""
+    corners = [tuple(map(float, corner.split(","))) for corner in line.split()]
+    left, right, bottom = corners[0][0], corners[-1][0], corners[0][1]
+    return {round(budget * (x - left) / (right - left)): bottom - y for x, y in corners}
+
+
 def test_curves_rise_where_pairs_are_solved(tmp_path: Path) -> None:
     make(tmp_path, result([10, 10, 25, None]))
     page = Page(tmp_path / "report")
-    corners = [tuple(map(float, corner.split(","))) for corner in page.all("polyline", "points")[0].split()]
-    left, right, bottom = corners[0][0], corners[-1][0], corners[0][1]
-    rises = {round(50 * (x - left) / (right - left)): bottom - y for x, y in corners}
+    rises = rises_of(page.all("polyline", "points")[0], 50)
     per_pair = rises[50] / 3
     assert [round(rises[step] / per_pair) for step in (0, 9, 10, 24, 25, 50)] == [0, 0, 2, 2, 3, 3]
     assert "run 1, 75.0 %" in page.text
+
+
+def test_a_result_tells_how_many_steps_there_were_and_an_old_one_had_50(tmp_path: Path) -> None:
+    far = result([30, 150, None], protocol="far", budget=150)
+    page = make(tmp_path, result([10]), far)
+    assert "The agent has 50 steps." in page.text and "The agent has 150 steps." in page.text
+    assert "After 150 steps: run 2" in page.text
+    rises = rises_of(page.all("polyline", "points")[1], 150)
+    assert [round(2 * rises[step] / rises[150]) for step in (0, 29, 30, 149, 150)] == [0, 0, 1, 1, 2]
+    assert "0 10 20 30 40 50 step" in page.text and "0 30 60 90 120 150 step" in page.text
+
+
+@pytest.mark.parametrize("name", PROTOCOL_NAMES)
+def test_every_protocol_is_explained(name: str, tmp_path: Path) -> None:
+    assert f"Protocol {name}: " in make(tmp_path, result([1], protocol=name)).text
 
 
 def test_kinds_of_starts_and_differing_floors_have_rows(tmp_path: Path) -> None:
@@ -248,7 +269,8 @@ def without(*keys: str) -> dict[str, Any]:
         ([result([1], success_rate=50.0)], "success_rate is 50.0, but 1 of 1 records are solved"),
         ([result([1], records=[])], "the key `records` is empty"),
         ([result([1], records=[{**record(1), "first_success_step": None}])], "success without a first_success_step"),
-        ([result([1], protocol="loose")], "holds 'loose', not one of paper, moderate, strict"),
+        ([result([1], protocol="loose")], "holds 'loose', not one of paper, moderate, strict, varied, far"),
+        ([result([1], budget=0)], "the key `budget` holds 0"),
         ([result([1], seconds_per_plan=0.0)], "seconds_per_plan is 0.0"),
         ([result([1]), result([1], seconds_per_plan=0.1)], "1.json are the same run"),
         ([with_video("gone.gif")], "names a video of pair 0 that is not there"),

@@ -6,24 +6,31 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from lewm_agent import LeWMAgent
 from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.envs.two_room_geometry import Geometry
 from lewm_agent.eval import success_rate
+from lewm_agent.eval.floors import floors
+from lewm_agent.eval.journal import Journal
+from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
-from lewm_agent.eval.rollouts import Trace
+from lewm_agent.eval.rollouts import Trace, play_floor
 from lewm_agent.eval.two_room_rules import clean_crossing, legal_arrival, near_goal
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 FIELDS = {
     "env",
     "protocol",
+    "budget",
     "planner",
     "episodes",
     "seed",
@@ -55,12 +62,69 @@ def test_the_json_holds_every_figure(trained_folder: Path, tmp_path: Path) -> No
     result = run(trained_folder, tmp_path / "out.json", "--protocol", "moderate", "--seed", "3")
     assert result.keys() >= FIELDS
     assert len(result["records"]) == 4  # type: ignore[arg-type]
-    assert set(result["floors"]) == {"random", "zero_action", "straight_line", "replay"}  # type: ignore[call-overload]
+    names = {"random", "zero_action", "straight_line", "replay", "expert"}
+    assert set(result["floors"]) == names  # type: ignore[call-overload]
     assert result["floors"]["replay"]["success_rate"] == 100  # type: ignore[index]
+    assert result["floors"]["expert"]["success_rate"] == 100  # type: ignore[index]
     assert result["floors"]["zero_action"]["success_rate"] == 0  # type: ignore[index]
     assert result["start_solved_percent"] == 0
     low, high = result["success_rate_ci95"]  # type: ignore[misc]
     assert low <= result["success_rate"] <= high
+    assert result["budget"] == 50
+
+
+def test_far_goals_have_150_steps_and_no_replay(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, record = [], success_rate._record
+
+    def counted(pair: Pair, trace: Trace, holds: Any) -> dict[str, Any]:
+        lengths.append(len(trace.states))
+        return record(pair, trace, holds)
+
+    monkeypatch.setattr(success_rate, "_record", counted)
+    one, two = (run(trained_folder, tmp_path / n, "--protocol", "far", "--num-envs", n) for n in ("1", "3"))
+    assert one["budget"] == 150 and set(lengths) == {151}
+    assert set(one["floors"]) == {"random", "zero_action", "straight_line", "expert"}  # type: ignore[call-overload]
+    assert one["floors"]["expert"]["success_rate"] == 100  # type: ignore[index]
+    assert (one["records"], one["floors"]) == (two["records"], two["floors"])
+
+
+def test_an_agent_sees_varied_pairs_in_their_colors(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backgrounds, predict = set(), LeWMAgent.predict
+
+    def looked_at(agent: LeWMAgent, observation: Any, *rest: Any) -> Any:
+        frames = np.concatenate([observation["pixels"], observation["goal"]])
+        backgrounds.update(tuple(color) for color in np.median(frames, axis=(1, 2)).astype(int).tolist())
+        return predict(agent, observation, *rest)
+
+    monkeypatch.setattr(LeWMAgent, "predict", looked_at)
+    result = run(trained_folder, tmp_path / "out.json", "--protocol", "varied", "--video", str(tmp_path / "gifs"))
+    records: Any = result["records"]
+    assert backgrounds == {tuple(record["factors"]["background_color"]) for record in records}
+    gif = imageio.imread(tmp_path / records[0]["video"])
+    shown = np.median(gif[0, 8:-8, 8:232].reshape(-1, 3), axis=0)
+    assert np.abs(shown - records[0]["factors"]["background_color"]).max() < 8  # a GIF has 256 colors
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_expert_depends_on_seed_and_pair_alone(name: str) -> None:
+    rules, some = protocol(name, "far"), shipped(name, "far").pairs[:2]
+    env = success_rate._make(ENVIRONMENTS[name], rules.environment_kwargs)
+    expert = floors(ENVIRONMENTS[name], env, rules)["expert"]
+    _, second = play_floor(env, expert, 7, 4, [0, 1], some)
+    (alone,) = play_floor(env, expert, 7, 4, [1], some[1:])
+    np.testing.assert_array_equal(second.states, alone.states)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_the_expert_comes_nearer_to_a_far_goal(name: str) -> None:
+    rules, some = protocol(name, "far"), shipped(name, "far").pairs[:1]
+    env = success_rate._make(ENVIRONMENTS[name], rules.environment_kwargs)
+    (trace,) = play_floor(env, floors(ENVIRONMENTS[name], env, rules)["expert"], 7, rules.budget, [0], some)
+    assert rules.success(np.stack(trace.states), some[0].goal_state).any()
 
 
 def test_one_environment_or_eight_give_the_same_result(trained_folder: Path, tmp_path: Path) -> None:
@@ -203,6 +267,56 @@ def test_an_interrupted_evaluation_continues(
     assert played == [[2], [3]]
     assert json.loads((tmp_path / "out.json").read_text())["records"] == whole["records"]
     assert not journal.exists()
+
+
+def test_an_evaluation_that_is_interrupted_in_its_floors_continues_there(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(trained_folder, tmp_path / "whole.json")
+    arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "4"]
+    arguments += ["--output", str(tmp_path / "out.json")]
+    played: list[int] = []
+
+    def stop_after_six(env: Any, floor: Any, seed: int, budget: int, numbers: list[int], pairs: list[Pair]) -> Any:
+        for number, trace in zip(numbers, play_floor(env, floor, seed, budget, numbers, pairs), strict=True):
+            if len(played) == 6:
+                raise KeyboardInterrupt
+            played.append(number)
+            yield trace
+
+    monkeypatch.setattr(success_rate, "play_floor", stop_after_six)
+    assert success_rate.main(arguments) == 130
+    assert played == [0, 1, 2, 3, 0, 1]  # of the second floor, two
+    played[:] = [-1] * 7  # do not stop again
+    assert success_rate.main(arguments) == 0
+    assert played[7:9] == [2, 3] and len(played[7:]) == 2 + 3 * 4
+    assert json.loads((tmp_path / "out.json").read_text())["floors"] == whole["floors"]
+
+
+@pytest.mark.parametrize("garbage", ["}{", "[1]", "{}", '{"pair": 0, "trace": {"x": 1}}', '{"pair": 0, "floor": "a"}'])
+def test_a_damaged_journal_is_named_in_one_sentence(garbage: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.json.unfinished"
+    request = {"protocol": "paper"}
+    with Journal(path, request) as journal:
+        journal.add_floor("random", 0, True)
+    header, good = path.read_text().splitlines(keepends=True)
+    path.write_text(header + garbage + "\n" + good)
+    with pytest.raises(ValueError, match=r"out\.json\.unfinished is damaged in line 2: delete that line"):
+        Journal(path, request)
+    path.write_text(header + good + garbage)  # killed while writing the last line
+    with Journal(path, request) as journal:
+        assert journal.solved == {("random", 0): True}
+    assert path.read_text() == header + good
+
+
+def test_a_damaged_journal_ends_the_command(
+    trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out.json.unfinished").write_bytes(b"\xff\xfe\n")
+    arguments = ["--env", "two_room", "--model", str(trained_folder), "--output", str(tmp_path / "out.json")]
+    assert success_rate.main(arguments) == 2
+    assert "out.json.unfinishedisdamagedinline1" in "".join(capsys.readouterr().err.split())  # broken into lines
+    assert (tmp_path / "out.json.unfinished").read_bytes() == b"\xff\xfe\n"
 
 
 def test_what_another_evaluation_left_is_not_taken(trained_folder: Path, tmp_path: Path) -> None:
