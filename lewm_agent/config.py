@@ -18,8 +18,7 @@ import dacite
 
 GoalCost = Literal["terminal", "best", "sum"]
 PixelNormalization = Literal["imagenet", "mean_frame"]
-Stem = Literal["linear", "convolutional"]
-Initialization = Literal["released", "scaled"]
+Backbone = Literal["vit", "cnn"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -33,10 +32,14 @@ class ModelConfig:
 
     image_size: int = 224
     """Side of the square RGB frames, in pixels."""
+    encoder: Backbone = "vit"
+    """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps."""
     patch_size: int = 14
-    """Side of a ViT patch, in pixels; must divide ``image_size``."""
+    """Side of a ViT patch, or stride of all convolutions together, in pixels; must divide ``image_size``."""
     encoder_width: int = 192
+    """Size of a ViT token; channels after the last convolution."""
     encoder_depth: int = 12
+    """Layers of the ViT; a CNN has one for each prime factor of ``patch_size``."""
     encoder_heads: int = 3
     latent_dim: int = 192
     """Size of the latent vector of one frame."""
@@ -57,11 +60,6 @@ class ModelConfig:
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
-    encoder_stem: Stem = "linear"
-    """How patches become tokens: one linear map each, or a few overlapping convolutions with the stride of a patch."""
-    encoder_initialization: Initialization = "released"
-    """Weights of the ViT drawn with standard deviation 0.02, whatever its width, or scaled to the inputs of each layer
-    (1 / sqrt(fan-in)) with position embeddings of 0.5."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -77,8 +75,7 @@ class ModelConfig:
         )
         for name, allowed in (
             ("pixel_normalization", get_args(PixelNormalization)),
-            ("encoder_stem", get_args(Stem)),
-            ("encoder_initialization", get_args(Initialization)),
+            ("encoder", get_args(Backbone)),
         ):
             value = getattr(self, name)
             _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")

@@ -1,4 +1,4 @@
-"""From frames to latents: a ViT trained from scratch, its CLS token, and a projector with BatchNorm."""
+"""From frames to latents: a ViT or a CNN trained from scratch, and a projector with BatchNorm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lewm_agent.config import Initialization, ModelConfig
+from lewm_agent.config import ModelConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,37 +25,47 @@ def projection_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequ
     )
 
 
-def _initialize(vit: VisionTransformer, initialization: Initialization) -> None:
-    """Draw all weights of a ViT anew.
+class _ViT(VisionTransformer):
+    """timm's ViT with its CLS token as output and Hugging Face's initialisation, which the released models have."""
 
-    ``released`` is Hugging Face's initialisation, which the released models start from. At a width of 64 its standard
-    deviation of 0.02 leaves attention uniform and every branch near zero for hundreds of steps; ``scaled`` does not.
-    """
-    scaled = initialization == "scaled"
-    for module in vit.modules():
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.encoder_width,
+            depth=config.encoder_depth,
+            num_heads=config.encoder_heads,
+            num_classes=0,
+            global_pool="token",
+            norm_layer=partial(nn.LayerNorm, eps=1e-12),
+        )
+        self.apply(self._initialize)
+        for name, parameter in self.named_parameters():
+            if name in ("cls_token", "pos_embed"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    @staticmethod
+    def _initialize(module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
-            std = module.weight[0].numel() ** -0.5 if scaled else 0.02
-            nn.init.trunc_normal_(module.weight, std=std)
+            nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    for name, parameter in vit.named_parameters():
-        if name in ("cls_token", "pos_embed"):
-            std = 0.5 if scaled and name == "pos_embed" else 0.02
-            nn.init.trunc_normal_(parameter, std=std)
 
 
-def _convolutional_stem(patch_size: int, width: int) -> nn.Sequential:
-    """Overlapping convolutions that together have the stride of a patch (after arXiv 2106.14881).
+class _CNN(nn.Sequential):
+    """Strided 3 x 3 convolutions with BatchNorm, then one linear layer over the whole map, so that places are kept."""
 
-    One per prime factor of the patch size, the channels doubling up to the width of the ViT.
-    """
-    strides = _prime_factors(patch_size)
-    channels = [3, *(max(1, width >> halvings) for halvings in range(len(strides) - 1, -1, -1))]
-    layers: list[nn.Module] = []
-    for stride, (inputs, outputs) in zip(strides, itertools.pairwise(channels), strict=True):
-        kernel = max(3, stride)
-        layers += [nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2), nn.GELU()]
-    return nn.Sequential(*layers[:-1])
+    def __init__(self, config: ModelConfig, features: int) -> None:
+        strides = _prime_factors(config.patch_size)
+        width = config.encoder_width
+        channels = [3, *(min(width, width * 2**i // 4) for i in range(len(strides) - 1)), width]
+        layers: list[nn.Module] = []
+        for stride, (inputs, outputs) in zip(strides, itertools.pairwise(channels), strict=True):
+            kernel = max(3, stride)
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(outputs), nn.GELU()]
+        pixels = (config.image_size // config.patch_size) ** 2
+        super().__init__(*layers, nn.Flatten(), nn.Linear(width * pixels, features))
 
 
 def _prime_factors(number: int) -> list[int]:
@@ -71,20 +81,14 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.vit = VisionTransformer(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.encoder_width,
-            depth=config.encoder_depth,
-            num_heads=config.encoder_heads,
-            num_classes=0,
-            global_pool="token",
-            norm_layer=partial(nn.LayerNorm, eps=1e-12),
-        )
-        if config.encoder_stem == "convolutional":
-            self.vit.patch_embed.proj = _convolutional_stem(config.patch_size, config.encoder_width)
-        _initialize(self.vit, config.encoder_initialization)
-        self.projector = projection_head(config.encoder_width, config.projector_width, config.latent_dim)
+        width = config.encoder_width
+        features = width if config.encoder == "vit" else 4 * width
+        self.backbone = config.encoder
+        if config.encoder == "vit":
+            self.vit = _ViT(config)
+        else:
+            self.cnn = _CNN(config, features)
+        self.projector = projection_head(features, config.projector_width, config.latent_dim)
         side, mean = config.image_size, torch.tensor(IMAGENET_MEAN) * 255
         whole_frame = config.pixel_normalization == "mean_frame"
         self.register_buffer("pixel_mean", mean.repeat(side, side, 1) if whole_frame else mean)
@@ -98,5 +102,6 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """The only place where pixels are normalised."""
         pixels = (frames.float() - self.pixel_mean) / self.pixel_std
-        latents: Tensor = self.projector(self.vit(pixels.permute(0, 3, 1, 2)))
+        backbone = self.vit if self.backbone == "vit" else self.cnn
+        latents: Tensor = self.projector(backbone(pixels.permute(0, 3, 1, 2)))
         return latents

@@ -134,20 +134,16 @@ def test_straightness_of_a_line_and_of_a_zigzag() -> None:
     assert straightness(zigzag).item() == pytest.approx(-1)
 
 
-@pytest.mark.parametrize(("image", "patch"), [(96, 12), (96, 8), (224, 14), (64, 16), (15, 5)])
-def test_convolutional_stem_makes_as_many_tokens_as_patches(image: int, patch: int) -> None:
-    config = dataclasses.replace(TINY, image_size=image, patch_size=patch, encoder_stem="convolutional")
-    tokens = Encoder(config).vit.patch_embed(torch.randn(1, 3, image, image))
-    assert tokens.shape == (1, (image // patch) ** 2, config.encoder_width)
-
-
-def test_scaled_initialization_keeps_the_size_of_what_passes_a_layer() -> None:
-    config = dataclasses.replace(TINY, encoder_width=64, encoder_initialization="scaled")
+@pytest.mark.parametrize(("image", "stride"), [(96, 16), (96, 12), (224, 14), (15, 5)])
+def test_cnn_keeps_where_things_are(image: int, stride: int) -> None:
+    config = dataclasses.replace(TINY, encoder="cnn", image_size=image, patch_size=stride)
     torch.manual_seed(0)
-    layer = Encoder(config).vit.blocks[0].attn.qkv
-    assert layer(torch.randn(1000, 64)).std().item() == pytest.approx(1.0, rel=0.1)
-    released = Encoder(dataclasses.replace(config, encoder_initialization="released")).vit.blocks[0].attn.qkv
-    assert released.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    encoder = Encoder(config).eval()
+    assert encoder.cnn[-1].in_features == config.encoder_width * (image // stride) ** 2
+    frames = torch.zeros(2, image, image, 3, dtype=torch.uint8)
+    frames[0, :3, :3], frames[1, -3:, -3:] = 255, 255
+    latents = encoder(frames)
+    assert latents.shape == (2, 8) and not torch.allclose(latents[0], latents[1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +152,8 @@ def test_scaled_initialization_keeps_the_size_of_what_passes_a_layer() -> None:
         ({"patch_size": 7}, r"patch_size \(7\) must divide image_size \(16\)"),
         ({"encoder_heads": 3}, r"encoder_heads \(3\) must divide encoder_width \(16\)"),
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
-        ({"encoder_stem": "conv"}, "encoder_stem must be linear or convolutional, got 'conv'"),
+        ({"encoder": "mlp"}, "encoder must be vit or cnn, got 'mlp'"),
         ({"pixel_normalization": "mean"}, "pixel_normalization must be imagenet or mean_frame, got 'mean'"),
-        ({"encoder_initialization": "big"}, "encoder_initialization must be released or scaled, got 'big'"),
         ({"predictor_dropout": 1.0}, r"predictor_dropout must be in \[0, 1\), got 1.0"),
     ],
 )
