@@ -1,0 +1,236 @@
+"""Seconds per plan: lewm-agent beside stable-worldmodel, with the same weights and the same noise.
+
+Run ``pip install "lewm-agent[compare]"`` and ``python benchmarks/planning.py``. Both search with the released settings
+(300 samples, 30 elites, 30 iterations, 5 blocks of 5 actions) for the same goals, starting from latents: images are
+encoded once per plan by both and not timed. The weights have the paper's sizes; they are random, unless a model is
+given, since an untrained AdaLN would ignore the actions. The planners take turns, and ratios are medians of
+ratios within a turn.
+
+Both compute the same function, and the plans of the first iterations are equal. With random weights all plans cost
+nearly the same, so rounding sooner or later exchanges two elites, and the final plans differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from lewm_agent import LeWMAgent, ModelConfig
+from lewm_agent.cem import CEM
+from lewm_agent.config import PLANNERS, PlannerConfig
+from lewm_agent.datasets.metadata import software_versions, write_atomically
+from lewm_agent.goal_cost import goal_cost
+from lewm_agent.world_model import WorldModel
+
+OURS, THEIRS = "lewm-agent", "stable-worldmodel"
+NEW_NAMES = (
+    ("action_encoder.smooth", "action_encoder.patch_embed"),
+    ("predictor.position", "predictor.pos_embedding"),
+    ("predictor.latent_projection", "predictor.transformer.input_proj"),
+    ("predictor.condition_projection", "predictor.transformer.cond_proj"),
+    ("predictor.output_projection", "predictor.transformer.output_proj"),
+    ("predictor.norm", "predictor.transformer.norm"),
+    ("predictor.blocks", "predictor.transformer.layers"),
+    ("attention.", "attn."),
+    ("mlp.", "mlp.net."),
+    ("modulation.", "adaLN_modulation."),
+    ("prediction_head.", "pred_proj.net."),
+)
+"""Beginnings and parts of our tensors' names, and what stable-worldmodel calls them."""
+
+Plan = Callable[[int], Tensor]
+"""From a seed to a plan (T, A)."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    model: str | None = None
+    """Bundled name, folder or Hub id of trained weights; by default random weights of the paper's size."""
+    planner: str = "paper"
+    """Whose samples, elites, iterations and horizon both use."""
+    repeats: int = 5
+    """Plans of each planner, in turns; the medians are shown."""
+    threads: int = 2
+    """Threads of torch."""
+    output: Path | None = None
+    """JSON file for the results."""
+
+
+def random_model() -> WorldModel:
+    """The paper's sizes with random weights, also where training starts from zeros, and random statistics."""
+    torch.manual_seed(0)
+    model = WorldModel(ModelConfig()).eval()
+    for block in model.predictor.blocks:
+        torch.nn.init.normal_(block.modulation[1].weight, std=0.02)
+    torch.nn.init.normal_(model.prediction_head[1].running_mean, std=0.1)
+    torch.nn.init.uniform_(model.prediction_head[1].running_var, 0.5, 2.0)
+    return model
+
+
+def planners(model: WorldModel, settings: PlannerConfig) -> dict[str, Plan]:
+    """Our planner, and stable-worldmodel's if it is installed, for the same random start and goal."""
+    generator = torch.Generator().manual_seed(0)
+    start, goal = (torch.randn(1, model.config.latent_dim, generator=generator) for _ in range(2))
+    found = {OURS: our_planner(model, settings, start, goal)}
+    theirs = their_planner(model, settings, start, goal)
+    return found if theirs is None else {**found, THEIRS: theirs}
+
+
+def our_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal: Tensor) -> Plan:
+    """CEM over rollouts of our world model."""
+    config, no_past = model.config, torch.zeros(1, 0, model.config.block_dim)
+    search = CEM(settings.samples, settings.elites, settings.iterations)
+    zeros = torch.zeros(1, settings.horizon * config.frame_skip, config.action_dim)
+
+    def cost(actions: Tensor) -> Tensor:
+        blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
+        return goal_cost(model.rollout(start[:, None], no_past, blocks), goal, "terminal")
+
+    def plan(seed: int) -> Tensor:
+        return search.plan(cost, zeros, [torch.Generator().manual_seed(seed)]).actions[0]
+
+    return plan
+
+
+def their_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal: Tensor) -> Plan | None:
+    """Their CEM over their world model with our weights, or None with a word on why it is left out."""
+    warnings.filterwarnings("ignore", message="lancedb fork")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from stable_worldmodel.policy import PlanConfig
+            from stable_worldmodel.solver import CEMSolver
+            from stable_worldmodel.wm.lewm import module
+            from stable_worldmodel.wm.lewm.lewm import LeWM
+    except ImportError as error:
+        message = f'stable-worldmodel is left out ({error}): pip install "lewm-agent[compare]" to see it beside'
+        Console(stderr=True).print(message, markup=False)
+        return None
+    config = model.config
+    predictor = module.Predictor(
+        num_frames=config.history,
+        depth=config.predictor_depth,
+        heads=config.predictor_heads,
+        dim_head=config.predictor_head_dim,
+        mlp_dim=config.predictor_mlp_width,
+        input_dim=config.latent_dim,
+        hidden_dim=config.predictor_width,
+        dropout=config.predictor_dropout,
+    )
+    embedder = module.Embedder(input_dim=config.block_dim, emb_dim=config.latent_dim)
+    head = module.MLP(config.latent_dim, config.projector_width, config.latent_dim, norm_fn=torch.nn.BatchNorm1d)
+    theirs = LeWM(None, predictor, embedder, pred_proj=head).eval()
+    theirs.load_state_dict(renamed(model))
+    nothing = torch.zeros(1, 1, 1)
+    known = {"pixels": nothing, "goal": nothing, "emb": start[:, None], "goal_emb": goal[:, None]}
+
+    def plan(seed: int) -> Tensor:
+        solver = CEMSolver(
+            theirs, num_samples=settings.samples, n_steps=settings.iterations, topk=settings.elites, seed=seed
+        )
+        blocks = PlanConfig(settings.horizon, settings.horizon, action_block=config.frame_skip)
+        space = gym.spaces.Box(-np.inf, np.inf, (1, config.action_dim), np.float32)
+        solver.configure(action_space=space, n_envs=1, config=blocks)
+        with contextlib.redirect_stdout(io.StringIO()):
+            actions: Tensor = solver.solve(dict(known))["actions"]
+        return actions[0].view(-1, config.action_dim)
+
+    return plan
+
+
+def renamed(model: WorldModel) -> dict[str, Tensor]:
+    """Our action encoder, predictor and prediction head under stable-worldmodel's names."""
+    weights = {}
+    for name, value in model.state_dict().items():
+        if name.split(".")[0] in ("action_encoder", "predictor", "prediction_head"):
+            is_convolution = name == "action_encoder.smooth.weight"
+            for ours, theirs in NEW_NAMES:
+                name = name.replace(ours, theirs)
+            weights[name] = value[..., None] if is_convolution else value
+    return weights
+
+
+def measure(found: dict[str, Plan], repeats: int) -> dict[str, Any]:
+    """Seconds of every planner in every turn, and how far each plan is from ours."""
+    for plan in found.values():
+        plan(0)
+    seconds: dict[str, list[float]] = {name: [] for name in found}
+    plans: dict[str, list[Tensor]] = {name: [] for name in found}
+    for seed in track(range(repeats), "turns", console=Console(stderr=True), transient=True):
+        for name, plan in found.items():
+            began = time.perf_counter()
+            plans[name].append(plan(seed))
+            seconds[name].append(time.perf_counter() - began)
+    return {
+        name: {
+            "seconds_per_plan": round(statistics.median(times), 4),
+            "all_repeats": [round(value, 4) for value in times],
+            "times_faster_than_stable_worldmodel": (
+                round(statistics.median(b / a for a, b in zip(times, seconds[THEIRS], strict=True)), 3)
+                if THEIRS in seconds
+                else None
+            ),
+            "largest_difference_of_a_plan": max(
+                float((a - b).abs().max()) for a, b in zip(plans[name], plans[OURS], strict=True)
+            ),
+        }
+        for name, times in seconds.items()
+    }
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Print the table."""
+    table = Table("planner", "s per plan", "range", "ratio", "plans differ by at most", title="One plan, medians")
+    for name, row in results.items():
+        spread = f"{min(row['all_repeats']):.3f} to {max(row['all_repeats']):.3f}"
+        ratio = row["times_faster_than_stable_worldmodel"]
+        table.add_row(
+            name,
+            f"{row['seconds_per_plan']:.3f}",
+            spread,
+            f"{ratio:.2f} x" if ratio else "not measured",
+            f"{row['largest_difference_of_a_plan']:.1e}",
+        )
+    console.print(table)
+
+
+@torch.inference_mode()
+def main(arguments: Arguments) -> None:
+    """Measure, show and save."""
+    if arguments.repeats < 1 or arguments.threads < 1:
+        raise SystemExit("repeats and threads must be at least 1")
+    torch.set_num_threads(arguments.threads)
+    trained = LeWMAgent.from_pretrained(arguments.model, device="cpu").world_model if arguments.model else None
+    results = measure(planners(trained or random_model(), PLANNERS[arguments.planner]), arguments.repeats)
+    show(results, Console())
+    if arguments.output is not None:
+        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+        hardware = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
+        versions = {**software_versions(), "torch": torch.__version__}
+        content = {"settings": settings, "hardware": hardware, "versions": versions, "results": results}
+        write_atomically(arguments.output, json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
