@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +23,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import record
 import torch
 import tyro
 from numpy.typing import NDArray
@@ -35,7 +33,6 @@ from torch.utils.data import DataLoader
 
 import lewm_agent.envs  # noqa: F401  # registers the environments
 from lewm_agent.datasets import Clips, OfflineDataset, ShardWriter, collect
-from lewm_agent.datasets.metadata import software_versions, write_atomically
 
 OURS, THEIRS = "lewm-agent", "stable-worldmodel"
 Batches = list[list[int]]
@@ -242,10 +239,7 @@ def main(arguments: Arguments) -> None:
     show(results, Console())
     if arguments.output is not None:
         settings = {k: v for k, v in vars(arguments).items() if k not in ("dataset", "output")}
-        hardware = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
-        versions = {**software_versions(), "torch": torch.__version__}
-        content = {"settings": settings, "hardware": hardware, "versions": versions, "results": results}
-        write_atomically(arguments.output, json.dumps(content, indent=2) + "\n")
+        record.write(arguments.output, settings, results)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -27,6 +24,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import record
 import torch
 import tyro
 from rich.console import Console
@@ -37,7 +35,6 @@ from torch import Tensor
 from lewm_agent import LeWMAgent, ModelConfig
 from lewm_agent.cem import CEM
 from lewm_agent.config import PLANNERS, PlannerConfig
-from lewm_agent.datasets.metadata import software_versions, write_atomically
 from lewm_agent.goal_cost import goal_cost
 from lewm_agent.world_model import WorldModel
 
@@ -226,10 +223,7 @@ def main(arguments: Arguments) -> None:
     show(results, Console())
     if arguments.output is not None:
         settings = {name: value for name, value in vars(arguments).items() if name != "output"}
-        hardware = {"machine": platform.machine(), "cpu_count": os.cpu_count()}
-        versions = {**software_versions(), "torch": torch.__version__}
-        content = {"settings": settings, "hardware": hardware, "versions": versions, "results": results}
-        write_atomically(arguments.output, json.dumps(content, indent=2) + "\n")
+        record.write(arguments.output, settings, results)
 
 
 if __name__ == "__main__":
