@@ -115,15 +115,17 @@ class OfflineDataset:
 
         Taken over at most 1,024 frames at equal distances through the episodes.
         """
-        rows = np.concatenate([self._frame_rows(episode) for episode in self.episode_array(episodes)])
+        rows = self.frame_rows(self.episode_array(episodes))
         chosen = np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_FRAMES)).round().astype(np.int64)
         frames = self.read_frames(rows[chosen]).astype(np.float32)
         mean = frames.mean(axis=0)
         return mean, np.sqrt(np.square(frames - mean).mean(axis=(0, 1, 2)))
 
-    def _frame_rows(self, episode: int) -> NDArray[np.int64]:
-        start = int(self.episode_starts[episode])
-        return np.arange(start, start + int(self.episode_lengths[episode]), self.frame_interval)
+    def frame_rows(self, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows (N,) that have a frame, numbered through all shards, one episode (n,) after the other."""
+        starts, lengths = self.episode_starts[episodes], self.episode_lengths[episodes]
+        spans = zip(starts, starts + lengths, strict=True)
+        return np.concatenate([np.arange(start, stop, self.frame_interval) for start, stop in spans])
 
     def split(self, held_out_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Split by episode into (training, held-out) episode indices, sorted; a function of number and seed.

@@ -38,11 +38,10 @@ class HindsightPairs:
     ) -> None:
         self._skip = world_model.config.frame_skip
         self._frames_per_block = self._skip // dataset.frame_interval
-        starts, lengths = dataset.episode_starts[episodes], dataset.episode_lengths[episodes]
-        offsets = [np.arange(0, length, dataset.frame_interval) for length in lengths]
-        self._rows = np.concatenate([start + offset for start, offset in zip(starts, offsets, strict=True)])
-        remaining = np.concatenate([length - 1 - offset for length, offset in zip(lengths, offsets, strict=True)])
-        self._blocks_after = remaining // self._skip
+        self._rows = dataset.frame_rows(episodes)
+        last = dataset.episode_starts[episodes] + dataset.episode_lengths[episodes] - 1
+        frames = -(-dataset.episode_lengths[episodes] // dataset.frame_interval)
+        self._blocks_after = (np.repeat(last, frames) - self._rows) // self._skip
         self._usable = np.flatnonzero(self._blocks_after)
         if not self._usable.size:
             raise ValueError(f"no episode of {dataset.path} is longer than one action block ({self._skip} steps)")
