@@ -33,9 +33,9 @@ from rich.table import Table
 from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig
-from lewm_agent.cem import CEM
 from lewm_agent.config import PLANNERS, PlannerConfig
 from lewm_agent.goal_cost import goal_cost
+from lewm_agent.planning import CEM
 from lewm_agent.world_model import WorldModel
 
 OURS, THEIRS = "lewm-agent", "stable-worldmodel"
@@ -97,8 +97,8 @@ def planners(model: WorldModel, settings: PlannerConfig) -> dict[str, Plan]:
 def our_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal: Tensor) -> Plan:
     """CEM over rollouts of our world model."""
     config, no_past = model.config, torch.zeros(1, 0, model.config.block_dim)
-    search = CEM(settings.samples, settings.elites, settings.iterations)
-    zeros = torch.zeros(1, settings.horizon * config.frame_skip, config.action_dim)
+    search = CEM(samples=settings.samples, elites=settings.elites, iterations=settings.iterations)
+    zeros = torch.zeros(1, 1, settings.horizon * config.frame_skip, config.action_dim)
 
     def cost(actions: Tensor) -> Tensor:
         blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)

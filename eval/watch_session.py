@@ -194,7 +194,7 @@ def imagine(agent: LeWMAgent, memory: EpisodeMemory) -> tuple[Actions, Vector]:
     if memory.rest is None or memory.goal_latent is None:
         raise ValueError("there is no plan yet")
     queue = [model.normalize_actions(torch.as_tensor(action, device=agent.device)) for action in memory.queue]
-    plan = torch.cat([torch.stack([memory.executing[-1], *queue]), memory.rest])
+    plan = torch.cat([torch.stack([memory.executing[-1], *queue]), memory.rest[0]])
     latents = torch.stack(memory.latents)
     past = torch.stack(memory.blocks) if memory.blocks else latents.new_zeros(0, agent.config.model.block_dim)
     blocks = plan.unflatten(0, (-1, skip))

@@ -195,6 +195,6 @@ action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.
 |---|---|
 | frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
 | latent | {model.latent_dim} numbers per frame |
-| planner | CEM {planner.samples} samples x {planner.iterations} iterations, horizon {planner.horizon} blocks |
+| planner | {planner.search}: {planner.samples} samples x {planner.iterations}, {planner.horizon} blocks ahead |
 {rows}
 """

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import dacite
 
 GoalCost = Literal["terminal", "best", "sum"]
+SearchName = Literal["cem", "icem", "mppi", "gradient", "mixture"]
 PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn"]
 
@@ -169,14 +170,26 @@ class InverseDynamicsConfig:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """CEM over action sequences and how its plans are executed. The defaults are the released settings."""
+    """The search over action sequences and how its plans are executed. The defaults are the released settings."""
 
+    search: SearchName = "cem"
+    """``gradient`` is Adam through the model, ``mixture`` CEM with several Gaussians."""
     samples: int = 300
+    """Candidates per iteration."""
     elites: int = 30
+    """Candidates that CEM, iCEM and the mixture refit to."""
     iterations: int = 30
-    """Refits of the Gaussian; 0 executes the best proposal as it is."""
+    """Times candidates are drawn and costed; 0 executes the best proposal as it is."""
     initial_std: float = 1.0
     """Standard deviation of the first candidates around where the search starts, in those of the data's actions."""
+    stop_std: float = 0.0
+    """CEM and the mixture stop early when the standard deviation has fallen below this; 0 never."""
+    temperature: float = 0.1
+    """Of MPPI's weights, in standard deviations of the candidates' costs."""
+    learning_rate: float = 0.1
+    """Of the gradient search, in standard deviations of the data's actions."""
+    components: int = 4
+    """Gaussians of the mixture, which share samples and elites."""
     proposals: bool = False
     """Start from the best of the plans that the inverse-dynamics head proposes, instead of from doing nothing."""
     horizon: int = 5
@@ -195,16 +208,20 @@ class PlannerConfig:
     """Start from the not yet executed rest of the previous plan."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "elites", "horizon", "execute", "history"):
+        for name in ("samples", "elites", "horizon", "execute", "history", "components"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("initial_std", "temperature", "learning_rate"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        _require(self.stop_std >= 0, f"stop_std must not be negative, got {self.stop_std}")
         fewest = 0 if self.proposals else 1
         _require(self.iterations >= fewest, f"iterations must be at least {fewest}, got {self.iterations}")
-        _require(self.initial_std > 0, f"initial_std must be positive, got {self.initial_std}")
         _require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
         _require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
         _require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
         _require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
-        _require(self.cost in ("terminal", "best", "sum"), f"cost must be terminal, best or sum, got {self.cost!r}")
+        for name, allowed in (("cost", get_args(GoalCost)), ("search", get_args(SearchName))):
+            value = getattr(self, name)
+            _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""What every search over action sequences shares: its interface, its noise and its bounds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CostFunction = Callable[[Tensor], Tensor]
+"""Candidates (N, S, T, A) to their costs (N, S)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search found for each of N problems.
+
+    Attributes:
+        actions: (N, T, A), the plan.
+        cost: (N,), the lowest cost among the last candidates.
+        spares: (N, K, T, A), further good candidates that the next search may begin with, or None.
+    """
+
+    actions: Tensor
+    cost: Tensor
+    spares: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Lowest and highest action (A,), in the units of the candidates."""
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(ABC):
+    """Finds cheap action sequences. Knows nothing of pixels or networks."""
+
+    samples: int
+    """Candidates per iteration."""
+    iterations: int
+    """How often candidates are drawn and costed."""
+    noise_correlation: float = 0.0
+    """Of the noise between successive steps, in [0, 1); 0 is white noise."""
+    initial_std: float = 1.0
+    """Standard deviation of the first candidates."""
+    bounds: Bounds | None = None
+    """Of every candidate."""
+
+    @abstractmethod
+    def plan(self, cost: CostFunction, guesses: Tensor, generators: Sequence[torch.Generator]) -> Plan:
+        """Minimise ``cost`` for N independent problems.
+
+        Args:
+            cost: called once per iteration on candidates (N, S, T, A); returns (N, S).
+            guesses: (N, G, T, A), G >= 1: where the search starts, and the spares of an earlier plan.
+            generators: one per problem, on the device of ``guesses``, so that a problem's noise does not depend on
+                which others are solved beside it.
+        """
+
+    def _noise(self, mean: Tensor, samples: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Noise (N, samples, T, A) of variance 1 for means (N, T, A); zero for the first sample."""
+        shape = samples, *mean.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=g, device=mean.device, dtype=mean.dtype) for g in generators])
+        noise[:, 0] = 0
+        return self._coloring(mean) @ noise
+
+    def _coloring(self, mean: Tensor) -> Tensor:
+        """(T, T) matrix that turns white noise into a stationary first-order autoregressive process of variance 1."""
+        steps = torch.arange(mean.shape[1], device=mean.device)
+        lag = steps[:, None] - steps[None, :]
+        correlation = torch.tensor(self.noise_correlation, device=mean.device, dtype=mean.dtype)
+        coloring = torch.where(lag >= 0, correlation ** lag.clamp(min=0), 0.0)
+        coloring[:, 1:] *= (1 - correlation.square()).sqrt()
+        return coloring
+
+    def _clip(self, candidates: Tensor) -> Tensor:
+        return candidates if self.bounds is None else candidates.clamp(self.bounds.low, self.bounds.high)
+
+
+def cheapest(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` cheapest of candidates (N, S, T, A), cheapest first, and their costs (N, count)."""
+    lowest, order = costs.topk(count, dim=1, largest=False)
+    return candidates.gather(1, order[:, :, None, None].expand(-1, -1, *candidates.shape[2:])), lowest
