@@ -51,6 +51,12 @@ class Trace:
             self.planning_seconds += seconds
 
 
+def make_environment(environment: str, kwargs: dict[str, Any]) -> Environment:
+    """A world to play pairs in. The task's own termination is off: an episode goes on after its first success."""
+    fixed = {"render_mode": "rgb_array", "terminate_on_success": False}
+    return gym.make(environment, disable_env_checker=True, **{**kwargs, **fixed})
+
+
 def play_floor(
     env: Environment, floor: Floor, seed: int, budget: int, numbers: Sequence[int], pairs: Sequence[Pair]
 ) -> Iterator[Trace]:

@@ -35,7 +35,15 @@ from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.protocols import STARTS, Pair, Protocol, ProtocolName, protocol
-from lewm_agent.eval.rollouts import Environment, MakeEnvironment, Player, Trace, play_floor, play_in_processes
+from lewm_agent.eval.rollouts import (
+    Environment,
+    MakeEnvironment,
+    Player,
+    Trace,
+    make_environment,
+    play_floor,
+    play_in_processes,
+)
 from lewm_agent.eval.videos import write_gif
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
@@ -113,7 +121,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     trained_in = agent.description.environment_kwargs
     if agent.description.environment != environment:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
-    make = functools.partial(_make, environment, {**trained_in, **rules.environment_kwargs})
+    make = functools.partial(make_environment, environment, {**trained_in, **rules.environment_kwargs})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         drawing = progress.add_task("drawing pairs", total=None)
@@ -222,12 +230,6 @@ def _pairs(options: Options, environment: str, trained_in: dict[str, Any]) -> Pa
             f"one with {kwargs}; give --seed to draw others"
         )
     return pairs.first(options.episodes)
-
-
-def _make(environment: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    """The task's own termination is off: an episode goes on after its first success."""
-    fixed = {"render_mode": "rgb_array", "terminate_on_success": False}
-    return gym.make(environment, disable_env_checker=True, **{**kwargs, **fixed})
 
 
 def _holds(trace: Trace, pair: Pair, rules: Protocol) -> Any:

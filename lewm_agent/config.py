@@ -4,7 +4,8 @@ Preset ``paper`` is the released LeWorldModel recipe to the letter (lucas-maes/l
 stable-worldmodel ``planning/solver/cem.py``); where the text of arXiv 2603.19312 and the released code disagree, the
 code is followed. Presets of ours are sized for two CPU cores: ``small`` keeps the paper's two loss terms,
 ``small_straight`` adds a straightening term, ``fine`` also pixels, small patches for small objects, and an
-inverse-dynamics head. What each of them reaches is in ``docs/results.md``.
+inverse-dynamics head; ``shapes`` is for objects whose rotation matters: a CNN, single frames, large batches and a
+reconstruction term. What each of them reaches is in ``docs/results.md``.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ class ObjectiveConfig:
     """Quadrature nodes on [0, 3]."""
     straightening_weight: float = 0.0
     """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
-
     inverse_weight: float = 0.0
     """Weight of the error of the inverse-dynamics head, whose gradient then also shapes the latents."""
+    reconstruction_weight: float = 0.0
+    """Weight of the error of small pictures decoded from the latents."""
 
     def __post_init__(self) -> None:
-        for name in ("sigreg_weight", "straightening_weight", "inverse_weight"):
+        for name in ("sigreg_weight", "straightening_weight", "inverse_weight", "reconstruction_weight"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
         _require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
@@ -240,6 +242,10 @@ class AgentConfig:
             self.planner.history <= self.model.history,
             f"planner.history ({self.planner.history}) must be at most model.history ({self.model.history})",
         )
+        _require(
+            self.model.history > 1 or not self.objective.straightening_weight,
+            "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",
+        )
         has_head = self.inverse_dynamics is not None
         _require(has_head or not self.planner.proposals, "planner.proposals needs a model with inverse_dynamics")
         _require(has_head or not self.objective.inverse_weight, "objective.inverse_weight needs inverse_dynamics")
@@ -276,6 +282,9 @@ PLANNERS: dict[str, PlannerConfig] = {
         warm_start=True,
     ),
 }
+for _search in ("icem", "mppi", "mixture"):
+    PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
+PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)
 PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals=True, initial_std=0.3, iterations=3)
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], iterations=0)
 
@@ -317,9 +326,22 @@ _FINE = AgentConfig(
     inverse_dynamics=InverseDynamicsConfig(),
 )
 
+_SHAPES = dataclasses.replace(
+    _FINE,
+    model=dataclasses.replace(
+        _FINE.model, image_size=48, encoder="cnn", patch_size=8, history=1, pixel_normalization="mean_frame"
+    ),
+    objective=dataclasses.replace(
+        _FINE.objective, sigreg_weight=0.1, straightening_weight=0.0, inverse_weight=1.0, reconstruction_weight=1.0
+    ),
+    training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3),
+    planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
+)
+
 PRESETS: dict[str, AgentConfig] = {
     "fine": _FINE,
     "paper": AgentConfig(),
+    "shapes": _SHAPES,
     "small": _SMALL,
     "small_straight": dataclasses.replace(
         _SMALL, objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3)

@@ -99,9 +99,12 @@ class Encoder(nn.Module):
         self.pixel_mean.copy_(mean)
         self.pixel_std.copy_(std.clamp(min=1.0))
 
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Frames (B, H, W, 3) uint8 to (B, 3, H, W); the only place where pixels are normalised."""
+        return ((frames.float() - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
+
     def forward(self, frames: Tensor) -> Tensor:
-        """The only place where pixels are normalised."""
-        pixels = (frames.float() - self.pixel_mean) / self.pixel_std
+        """Frames (B, H, W, 3) uint8 to latents (B, latent_dim)."""
         backbone = self.vit if self.backbone == "vit" else self.cnn
-        latents: Tensor = self.projector(backbone(pixels.permute(0, 3, 1, 2)))
+        latents: Tensor = self.projector(backbone(self.normalize(frames)))
         return latents

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_agent.config import InverseDynamicsConfig, ModelConfig, ObjectiveConfig
+from lewm_agent.decoder import ThumbnailDecoder
 from lewm_agent.encoder import Encoder, projection_head
 from lewm_agent.inverse_dynamics import InverseDynamics
 from lewm_agent.predictor import KeyValueCache, Predictor
@@ -41,11 +42,12 @@ class Loss:
     sigreg: Tensor
     straightness: Tensor
     inverse: Tensor
+    reconstruction: Tensor
     latents: Tensor
 
     def terms(self) -> dict[str, Tensor]:
         """The scalars by name, detached, for logging."""
-        names = ("total", "prediction", "sigreg", "straightness", "inverse")
+        names = ("total", "prediction", "sigreg", "straightness", "inverse", "reconstruction")
         return {name: getattr(self, name).detach() for name in names}
 
 
@@ -60,7 +62,7 @@ def straightness(latents: Tensor) -> Tensor:
 
 
 class WorldModel(nn.Module):
-    """ViT encoder and causal predictor, trained together, without stop-gradient, target network or reconstruction.
+    """Encoder and causal predictor, trained together, without stop-gradient or target network.
 
     Actions outside the model are in the environment's units; ``normalize_actions`` turns them into the z-scored blocks
     that ``predict`` and ``rollout`` take. The statistics are saved with the weights.
@@ -84,6 +86,7 @@ class WorldModel(nn.Module):
         self.prediction_head = projection_head(config.latent_dim, config.projector_width, config.latent_dim)
         self.sigreg = SIGReg(self.objective.sigreg_projections, self.objective.sigreg_knots)
         self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
+        self.decoder = ThumbnailDecoder(config) if self.objective.reconstruction_weight else None
         self.register_buffer("action_mean", torch.zeros(config.action_dim))
         self.register_buffer("action_std", torch.ones(config.action_dim))
 
@@ -182,7 +185,7 @@ class WorldModel(nn.Module):
         return plans
 
     def loss(self, frames: Tensor, actions: Tensor, blocks_to_goal: Tensor | None = None) -> Loss:
-        """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3, and two options).
+        """The training objective on a batch of clips (arXiv 2603.19312, equations 1 to 3, and three options).
 
         Args:
             frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = history + 1; then, with
@@ -191,6 +194,7 @@ class WorldModel(nn.Module):
             blocks_to_goal: (B,), how many action blocks after frame T - 1 the goal comes, at least 0.
         """
         latents = self.encode(frames)
+        reconstruction = self._reconstruction_loss(latents, frames)
         blocks = self.normalize_actions(actions).flatten(-2)
         inverse = latents.new_zeros(())
         if blocks_to_goal is not None:
@@ -199,10 +203,18 @@ class WorldModel(nn.Module):
         predicted = self.predict(latents[:, :-1], blocks)
         prediction = (predicted - latents[:, 1:]).square().mean()
         sigreg = self.sigreg(latents.transpose(0, 1))
-        straight = straightness(latents)
+        straight = straightness(latents) if latents.shape[1] > 2 else latents.new_zeros(())
         weights = self.objective
         total = prediction + weights.sigreg_weight * sigreg - weights.straightening_weight * straight
-        return Loss(total + weights.inverse_weight * inverse, prediction, sigreg, straight, inverse, latents)
+        total = total + weights.inverse_weight * inverse + weights.reconstruction_weight * reconstruction
+        return Loss(total, prediction, sigreg, straight, inverse, reconstruction, latents)
+
+    def _reconstruction_loss(self, latents: Tensor, frames: Tensor) -> Tensor:
+        """Error of pictures decoded from the first and the last latent of every clip; the others cost too much."""
+        if self.decoder is None:
+            return latents.new_zeros(())
+        pixels = self.encoder.normalize(frames[:, [0, -1]].flatten(0, 1))
+        return self.decoder.error(latents[:, [0, -1]].flatten(0, 1), pixels)
 
     def _inverse_loss(self, latents: Tensor, blocks: Tensor, blocks_to_goal: Tensor) -> Tensor:
         """Error of the block proposed at each of the T - 1 frames that one leaves, towards the goal (last latent)."""

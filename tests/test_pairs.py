@@ -19,7 +19,7 @@ from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
 from lewm_agent.eval import cube_rules, pairs, push_t_rules, reacher_rules, success_rate, two_room_rules
 from lewm_agent.eval.looks import LOOKS
 from lewm_agent.eval.protocols import PROTOCOL_NAMES, PROTOCOLS, Pair, held_out_episodes, protocol
-from lewm_agent.eval.rollouts import play_floor, restore
+from lewm_agent.eval.rollouts import make_environment, play_floor, restore
 
 MEDIANS = {
     "cube": cube_rules.MODERATE_SEPARATION,
@@ -82,7 +82,7 @@ def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
         solved = [bool(rules.success(pair.state[None], pair.goal_state)[0]) for pair in made.pairs]
         assert rules_name == "paper" or not any(solved)
         one = made.first(1)
-        environment = success_rate._make(ENVIRONMENTS[name], {"image_size": 16, **rules.environment_kwargs})
+        environment = make_environment(ENVIRONMENTS[name], {"image_size": 16, **rules.environment_kwargs})
         (trace,) = play_floor(environment, lambda p, *_: np.zeros(p.actions.shape[1]), 0, 2, [0], one.pairs)
         assert len(trace.states) == 3
         np.testing.assert_allclose(trace.states[0], one.pairs[0].state, atol=1e-9)
@@ -140,7 +140,7 @@ def colors_of(factors: Factors) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_look_changes_both_pictures_and_no_motion(name: str) -> None:
     plain, varied = (pairs.shipped(name, rules).pairs[0] for rules in ("moderate", "varied"))
-    env = success_rate._make(ENVIRONMENTS[name], {"image_size": 32})
+    env = make_environment(ENVIRONMENTS[name], {"image_size": 32})
     seen = []
     for pair in (plain, varied):
         restore(env, pair, pair.state)

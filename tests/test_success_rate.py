@@ -23,7 +23,7 @@ from lewm_agent.eval.floors import floors
 from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
-from lewm_agent.eval.rollouts import Trace, play_floor
+from lewm_agent.eval.rollouts import Trace, make_environment, play_floor
 from lewm_agent.eval.two_room_rules import clean_crossing, legal_arrival, near_goal
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
@@ -112,7 +112,7 @@ def test_an_agent_sees_varied_pairs_in_their_colors(
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_expert_depends_on_seed_and_pair_alone(name: str) -> None:
     rules, some = protocol(name, "far"), shipped(name, "far").pairs[:2]
-    env = success_rate._make(ENVIRONMENTS[name], rules.environment_kwargs)
+    env = make_environment(ENVIRONMENTS[name], rules.environment_kwargs)
     expert = floors(ENVIRONMENTS[name], env, rules)["expert"]
     _, second = play_floor(env, expert, 7, 4, [0, 1], some)
     (alone,) = play_floor(env, expert, 7, 4, [1], some[1:])
@@ -122,7 +122,7 @@ def test_the_expert_depends_on_seed_and_pair_alone(name: str) -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_expert_comes_nearer_to_a_far_goal(name: str) -> None:
     rules, some = protocol(name, "far"), shipped(name, "far").pairs[:1]
-    env = success_rate._make(ENVIRONMENTS[name], rules.environment_kwargs)
+    env = make_environment(ENVIRONMENTS[name], rules.environment_kwargs)
     (trace,) = play_floor(env, floors(ENVIRONMENTS[name], env, rules)["expert"], 7, rules.budget, [0], some)
     assert rules.success(np.stack(trace.states), some[0].goal_state).any()
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm_agent.config import ModelConfig, ObjectiveConfig, preset
+from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig, preset
+from lewm_agent.decoder import ThumbnailDecoder
 from lewm_agent.encoder import Encoder
 from lewm_agent.world_model import WorldModel, straightness
 
@@ -98,17 +99,51 @@ def test_encode_keeps_leading_dimensions_and_takes_uint8(model: WorldModel) -> N
 
 def test_loss_sums_its_terms_and_reaches_every_parameter() -> None:
     torch.manual_seed(0)
-    model = WorldModel(TINY, ObjectiveConfig(sigreg_weight=0.09, sigreg_projections=16, straightening_weight=0.3))
+    objective = ObjectiveConfig(
+        sigreg_weight=0.09, sigreg_projections=16, straightening_weight=0.3, reconstruction_weight=0.7
+    )
+    model = WorldModel(TINY, objective)
     frames = torch.randint(0, 256, (6, 4, 16, 16, 3), dtype=torch.uint8)
     actions = torch.rand(6, 3, 5, 2)
     for block in model.predictor.blocks:  # at initialisation the gates are shut and pass no gradient on
         torch.nn.init.normal_(block.modulation[1].weight)
     loss = model.loss(frames, actions)
-    expected = loss.prediction + 0.09 * loss.sigreg - 0.3 * loss.straightness
+    expected = loss.prediction + 0.09 * loss.sigreg - 0.3 * loss.straightness + 0.7 * loss.reconstruction
     torch.testing.assert_close(loss.total, expected)
     loss.total.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
+
+
+def test_a_model_of_single_frames_has_no_velocities_to_straighten() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(dataclasses.replace(TINY, history=1), ObjectiveConfig(sigreg_projections=16))
+    loss = model.loss(torch.randint(0, 256, (6, 2, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 1, 5, 2))
+    assert loss.straightness.item() == 0
+    assert torch.isfinite(loss.total)
+    with pytest.raises(ValueError, match=r"straightening_weight needs a model\.history of at least 2"):
+        AgentConfig(
+            model=dataclasses.replace(TINY, history=1),
+            objective=ObjectiveConfig(straightening_weight=0.3),
+            planner=PlannerConfig(history=1),
+        )
+
+
+def test_a_decoder_learns_to_draw_what_the_latents_say() -> None:
+    torch.manual_seed(0)
+    decoder = ThumbnailDecoder(TINY)
+    latents = torch.randn(32, TINY.latent_dim)
+    pictures = torch.sigmoid(latents[:, :3, None, None] * torch.linspace(-2, 2, 48)) - 0.5
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    errors = []
+    for _ in range(150):
+        error = decoder.error(latents, pictures)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[0] > 0.9 and errors[-1] < 0.05
+    assert decoder(latents).shape == (32, 3, 24, 24)
 
 
 def test_targets_are_not_detached() -> None:

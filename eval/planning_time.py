@@ -1,0 +1,178 @@
+"""What does time to think buy? Success against milliseconds, for every search and number of samples.
+
+python eval/planning_time.py --env two_room --episodes 100 --output planning.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from lewm_agent import LeWMAgent
+from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.config import PlannerConfig, planner_preset
+from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.envs import environment_id
+from lewm_agent.eval.intervals import rate
+from lewm_agent.eval.pairs import shipped
+from lewm_agent.eval.planning_picture import draw
+from lewm_agent.eval.protocols import ProtocolName, protocol
+from lewm_agent.eval.rollouts import Player, make_environment
+from lewm_agent.eval.success_rate import hardware, weights_sha256
+
+Point = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Success and time per environment step of a bundled model under every planner and number of samples."""
+
+    env: tuple[str, ...] = ("two_room", "reacher", "cube")
+    """Worlds, each with its bundled model."""
+    planners: tuple[str, ...] = ("small", "icem", "mppi", "gradient", "mixture", "hybrid", "amortised")
+    """Planner presets. Those that need an inverse-dynamics head are left out where the model has none."""
+    budgets: tuple[float, ...] = (0.25, 1.0, 4.0)
+    """Candidates per iteration, in multiples of the preset's own; ``amortised`` has none, ``paper`` keeps its 300."""
+    protocol: ProtocolName = "strict"
+    """Which pairs, and what counts as success: docs/protocols.md."""
+    episodes: int = 100
+    """Pairs of the shipped list."""
+    planner_seed: int = 0
+    """Of the planner's noise."""
+    threads: int = 1
+    """Threads of torch."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path = Path("planning.json")
+    """JSON, and a picture of the same name. What it already holds of the same request is not measured again."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
+        points = measure_all(options)
+    except (ValueError, CheckpointError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; the same command continues", highlight=False)
+        return 130
+    picture = options.output.with_suffix(".png")
+    draw(points, options.protocol, picture)
+    Console().print(table(points), f"written to {options.output} and {picture}")
+    return 0
+
+
+def measure_all(options: Options) -> list[Point]:
+    """One point for every world, planner and number of samples, kept in the output as soon as it is measured."""
+    torch.set_num_threads(options.threads)
+    agents = {name: LeWMAgent.from_pretrained(name, device=options.device) for name in options.env}
+    wanted = [
+        (world, name, settings)
+        for world, agent in agents.items()
+        for name, settings in settings_of(options, agent.config.inverse_dynamics is not None)
+    ]
+    known = _known(options.output)
+    points = []
+    for world, name, settings in track(wanted, "points", console=Console(stderr=True), transient=True):
+        request = _request(options, world, agents[world], name, settings)
+        found = next((point for point in known if request.items() <= point.items()), None)
+        if found is None:
+            found = {**request, **measure(options, world, agents[world].set_planner(settings))}
+            known.append(found)
+            write_atomically(options.output, json.dumps(known, indent=1) + "\n")
+        points.append(found)
+    return points
+
+
+def settings_of(options: Options, has_head: bool) -> list[tuple[str, PlannerConfig]]:
+    """Every planner with every budget; the share of elites stays, but a Gaussian keeps two."""
+    found = []
+    for name in options.planners:
+        planner = planner_preset(name)
+        if planner.proposals and not has_head:
+            continue
+        fewest = 2 * planner.components if planner.search == "mixture" else 2
+        for budget in (1.0,) if name == "paper" or planner.iterations == 0 else options.budgets:
+            samples, elites = (round(budget * number) for number in (planner.samples, planner.elites))
+            found.append((name, dataclasses.replace(planner, samples=samples, elites=max(fewest, elites))))
+    return found
+
+
+def measure(options: Options, world: str, agent: LeWMAgent) -> Point:
+    """Play the pairs of one world with one planner."""
+    environment = environment_id(world)
+    rules, chosen = protocol(environment, options.protocol), shipped(environment, options.protocol)
+    pairs = chosen.first(options.episodes).pairs
+    kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
+    player = Player(functools.partial(make_environment, environment, kwargs), agent, options.planner_seed, rules.budget)
+    traces = [trace for number, pair in enumerate(pairs) for trace in player.play([number], [pair])]
+    solved = [
+        bool(rules.success(np.stack(trace.states), pair.goal_state)[1:].any())
+        for trace, pair in zip(traces, pairs, strict=True)
+    ]
+    return {
+        **rate(sum(solved), len(solved)),
+        "milliseconds_per_step": 1000 * sum(t.seconds for t in traces) / (len(traces) * rules.budget),
+        "milliseconds_per_plan": 1000 * sum(t.planning_seconds for t in traces) / sum(t.plans for t in traces),
+        "solved": solved,
+    }
+
+
+def _request(options: Options, world: str, agent: LeWMAgent, name: str, settings: PlannerConfig) -> Point:
+    """All that a point depends on, and the planner's name."""
+    return {
+        "env": world,
+        "planner": name,
+        "settings": dataclasses.asdict(settings),
+        "protocol": options.protocol,
+        "episodes": options.episodes,
+        "planner_seed": options.planner_seed,
+        "weights_sha256": weights_sha256(agent),
+        "hardware": hardware(agent.device),
+    }
+
+
+def _known(output: Path) -> list[Point]:
+    if not output.exists():
+        return []
+    try:
+        points: list[Point] = json.loads(output.read_text())
+    except ValueError:
+        raise ValueError(f"{output} is not JSON: delete it, or give another --output") from None
+    return points
+
+
+def table(points: list[Point]) -> Table:
+    """The points for a terminal."""
+    shown = Table("world", "planner", "samples", "success %", "95 % interval", "ms per step", "ms per plan")
+    for point in points:
+        low, high = point["success_rate_ci95"]
+        shown.add_row(
+            point["env"],
+            point["planner"],
+            str(point["settings"]["samples"] if point["settings"]["iterations"] else "-"),
+            f"{point['success_rate']:.1f}",
+            f"{low:.1f} to {high:.1f}",
+            f"{point['milliseconds_per_step']:.1f}",
+            f"{point['milliseconds_per_plan']:.0f}",
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())
