@@ -40,4 +40,5 @@ class ThumbnailDecoder(nn.Sequential):
             pixels: (B, 3, H, W), normalised; averaged down to 24 x 24.
         """
         target = functional.adaptive_avg_pool2d(pixels, SIDE)
-        return (self(latents) - target).square().mean() / target.square().mean()
+        error: Tensor = (self(latents) - target).square().mean() / target.square().mean()
+        return error
