@@ -23,6 +23,7 @@ from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
+from lewm_agent.goal_cost import LatentCost
 from lewm_agent.hindsight import HindsightPairs, fit
 from lewm_agent.trainer import Schedule, Trainer
 from lewm_agent.training_clips import TrainingClips
@@ -78,6 +79,7 @@ class LeWMAgent:
         self.description = description
         self.device = resolve_device(device)
         self.seed = seed
+        self._cost: LatentCost | None = None
         self.observation_space = _pixel_space(description.agent.model.image_size)
         low, high = (np.array(bound, np.float32) for bound in (description.action_low, description.action_high))
         self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
@@ -104,10 +106,17 @@ class LeWMAgent:
     def controller(self) -> Controller:
         """Plans with the present weights and planner settings."""
         low, high = self.action_space.low, self.action_space.high
-        return Controller(self.world_model, self.config.planner, low, high)
+        return Controller(self.world_model, self.config.planner, low, high, self._cost)
 
-    def set_planner(self, planner: str | PlannerConfig) -> Self:
-        """Change how the agent plans: a preset's name (``small``, ``paper``) or settings."""
+    def set_planner(self, planner: str | PlannerConfig, cost: LatentCost | None = None) -> Self:
+        """Change how the agent plans.
+
+        Args:
+            planner: a preset's name (``small``, ``paper``) or settings.
+            cost: function of imagined latents (N, S, P, latent_dim), one after each action block, and goal latents
+                (N, latent_dim) to costs (N, S), instead of the settings' ``cost``; not saved with the agent.
+        """
+        self._cost = cost
         planner = planner_preset(planner) if isinstance(planner, str) else planner
         agent = dataclasses.replace(self.config, planner=planner)
         self.description = dataclasses.replace(self.description, agent=agent)

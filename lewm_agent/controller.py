@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.config import PlannerConfig
-from lewm_agent.goal_cost import goal_cost
+from lewm_agent.goal_cost import LatentCost, goal_cost
 from lewm_agent.planning import Bounds, make_search
 from lewm_agent.world_model import WorldModel
 
@@ -57,12 +58,21 @@ class Controller:
         planner: settings of the search and of its execution.
         low: lower action bounds (action_dim,), in the environment's units.
         high: upper action bounds (action_dim,).
+        cost: of imagined latents, instead of the one that ``planner`` names.
     """
 
-    def __init__(self, world_model: WorldModel, planner: PlannerConfig, low: Actions, high: Actions) -> None:
+    def __init__(
+        self,
+        world_model: WorldModel,
+        planner: PlannerConfig,
+        low: Actions,
+        high: Actions,
+        cost: LatentCost | None = None,
+    ) -> None:
         self.world_model = world_model
         self.planner = planner
         self.low, self.high = low, high
+        self.cost = cost or functools.partial(goal_cost, kind=planner.cost)
         self.device = world_model.action_mean.device
         # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
         # depend, not even in the last bit, on how many others are controlled beside it.
@@ -139,7 +149,7 @@ class Controller:
 
         def cost(actions: Tensor) -> Tensor:
             blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
-            return goal_cost(self.world_model.rollout(latents, past, blocks), goals, self.planner.cost)
+            return self.cost(self.world_model.rollout(latents, past, blocks), goals)
 
         guesses = torch.stack([self._guesses(m) for m in memories])
         if self.planner.proposals:

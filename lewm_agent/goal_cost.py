@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from lewm_agent.config import GoalCost
+
+LatentCost = Callable[[Tensor, Tensor], Tensor]
+"""Imagined latents (N, S, P, D) and goals (N, D) to costs (N, S)."""
 
 ARRIVAL_TIE_BREAK = 1e-3
 """Weight of the mean distance in cost ``best``: among plans that get equally close, the earlier one wins."""

@@ -8,13 +8,15 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from lewm_agent import LeWMAgent
+from lewm_agent import LeWMAgent, PlannerConfig
 from lewm_agent.envs import make_pixel_env
+from lewm_agent.goal_cost import LatentCost
 
 
 def frames(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -141,3 +143,24 @@ def test_planner_presets(trained_folder: Path) -> None:
         agent.set_planner("papr")
     with pytest.raises(ValueError, match=r"elites .30. must be at most samples .20."):
         dataclasses.replace(agent.config.planner, samples=20)
+
+
+def test_any_cost_on_latents(trained_folder: Path) -> None:
+    trained = LeWMAgent.from_pretrained(trained_folder)
+    seen: list[torch.Size] = []
+
+    def cost(latents: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
+        seen.append(latents.shape)
+        return (latents[:, :, -1] - goals[:, None]).square().sum(-1)
+
+    frame, goal = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    planner = dataclasses.replace(trained.config.planner, cost="sum", samples=64)
+
+    def action(planner: PlannerConfig, cost: LatentCost | None = None) -> NDArray[np.float32]:
+        agent = trained.set_planner(planner, cost)
+        return agent.predict({"pixels": frame, "goal": goal}, agent.initial_memories([0]))[0]
+
+    with_cost = action(planner, cost)
+    assert seen[0] == (1, planner.samples, planner.horizon, trained.config.model.latent_dim)
+    np.testing.assert_array_equal(with_cost, action(dataclasses.replace(planner, cost="terminal")))
+    assert not np.array_equal(with_cost, action(planner))
