@@ -174,6 +174,8 @@ def model_card(description: Description) -> str:
     model, planner = description.agent.model, description.agent.planner
     name = description.environment or "an unregistered environment"
     rows = "\n".join(f"| {key} | {value} |" for key, value in description.training.items())
+    search = f"{planner.search}: {planner.samples} samples x {planner.iterations}"
+    search = search if planner.iterations else "proposals of the inverse-dynamics head"
     return f"""---
 library_name: lewm-agent
 license: mit
@@ -195,6 +197,6 @@ action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.
 |---|---|
 | frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
 | latent | {model.latent_dim} numbers per frame |
-| planner | {planner.search}: {planner.samples} samples x {planner.iterations}, {planner.horizon} blocks ahead |
+| planner | {search}, {planner.horizon} blocks ahead |
 {rows}
 """

@@ -186,7 +186,7 @@ class PlannerConfig:
     """Standard deviation of the first candidates around where the search starts, in those of the data's actions."""
     stop_std: float = 0.0
     """CEM and the mixture stop early when the standard deviation has fallen below this; 0 never."""
-    temperature: float = 0.1
+    temperature: float = 0.4
     """Of MPPI's weights, in standard deviations of the candidates' costs."""
     learning_rate: float = 0.1
     """Of the gradient search, in standard deviations of the data's actions."""
@@ -322,7 +322,7 @@ _FINE = AgentConfig(
     ),
     objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3, inverse_weight=0.5),
     training=dataclasses.replace(_SMALL.training, batch_size=48, learning_rate=5e-4),
-    planner=PLANNERS["hybrid"],
+    planner=PLANNERS["amortised"],
     inverse_dynamics=InverseDynamicsConfig(),
 )
 

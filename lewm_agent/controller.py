@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lewm_agent.config import PlannerConfig
 from lewm_agent.goal_cost import LatentCost, goal_cost
-from lewm_agent.planning import Bounds, make_search
+from lewm_agent.planning import Bounds, CostFunction, make_search
 from lewm_agent.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -37,6 +37,7 @@ class EpisodeMemory:
         queue: actions (k, action_dim) still to be executed before the next plan, in the environment's units.
         rest: the last plan and its spares beyond what is executed (G, k, action_dim), normalised; where a warm start
             begins.
+        arrival: blocks until the proposal that is being followed is meant to be at the goal; 0 if none is.
     """
 
     seed: int
@@ -48,6 +49,7 @@ class EpisodeMemory:
     executing: tuple[Tensor, ...] = ()
     queue: tuple[Actions, ...] = ()
     rest: Tensor | None = None
+    arrival: int = 0
 
 
 class Controller:
@@ -132,7 +134,7 @@ class Controller:
         alike = defaultdict(list)
         for i, memory in enumerate(memories):
             if not memory.queue:
-                alike[len(memory.latents), memory.rest is None].append(i)
+                alike[len(memory.latents), memory.rest is None, memory.arrival > 0].append(i)
         for rows in alike.values():
             for start in range(0, len(rows), self.problems_at_once):
                 chunk = rows[start : start + self.problems_at_once]
@@ -141,7 +143,7 @@ class Controller:
         return memories
 
     def _search(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
-        """New plans for environments with equally long histories, all of them first plans or none."""
+        """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
         config = self.world_model.config
         latents = torch.stack([torch.stack(m.latents) for m in memories])
         past = torch.stack([self._stack(m.blocks, config.block_dim) for m in memories])
@@ -153,15 +155,39 @@ class Controller:
 
         guesses = torch.stack([self._guesses(m) for m in memories])
         if self.planner.proposals:
-            proposed = self.world_model.propose(latents, past, goals, self.planner.horizon)
-            starts = torch.cat([guesses[:, :1], proposed.flatten(2).unflatten(2, guesses.shape[2:])], dim=1)
+            arrivals, proposed = self._follow_proposals(memories, latents, past, goals, cost)
+            memories = [dataclasses.replace(m, arrival=a) for m, a in zip(memories, arrivals, strict=True)]
+            if not self.planner.iterations:
+                return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
+            starts = torch.stack([guesses[:, 0], proposed], dim=1)
             guesses[:, 0] = starts[torch.arange(len(starts)), cost(starts).argmin(dim=1)]
-        if not self.planner.iterations:
-            return [self._adopt(m, guess[:1]) for m, guess in zip(memories, guesses, strict=True)]
         found = self.search.plan(cost, guesses, [self._generator(m) for m in memories])
         plans = found.actions.unsqueeze(1)
         plans = plans if found.spares is None else torch.cat([plans, found.spares], dim=1)
         return [self._adopt(m, plan) for m, plan in zip(memories, plans, strict=True)]
+
+    def _follow_proposals(
+        self, memories: list[EpisodeMemory], latents: Tensor, past: Tensor, goals: Tensor, cost: CostFunction
+    ) -> tuple[list[int], Tensor]:
+        """The arrival that each environment keeps to, chosen by the cost where it has none, and the plan for it.
+
+        Choosing it anew at every plan would put the arrival off each time.
+
+        Returns:
+            Blocks until arrival, and plans (N, T, action_dim).
+        """
+        head, planner = self.world_model.inverse_dynamics, self.planner
+        if head is None:
+            raise ValueError("planner.proposals needs a model with an inverse-dynamics head")
+        following = memories[0].arrival > 0
+        known = [[m.arrival] if following else list(range(1, head.furthest + 1)) for m in memories]
+        choices = torch.tensor(known, device=self.device)
+        horizon = planner.execute if following and not planner.iterations else planner.horizon
+        blocks = self.world_model.propose(latents, past, goals, choices, horizon)
+        plans = blocks.flatten(2).unflatten(2, (-1, self.world_model.config.action_dim))
+        rows = torch.arange(len(plans), device=self.device)
+        best = torch.zeros_like(rows) if following else cost(plans).argmin(dim=1)
+        return choices[rows, best].tolist(), plans[rows, best]
 
     def _stack(self, vectors: Sequence[Tensor], size: int) -> Tensor:
         return torch.stack(list(vectors)) if vectors else torch.zeros(0, size, device=self.device)
@@ -185,7 +211,10 @@ class Controller:
         executed = self.planner.execute * self.world_model.config.frame_skip
         actions = self.world_model.denormalize_actions(plans[0, :executed]).cpu().numpy()
         queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
-        return dataclasses.replace(memory, plans=memory.plans + 1, queue=queue, rest=plans[:, executed:])
+        arrival = max(0, memory.arrival - self.planner.execute)
+        return dataclasses.replace(
+            memory, plans=memory.plans + 1, queue=queue, rest=plans[:, executed:], arrival=arrival
+        )
 
     def _advance(self, memory: EpisodeMemory) -> EpisodeMemory:
         action = torch.as_tensor(memory.queue[0], device=self.device)

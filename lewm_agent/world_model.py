@@ -153,17 +153,18 @@ class WorldModel(nn.Module):
         samples = blocks.shape[1]
         return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
 
-    def propose(self, latents: Tensor, past_blocks: Tensor, goals: Tensor, horizon: int) -> Tensor:
-        """Plans that the inverse-dynamics head makes by acting in imagination, one for each arrival time it knows.
+    def propose(self, latents: Tensor, past_blocks: Tensor, goals: Tensor, arrivals: Tensor, horizon: int) -> Tensor:
+        """Plans that the inverse-dynamics head makes by acting in imagination.
 
         Args:
             latents: (N, H, latent_dim), the last real frames, as for :meth:`rollout`.
             past_blocks: (N, H - 1, block_dim), executed between them.
             goals: (N, latent_dim).
-            horizon: length of a plan, in blocks.
+            arrivals: (N, K), after how many blocks each plan is meant to be at the goal, from 1 to ``furthest``.
+            horizon: length of a plan, in blocks; after its arrival it tries to be there with every block.
 
         Returns:
-            (N, furthest, horizon, block_dim): plan k is meant to arrive after k + 1 blocks.
+            (N, K, horizon, block_dim).
 
         Raises:
             ValueError: the model has no such head.
@@ -171,17 +172,18 @@ class WorldModel(nn.Module):
         head = self.inverse_dynamics
         if head is None:
             raise ValueError("this model has no inverse-dynamics head to propose plans")
-        latents, past_blocks, goals = (x.repeat_interleave(head.furthest, 0) for x in (latents, past_blocks, goals))
-        left = torch.arange(1, head.furthest + 1, device=goals.device).repeat(len(goals) // head.furthest)
-        blocks = []
-        for _ in range(horizon):
-            blocks.append(head(latents[:, -1], goals, left))
+        count = arrivals.shape[1]
+        latents, past_blocks, goals = (x.repeat_interleave(count, 0) for x in (latents, past_blocks, goals))
+        left = arrivals.flatten()
+        blocks = [head(latents[:, -1], goals, left)]
+        for _ in range(1, horizon):
             imagined = self.rollout(latents, past_blocks, blocks[-1][:, None, None])[:, 0]
             latents = torch.cat([latents, imagined], dim=1)[:, -self.config.history :]
             past_blocks = torch.cat([past_blocks, blocks[-1][:, None]], dim=1)
             past_blocks = past_blocks[:, past_blocks.shape[1] + 1 - latents.shape[1] :]
             left = (left - 1).clamp(min=1)
-        plans: Tensor = torch.stack(blocks, dim=1).unflatten(0, (-1, head.furthest))
+            blocks.append(head(latents[:, -1], goals, left))
+        plans: Tensor = torch.stack(blocks, dim=1).unflatten(0, (-1, count))
         return plans
 
     def loss(self, frames: Tensor, actions: Tensor, blocks_to_goal: Tensor | None = None) -> Loss:

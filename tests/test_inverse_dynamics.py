@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_proposals_act_in_imagination(tiny_config: AgentConfig) -> None:
     latents, goals = torch.randn(2, history, 8), torch.randn(2, 8)
     past = torch.randn(2, history - 1, blocks)
     with torch.inference_mode():
-        plans = world_model.propose(latents, past, goals, 3)
+        plans = world_model.propose(latents, past, goals, torch.arange(1, 5).expand(2, 4), 3)
         imagined = world_model.rollout(latents, past, plans)
     assert plans.shape == (2, 4, 3, blocks)
     for left in range(1, 5):  # every block is what the head says of the latent imagined before it
@@ -94,6 +95,41 @@ def test_proposals_act_in_imagination(tiny_config: AgentConfig) -> None:
             remaining = torch.full((2,), max(1, left - step))
             expected = head(sequence[:, step], goals, remaining)
             torch.testing.assert_close(plans[:, left - 1, step], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_an_arrival_once_chosen_is_kept_until_it_is_due(learned: Path, config: AgentConfig, iterations: int) -> None:
+    planner = dataclasses.replace(config.planner, iterations=iterations, execute=1)
+    agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
+    frames = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    memories = agent.initial_memories([0])
+    arrivals = []
+    for frame in frames:
+        plans = memories[0].plans
+        _, memories = agent.predict({"pixels": frame, "goal": frames[0]}, memories)
+        if memories[0].plans > plans:
+            arrivals.append(memories[0].arrival)
+    assert len(arrivals) == 12
+    assert all(after == before - 1 for before, after in itertools.pairwise(arrivals) if before)
+    assert sum(arrivals) > 0
+
+
+def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: Path, config: AgentConfig) -> None:
+    planner = dataclasses.replace(config.planner, iterations=0, execute=1, history=1)
+    agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
+    model, head = agent.world_model, agent.world_model.inverse_dynamics
+    assert head is not None
+    frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    memory = dataclasses.replace(agent.initial_memories([0])[0], goal=goal, arrival=3)
+    with torch.inference_mode():
+        latents = model.encode(torch.as_tensor(np.stack([frame, goal])))
+        block = head(latents[:1], latents[1:], torch.tensor([3])).view(-1, 2)
+        expected = model.denormalize_actions(block).clamp(-1, 1)
+        memory = dataclasses.replace(memory, goal_latent=latents[1])
+    action, [after] = agent.predict({"pixels": frame, "goal": goal}, [memory])
+    np.testing.assert_allclose(action, expected[0].numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.stack(after.queue), expected[1:].numpy(), rtol=1e-5, atol=1e-6)
+    assert after.arrival == 2
 
 
 def test_learned_head_is_saved_and_plans_alike(learned: Path, config: AgentConfig) -> None:
