@@ -100,7 +100,7 @@ def measure_all(options: Options) -> list[Point]:
 
 
 def settings_of(options: Options, has_head: bool) -> list[tuple[str, PlannerConfig]]:
-    """Every planner with every budget; the share of elites stays, but a Gaussian keeps two."""
+    """Every planner with every budget; the share of elites stays, but every Gaussian has two."""
     found = []
     for name in options.planners:
         planner = planner_preset(name)
@@ -108,8 +108,8 @@ def settings_of(options: Options, has_head: bool) -> list[tuple[str, PlannerConf
             continue
         fewest = 2 * planner.components if planner.search == "mixture" else 2
         for budget in (1.0,) if name == "paper" or planner.iterations == 0 else options.budgets:
-            samples, elites = (round(budget * number) for number in (planner.samples, planner.elites))
-            found.append((name, dataclasses.replace(planner, samples=samples, elites=max(fewest, elites))))
+            samples, elites = (max(fewest, round(budget * number)) for number in (planner.samples, planner.elites))
+            found.append((name, dataclasses.replace(planner, samples=samples, elites=elites)))
     return found
 
 

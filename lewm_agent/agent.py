@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lewm_agent import __version__, checkpoint, environment
+from lewm_agent import __version__, checkpoint, environment, slow_metric
 from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.checkpoint import Description
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
@@ -227,6 +227,7 @@ class LeWMAgent:
         finally:
             self.world_model.to(self.device).eval()
         self._record_training(dataset, seed, schedule.stop)
+        self.world_model.metric.copy_(slow_metric.fit(self.world_model, dataset, clips.train_episodes))
         self._fit_inverse_dynamics(dataset, clips, seed, progress)
         return self
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import dacite
 
 GoalCost = Literal["terminal", "best", "sum"]
+Metric = Literal["euclidean", "slow"]
 SearchName = Literal["cem", "icem", "mppi", "gradient", "mixture"]
 PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn"]
@@ -202,6 +203,8 @@ class PlannerConfig:
     """Real frames the predictor starts from; the released evaluation uses 1 though the model was trained on 3."""
     cost: GoalCost = "terminal"
     """Squared latent distance to the goal after the last block, at the best step of the plan, or summed over it."""
+    metric: Metric = "euclidean"
+    """Of that distance; ``slow`` measures it in units of how much latents usually change in one block."""
     noise_correlation: float = 0.0
     """Correlation of the sampling noise between successive environment steps (first-order autoregressive)."""
     clip_actions: bool = False
@@ -221,7 +224,11 @@ class PlannerConfig:
         _require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
         _require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
         _require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
-        for name, allowed in (("cost", get_args(GoalCost)), ("search", get_args(SearchName))):
+        for name, allowed in (
+            ("cost", get_args(GoalCost)),
+            ("metric", get_args(Metric)),
+            ("search", get_args(SearchName)),
+        ):
             value = getattr(self, name)
             _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
 

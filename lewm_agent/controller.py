@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,13 +73,20 @@ class Controller:
         self.world_model = world_model
         self.planner = planner
         self.low, self.high = low, high
-        self.cost = cost or functools.partial(goal_cost, kind=planner.cost)
+        self.cost = cost or self._planner_cost
         self.device = world_model.action_mean.device
+        if planner.metric == "slow" and not world_model.metric.any():
+            raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
         # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
         # depend, not even in the last bit, on how many others are controlled beside it.
         self.problems_at_once = 1 if self.device.type == "cpu" else 256
         limits = [world_model.normalize_actions(torch.as_tensor(b, device=self.device)) for b in (low, high)]
         self.search = make_search(planner, Bounds(*limits))
+
+    def _planner_cost(self, latents: Tensor, goals: Tensor) -> Tensor:
+        if self.planner.metric == "slow":
+            latents, goals = latents @ self.world_model.metric, goals @ self.world_model.metric
+        return goal_cost(latents, goals, self.planner.cost)
 
     def needs_frame(self, memory: EpisodeMemory) -> bool:
         """Whether the next decision looks at the frame; between action blocks it does not."""

@@ -65,11 +65,13 @@ class WorldModel(nn.Module):
     """Encoder and causal predictor, trained together, without stop-gradient or target network.
 
     Actions outside the model are in the environment's units; ``normalize_actions`` turns them into the z-scored blocks
-    that ``predict`` and ``rollout`` take. The statistics are saved with the weights.
+    that ``predict`` and ``rollout`` take. The statistics are saved with the weights, as is ``metric``
+    (:mod:`lewm_agent.slow_metric`), which is zero until training has ended.
     """
 
     action_mean: Tensor
     action_std: Tensor
+    metric: Tensor
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class WorldModel(nn.Module):
         self.sigreg = SIGReg(self.objective.sigreg_projections, self.objective.sigreg_knots)
         self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
         self.decoder = ThumbnailDecoder(config) if self.objective.reconstruction_weight else None
+        self.register_buffer("metric", torch.zeros(config.latent_dim, config.latent_dim))
         self.register_buffer("action_mean", torch.zeros(config.action_dim))
         self.register_buffer("action_std", torch.ones(config.action_dim))
 

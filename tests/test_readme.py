@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import cli, recipes
-from lewm_agent.eval import success_rate
+from lewm_agent.eval import planning_time, success_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,6 +19,7 @@ SHORTER = {
     "--episodes 2000": "--episodes 6",
     "--episodes 200": "--episodes 2",
     "--episodes 50": "--episodes 2",
+    "cube --episodes 100": "cube --episodes 1 --budgets 0.125",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -51,15 +52,16 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    assert len(commands()) == 7
+    evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in (planning_time, success_rate)}
+    assert len(commands()) == 8
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
             assert cli.main(arguments) == 0, command
         else:
-            assert (program, arguments[0]) == ("python", "eval/success_rate.py"), command
-            assert success_rate.main(arguments[1:]) == 0, command
-    made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs"}
+            assert program == "python", command
+            assert evaluations[arguments[0]].main(arguments[1:]) == 0, command
+    made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs", "planning.png"}
     made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
 

@@ -1,0 +1,56 @@
+"""The planning metric in which slow things count more."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lewm_agent import LeWMAgent
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.slow_metric import fit
+
+
+class QuickAndSlow:
+    """A world model whose latents are known: the first changes a hundred times as fast as the second."""
+
+    def __init__(self, agent: LeWMAgent) -> None:
+        self.config = agent.config.model
+        self.action_mean = agent.world_model.action_mean
+        self.rng = np.random.default_rng(0)
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        steps = self.rng.normal(size=(len(frames), 2)) * [1.0, 0.01]
+        return torch.as_tensor(np.cumsum(steps, axis=0), dtype=torch.float32)
+
+
+def test_changes_have_unit_variance_in_every_direction(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset) -> None:
+    metric = fit(QuickAndSlow(tiny_agent), tiny_dataset, np.arange(12))  # type: ignore[arg-type]
+    assert metric[0, 0].item() == pytest.approx(1, rel=0.15)
+    # the slow direction is not stretched without limit: its variance counts as a thousandth of the largest
+    assert metric[1, 1].item() == pytest.approx(metric[0, 0].item() * 1000**0.5, rel=1e-3)
+
+
+def test_learn_fits_it_and_planners_use_it(trained_folder: Path, tiny_dataset: OfflineDataset) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    train, _ = tiny_dataset.split(agent.config.training.held_out_fraction, 0)
+    torch.testing.assert_close(agent.world_model.metric, fit(agent.world_model, tiny_dataset, train))
+    frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    actions = []
+    for metric in ("euclidean", "slow"):
+        planner = dataclasses.replace(agent.config.planner, samples=64, metric=metric)
+        memories = agent.initial_memories([0])
+        actions.append(agent.set_planner(planner).predict({"pixels": frame, "goal": goal}, memories)[0])
+    assert not np.array_equal(*actions)
+
+
+def test_an_unfinished_model_refuses_it(tiny_agent: LeWMAgent) -> None:
+    planner = dataclasses.replace(tiny_agent.config.planner, metric="slow")
+    frame = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match="`slow` is fitted when training ends"):
+        tiny_agent.set_planner(planner).act(frame, frame)
+    with pytest.raises(ValueError, match="metric must be euclidean or slow, got 'fast'"):
+        dataclasses.replace(planner, metric="fast")  # type: ignore[arg-type]
