@@ -40,7 +40,7 @@ Point = dict[str, Any]
 class Options:
     """Success and time per environment step of a bundled model under every planner and number of samples."""
 
-    env: tuple[str, ...] = ("two_room", "reacher", "cube")
+    env: tuple[str, ...] = ("two_room", "push_t", "reacher", "cube")
     """Worlds, each with its bundled model."""
     planners: tuple[str, ...] = ("small", "icem", "mppi", "gradient", "mixture", "hybrid", "amortised")
     """Planner presets. Those that need an inverse-dynamics head are left out where the model has none."""

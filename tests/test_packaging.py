@@ -87,7 +87,7 @@ def test_the_wheel_holds_lewm_agent_whole_and_nothing_else(sources: Path, wheel:
     assert {f"lewm_agent/pretrained/stand_in/{name}" for name in MODEL_FILES} <= names
 
 
-@pytest.mark.parametrize("name", ["cube", "reacher", "two_room"])
+@pytest.mark.parametrize("name", ["cube", "push_t", "reacher", "two_room"])
 def test_the_models_are_bundled_and_small(name: str) -> None:
     folder = ROOT / "lewm_agent" / "pretrained" / name
     assert {path.name for path in folder.glob("*")} == MODEL_FILES
