@@ -132,6 +132,23 @@ def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: 
     assert after.arrival == 2
 
 
+@pytest.mark.parametrize("planner", ["small", "hybrid", "amortised", "icem", "mixture"])
+def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, planner: str) -> None:
+    """What a GPU does; on the CPU the controller plans for one after the other."""
+    frames = np.random.default_rng(0).integers(0, 256, (12, 3, 16, 16, 3), dtype=np.uint8)
+    found = []
+    for at_once in (1, 256):
+        agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
+        agent.controller.problems_at_once = at_once
+        memories = agent.initial_memories([0, 1, 2])
+        actions = []
+        for pixels in frames:
+            action, memories = agent.predict({"pixels": pixels, "goal": frames[0]}, memories)
+            actions.append(action)
+        found.append(np.stack(actions))
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
 def test_learned_head_is_saved_and_plans_alike(learned: Path, config: AgentConfig) -> None:
     agent, twin = (LeWMAgent.from_pretrained(learned / "model") for _ in range(2))
     assert 0 < agent.description.training["inverse_dynamics_error"] < 2
