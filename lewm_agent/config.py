@@ -289,6 +289,7 @@ PLANNERS: dict[str, PlannerConfig] = {
         warm_start=True,
     ),
 }
+PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
 for _search in ("icem", "mppi", "mixture"):
     PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
 PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)

@@ -9,7 +9,7 @@ from typing import Any
 
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
-from lewm_agent.config import AgentConfig, named, preset
+from lewm_agent.config import AgentConfig, named, planner_preset, preset
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Recipe:
         epochs: passes over the clips, with a schedule as long.
         frame_interval: steps between two recorded frames.
         environment_kwargs: of the environment the data are collected in.
+        planner: another one than the preset's.
     """
 
     environment: str
@@ -33,12 +34,14 @@ class Recipe:
     epochs: float
     frame_interval: int = 1
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
+    planner: str | None = None
 
     def config(self) -> AgentConfig:
-        """The preset, with this recipe's training length."""
+        """The preset, with this recipe's training length and planner."""
         config = preset(self.preset)
         training = dataclasses.replace(config.training, epochs=self.epochs, schedule_epochs=self.epochs)
-        return dataclasses.replace(config, training=training)
+        planner = planner_preset(self.planner) if self.planner else config.planner
+        return dataclasses.replace(config, training=training, planner=planner)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -49,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
     "reacher": Recipe(
         "reacher", "random", 800, "small_straight", 2.2, environment_kwargs={"terminate_on_success": False}
     ),
-    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 4.0),
+    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 4.0, planner="slow"),
 }
 
 
