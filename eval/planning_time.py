@@ -23,7 +23,7 @@ from rich.table import Table
 
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
-from lewm_agent.config import PlannerConfig, planner_preset
+from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.intervals import rate
@@ -84,7 +84,7 @@ def measure_all(options: Options) -> list[Point]:
     wanted = [
         (world, name, settings)
         for world, agent in agents.items()
-        for name, settings in settings_of(options, agent.config.inverse_dynamics is not None)
+        for name, settings in settings_of(options, agent.config)
     ]
     known = _known(options.output)
     points = []
@@ -99,12 +99,12 @@ def measure_all(options: Options) -> list[Point]:
     return points
 
 
-def settings_of(options: Options, has_head: bool) -> list[tuple[str, PlannerConfig]]:
+def settings_of(options: Options, agent: AgentConfig) -> list[tuple[str, PlannerConfig]]:
     """Every planner with every budget; the share of elites stays, but every Gaussian has two."""
     found = []
     for name in options.planners:
-        planner = planner_preset(name)
-        if planner.proposals and not has_head:
+        planner = planner_preset(name, agent.model)
+        if planner.proposals and agent.inverse_dynamics is None:
             continue
         fewest = 2 * planner.components if planner.search == "mixture" else 2
         for budget in (1.0,) if name == "paper" or planner.iterations == 0 else options.budgets:

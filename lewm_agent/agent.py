@@ -117,7 +117,7 @@ class LeWMAgent:
                 (N, latent_dim) to costs (N, S), instead of the settings' ``cost``; not saved with the agent.
         """
         self._cost = cost
-        planner = planner_preset(planner) if isinstance(planner, str) else planner
+        planner = planner_preset(planner, self.config.model) if isinstance(planner, str) else planner
         agent = dataclasses.replace(self.config, planner=planner)
         self.description = dataclasses.replace(self.description, agent=agent)
         self.__dict__.pop("controller", None)

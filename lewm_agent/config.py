@@ -372,7 +372,10 @@ def preset(name: str) -> AgentConfig:
     return config
 
 
-def planner_preset(name: str) -> PlannerConfig:
-    """The planner settings called ``name``. Raises ``ValueError`` for an unknown name."""
+def planner_preset(name: str, model: ModelConfig | None = None) -> PlannerConfig:
+    """The planner settings called ``name``, with no more history than ``model`` has been trained on.
+
+    Raises ``ValueError`` for an unknown name.
+    """
     config: PlannerConfig = named(name, PLANNERS, "planner")
-    return config
+    return config if model is None else dataclasses.replace(config, history=min(config.history, model.history))

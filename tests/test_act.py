@@ -145,6 +145,11 @@ def test_planner_presets(trained_folder: Path) -> None:
         dataclasses.replace(agent.config.planner, samples=20)
 
 
+def test_a_planner_preset_uses_no_more_frames_than_the_model() -> None:
+    agent = LeWMAgent.from_pretrained("push_t", planner="small")
+    assert (agent.config.planner.history, agent.config.planner.samples) == (1, 64)
+
+
 def test_any_cost_on_latents(trained_folder: Path) -> None:
     trained = LeWMAgent.from_pretrained(trained_folder)
     seen: list[torch.Size] = []

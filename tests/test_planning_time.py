@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import pytest
 
+from lewm_agent.config import preset
 from lewm_agent.eval import planning_time
 from lewm_agent.eval.planning_time import Options, settings_of
 
@@ -32,7 +33,7 @@ def test_points_are_measured_once_and_drawn(tmp_path: Path, monkeypatch: pytest.
 
 def test_budgets_multiply_samples_and_elites() -> None:
     options = Options(planners=("small", "mixture", "paper", "hybrid", "amortised"), budgets=(0.25, 4.0))
-    found = [(name, planner.samples, planner.elites) for name, planner in settings_of(options, has_head=True)]
+    found = [(name, planner.samples, planner.elites) for name, planner in settings_of(options, preset("shapes"))]
     assert found == [
         ("small", 16, 2),
         ("small", 256, 32),
@@ -43,7 +44,8 @@ def test_budgets_multiply_samples_and_elites() -> None:
         ("hybrid", 256, 32),
         ("amortised", 64, 8),
     ]
-    assert [name for name, _ in settings_of(options, has_head=False)][-1] == "paper"
+    assert {planner.history for _, planner in settings_of(options, preset("shapes"))} == {1}
+    assert [name for name, _ in settings_of(options, preset("small"))][-1] == "paper"
 
 
 def test_bad_options_give_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
