@@ -151,9 +151,11 @@ def _known(output: Path) -> list[Point]:
     if not output.exists():
         return []
     try:
-        points: list[Point] = json.loads(output.read_text())
+        points = json.loads(output.read_text())
     except ValueError:
-        raise ValueError(f"{output} is not JSON: delete it, or give another --output") from None
+        points = None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ValueError(f"{output} is not JSON of this command: delete it, or give another --output")
     return points
 
 

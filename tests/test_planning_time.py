@@ -51,6 +51,7 @@ def test_budgets_multiply_samples_and_elites() -> None:
 def test_bad_options_give_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert planning_time.main([*RUN[:-2], "smal", "--output", str(tmp_path / "p.json")]) == 2
     assert "did you mean `small`" in capsys.readouterr().err
-    (tmp_path / "p.json").write_text("no JSON")
-    assert planning_time.main([*RUN, "--output", str(tmp_path / "p.json")]) == 2
-    assert "is not JSON" in " ".join(capsys.readouterr().err.split())
+    for foreign in ("no JSON", '{"env": "cube"}'):
+        (tmp_path / "p.json").write_text(foreign)
+        assert planning_time.main([*RUN, "--output", str(tmp_path / "p.json")]) == 2
+        assert "is not JSON" in " ".join(capsys.readouterr().err.split())
