@@ -13,14 +13,16 @@ nearly the same, so rounding sooner or later exchanges two elites, and the final
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import itertools
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -33,7 +35,8 @@ from rich.table import Table
 from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig
-from lewm_agent.config import PLANNERS, PlannerConfig
+from lewm_agent.config import PLANNERS, PlannerConfig, Precision
+from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import goal_cost
 from lewm_agent.planning import CEM
 from lewm_agent.world_model import WorldModel
@@ -66,6 +69,8 @@ class Arguments:
     """Bundled name, folder or Hub id of trained weights; by default random weights of the paper's size."""
     planner: str = "paper"
     """Whose samples, elites, iterations and horizon both use."""
+    compiled: bool = False
+    """Also our planner with compiled rollouts; compiling takes some minutes."""
     repeats: int = 5
     """Plans of each planner, in turns; the medians are shown."""
     threads: int = 2
@@ -85,11 +90,15 @@ def random_model() -> WorldModel:
     return model
 
 
-def planners(model: WorldModel, settings: PlannerConfig) -> dict[str, Plan]:
-    """Our planner, and stable-worldmodel's if it is installed, for the same random start and goal."""
+def planners(model: WorldModel, settings: PlannerConfig, compiled: bool) -> dict[str, Plan]:
+    """Ours at both precisions, and stable-worldmodel's if it is installed, for the same random start and goal."""
     generator = torch.Generator().manual_seed(0)
     start, goal = (torch.randn(1, model.config.latent_dim, generator=generator) for _ in range(2))
-    found = {OURS: our_planner(model, settings, start, goal)}
+    found = {}
+    for precision, is_compiled in itertools.product(get_args(Precision), (False, True)[: 1 + compiled]):
+        name = OURS + (" bfloat16" if precision == "bfloat16" else "") + (" compiled" if is_compiled else "")
+        faster = dataclasses.replace(settings, precision=precision, compile=is_compiled)
+        found[name] = our_planner(model, faster, start, goal)
     theirs = their_planner(model, settings, start, goal)
     return found if theirs is None else {**found, THEIRS: theirs}
 
@@ -98,11 +107,12 @@ def our_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal:
     """CEM over rollouts of our world model."""
     config, no_past = model.config, torch.zeros(1, 0, model.config.block_dim)
     search = CEM(samples=settings.samples, elites=settings.elites, iterations=settings.iterations)
+    rollout = fast_rollout(model, settings)
     zeros = torch.zeros(1, 1, settings.horizon * config.frame_skip, config.action_dim)
 
     def cost(actions: Tensor) -> Tensor:
         blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
-        return goal_cost(model.rollout(start[:, None], no_past, blocks), goal, "terminal")
+        return goal_cost(rollout(start[:, None], no_past, blocks), goal, "terminal")
 
     def plan(seed: int) -> Tensor:
         return search.plan(cost, zeros, [torch.Generator().manual_seed(seed)]).actions[0]
@@ -219,7 +229,8 @@ def main(arguments: Arguments) -> None:
         raise SystemExit("repeats and threads must be at least 1")
     torch.set_num_threads(arguments.threads)
     trained = LeWMAgent.from_pretrained(arguments.model, device="cpu").world_model if arguments.model else None
-    results = measure(planners(trained or random_model(), PLANNERS[arguments.planner]), arguments.repeats)
+    found = planners(trained or random_model(), PLANNERS[arguments.planner], arguments.compiled)
+    results = measure(found, arguments.repeats)
     show(results, Console())
     if arguments.output is not None:
         settings = {name: value for name, value in vars(arguments).items() if name != "output"}

@@ -22,6 +22,7 @@ Metric = Literal["euclidean", "slow"]
 SearchName = Literal["cem", "icem", "mppi", "gradient", "mixture"]
 PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -211,6 +212,10 @@ class PlannerConfig:
     """Keep every candidate inside the action bounds. Executed actions are always clipped to the action space."""
     warm_start: bool = False
     """Start from the not yet executed rest of the previous plan."""
+    precision: Precision = "float32"
+    """Of the predictor in imagination; frames are always encoded in float32."""
+    compile: bool = False
+    """Compile the rollout before the first plan (:mod:`lewm_agent.fast_rollout`)."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "elites", "horizon", "execute", "history", "components"):
@@ -228,6 +233,7 @@ class PlannerConfig:
             ("cost", get_args(GoalCost)),
             ("metric", get_args(Metric)),
             ("search", get_args(SearchName)),
+            ("precision", get_args(Precision)),
         ):
             value = getattr(self, name)
             _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")

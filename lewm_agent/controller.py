@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.config import PlannerConfig
+from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import LatentCost, goal_cost
 from lewm_agent.planning import Bounds, CostFunction, make_search
 from lewm_agent.world_model import WorldModel
@@ -74,6 +75,7 @@ class Controller:
         self.planner = planner
         self.low, self.high = low, high
         self.cost = cost or self._planner_cost
+        self.rollout = fast_rollout(world_model, planner)
         self.device = world_model.action_mean.device
         if planner.metric == "slow" and not world_model.metric.any():
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
@@ -157,7 +159,7 @@ class Controller:
 
         def cost(actions: Tensor) -> Tensor:
             blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
-            return self.cost(self.world_model.rollout(latents, past, blocks), goals)
+            return self.cost(self.rollout(latents, past, blocks), goals)
 
         guesses = torch.stack([self._guesses(m) for m in memories])
         if self.planner.proposals:

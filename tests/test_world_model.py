@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig, preset
 from lewm_agent.decoder import ThumbnailDecoder
 from lewm_agent.encoder import Encoder
+from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.world_model import WorldModel, straightness
 
 TINY = ModelConfig(
@@ -69,6 +71,24 @@ def test_cached_rollout_equals_the_naive_one(model: WorldModel, history: int) ->
         torch.testing.assert_close(
             model.rollout(latents, past, blocks), naive_rollout(model, latents, past, blocks), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_rollout_equals_the_plain_one(model: WorldModel) -> None:
+    rollout = fast_rollout(model, PlannerConfig(compile=True))
+    inputs = torch.randn(2, 1, 8), torch.randn(2, 0, 10), torch.randn(2, 4, 5, 10)
+    with torch.inference_mode():
+        torch.testing.assert_close(rollout(*inputs), model.rollout(*inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_rollout_is_near_the_full_one_and_leaves_the_model_alone(model: WorldModel) -> None:
+    rollout = fast_rollout(model, PlannerConfig(precision="bfloat16"))
+    inputs = torch.randn(2, 2, 8), torch.randn(2, 1, 10), torch.randn(2, 4, 5, 10)
+    with torch.inference_mode():
+        rounded, full = rollout(*inputs), model.rollout(*inputs)
+    assert rounded.dtype == full.dtype == torch.float32
+    error = (rounded - full).square().mean().sqrt() / full.std()
+    assert 1e-4 < error < 0.05
 
 
 def test_predictions_do_not_see_the_future(model: WorldModel) -> None:
