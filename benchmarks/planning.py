@@ -38,25 +38,11 @@ from lewm_agent import LeWMAgent, ModelConfig
 from lewm_agent.config import PLANNERS, PlannerConfig, Precision
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import goal_cost
+from lewm_agent.official import official_weights
 from lewm_agent.planning import CEM
 from lewm_agent.world_model import WorldModel
 
 OURS, THEIRS = "lewm-agent", "stable-worldmodel"
-NEW_NAMES = (
-    ("action_encoder.smooth", "action_encoder.patch_embed"),
-    ("predictor.position", "predictor.pos_embedding"),
-    ("predictor.latent_projection", "predictor.transformer.input_proj"),
-    ("predictor.condition_projection", "predictor.transformer.cond_proj"),
-    ("predictor.output_projection", "predictor.transformer.output_proj"),
-    ("predictor.norm", "predictor.transformer.norm"),
-    ("predictor.blocks", "predictor.transformer.layers"),
-    ("attention.", "attn."),
-    ("mlp.", "mlp.net."),
-    ("modulation.", "adaLN_modulation."),
-    ("prediction_head.", "pred_proj.net."),
-)
-"""Beginnings and parts of our tensors' names, and what stable-worldmodel calls them."""
-
 Plan = Callable[[int], Tensor]
 """From a seed to a plan (T, A)."""
 
@@ -168,14 +154,9 @@ def their_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goa
 
 def renamed(model: WorldModel) -> dict[str, Tensor]:
     """Our action encoder, predictor and prediction head under stable-worldmodel's names."""
-    weights = {}
-    for name, value in model.state_dict().items():
-        if name.split(".")[0] in ("action_encoder", "predictor", "prediction_head"):
-            is_convolution = name == "action_encoder.smooth.weight"
-            for ours, theirs in NEW_NAMES:
-                name = name.replace(ours, theirs)
-            weights[name] = value[..., None] if is_convolution else value
-    return weights
+    parts = ("action_encoder", "predictor", "prediction_head")
+    weights = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in parts}
+    return official_weights(weights)
 
 
 def measure(found: dict[str, Plan], repeats: int) -> dict[str, Any]:

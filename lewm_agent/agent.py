@@ -13,9 +13,9 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from lewm_agent import __version__, checkpoint, environment, slow_metric
+from lewm_agent import __version__, checkpoint, environment, official, slow_metric
 from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.checkpoint import Description
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
@@ -361,11 +361,36 @@ class LeWMAgent:
 
     # --- save and load -----------------------------------------------------------------------------------------------
 
+    def set_action_statistics(self, mean: ArrayLike, std: ArrayLike) -> Self:
+        """Give an official checkpoint what its files lack: mean and standard deviation of the training actions.
+
+        Args:
+            mean: (action_dim,), in the environment's units.
+            std: (action_dim,), as :meth:`OfflineDataset.action_statistics` returns them.
+        """
+        for buffer, given in ((self.world_model.action_mean, mean), (self.world_model.action_std, std)):
+            values = torch.as_tensor(np.asarray(given, np.float32))
+            if values.shape != buffer.shape or not values.isfinite().all():
+                raise ValueError(f"action statistics must be {len(buffer)} finite numbers each, got {given}")
+            buffer.copy_(values)
+        self.world_model.action_std.clamp_(min=1e-6)
+        self.__dict__.pop("controller", None)
+        return self
+
     def save_pretrained(self, path: str | Path) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card into a folder."""
         folder = Path(path)
         checkpoint.write(folder, self.description, self.world_model.state_dict())
         return folder
+
+    def save_official(self, path: str | Path) -> Path:
+        """Write ``weights.pt`` and ``config.json`` in the layout of the released models, for stable-worldmodel.
+
+        Raises:
+            ValueError: the encoder is none that the layout knows.
+        """
+        official.write(Path(path), self.config.model, self.world_model.state_dict())
+        return Path(path)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload to the Hugging Face Hub; returns the commit's URL."""
@@ -378,6 +403,8 @@ class LeWMAgent:
         name: str | Path,
         *,
         planner: str | PlannerConfig | None = None,
+        env: str | Environment | None = None,
+        dataset: OfflineDataset | str | Path | None = None,
         device: str = "auto",
         seed: int = 0,
         revision: str | None = None,
@@ -388,8 +415,11 @@ class LeWMAgent:
         """A trained agent, ready to act.
 
         Args:
-            name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``).
+            name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``); also released models
+                (``quentinll/lewm-pusht``) and others in their layout.
             planner: other planner settings than the saved ones.
+            env: only for a released model, whose files name none: environment to act in, as for :class:`LeWMAgent`.
+            dataset: likewise; its actions' statistics are those the model is to be used with.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of the planner's noise.
             revision: branch, tag or commit on the Hub.
@@ -403,13 +433,49 @@ class LeWMAgent:
         folder = checkpoint.locate(
             name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        description, weights = checkpoint.read(folder)
-        agent = cls.__new__(cls)
-        agent._env = None
-        agent._build(description, device, seed)
-        checkpoint.check_weights(agent.world_model.state_dict(), weights, folder)
-        agent.world_model.load_state_dict(weights)
+        weights_file = official.find(folder)
+        if weights_file is not None:
+            agent = cls._from_official(weights_file, env, dataset, device, seed)
+        elif env is not None or dataset is not None:
+            raise ValueError(f"{folder} knows its environment and statistics; leave out `env` and `dataset`")
+        else:
+            description, weights = checkpoint.read(folder)
+            agent = cls.__new__(cls)
+            agent._env = None
+            agent._build(description, device, seed)
+            checkpoint.check_weights(agent.world_model.state_dict(), weights, folder)
+            agent.world_model.load_state_dict(weights)
         return agent if planner is None else agent.set_planner(planner)
+
+    @classmethod
+    def _from_official(
+        cls,
+        weights_file: Path,
+        env: str | Environment | None,
+        dataset: OfflineDataset | str | Path | None,
+        device: str,
+        seed: int,
+    ) -> Self:
+        dataset = OfflineDataset(dataset) if isinstance(dataset, str | Path) else dataset
+        model, weights = official.read(weights_file)
+        env = environment.make(env, model.image_size) if isinstance(env, str) else env
+        gymnasium_id, kwargs = (None, {}) if env is None else environment.identity(env)
+        if env is not None:
+            environment.check_frames(env, model.image_size)
+            low, high = environment.action_bounds(env.action_space)
+            model = official.split_blocks(model, len(low))
+        else:
+            model = official.split_blocks(model, dataset.action_dim if dataset else None)
+            low, high = ([bound] * model.action_dim for bound in official.ACTION_BOUNDS)
+        agent = cls.__new__(cls)
+        agent._env = env
+        source = {"weights": weights_file.name}
+        agent._build(Description(gymnasium_id, kwargs, low, high, AgentConfig(model=model), source), device, seed)
+        agent.world_model.load_state_dict(weights, strict=False)
+        nothing = torch.full((model.action_dim,), torch.nan)
+        agent.world_model.action_mean.copy_(nothing)
+        agent.world_model.action_std.copy_(nothing)
+        return agent if dataset is None else agent.set_action_statistics(*dataset.action_statistics())
 
 
 def _episode_seed(seed: int, row: int, episode: int) -> int:

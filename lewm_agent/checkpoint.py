@@ -25,6 +25,8 @@ from lewm_agent.config import AgentConfig
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1
 FILES = ("config.json", "model.safetensors", "README.md")
+DOWNLOADED = (*FILES, "weights.pt", "*_weight.ckpt")
+"""Our files and those of the released models (:mod:`lewm_agent.official`)."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -125,7 +127,7 @@ def locate(
     token: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a checkpoint: a bundled name, a local folder, or a Hub repository (downloaded and cached).
+    """Where a checkpoint lies: a bundled name, a local path, or a Hub repository (downloaded and cached).
 
     Raises:
         CheckpointError: nothing by that name, or the Hub could not be reached.
@@ -147,7 +149,7 @@ def locate(
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
-            allow_patterns=list(FILES),
+            allow_patterns=list(DOWNLOADED),
         )
     except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

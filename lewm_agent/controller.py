@@ -77,6 +77,11 @@ class Controller:
         self.cost = cost or self._planner_cost
         self.rollout = fast_rollout(world_model, planner)
         self.device = world_model.action_mean.device
+        if not world_model.action_mean.isfinite().all():
+            raise ValueError(
+                "this model came without the mean and standard deviation of its actions: give `dataset` to "
+                "from_pretrained, or call set_action_statistics(mean, std)"
+            )
         if planner.metric == "slow" and not world_model.metric.any():
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
         # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
