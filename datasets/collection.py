@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -27,13 +27,7 @@ import gymnasium as gym
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from lewm_agent.datasets.metadata import (
-    METADATA_FILE,
-    DatasetMetadata,
-    ShardRecord,
-    git_commit,
-    software_versions,
-)
+from lewm_agent.datasets.metadata import DatasetMetadata, ShardRecord, git_commit, software_versions
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.rollout import (
     BehaviorPolicy,
@@ -43,7 +37,8 @@ from lewm_agent.datasets.rollout import (
     rendered_frame,
     rollout,
 )
-from lewm_agent.datasets.shards import PART_SUFFIX, Compression, ShardWriter, frame_filter
+from lewm_agent.datasets.shard_folder import finish, folder_for, missing_shards, shard_file, taken_up, with_shard
+from lewm_agent.datasets.shards import Compression, ShardWriter, frame_filter
 
 MakeEnv = Callable[[], "gym.Env[Any, Any]"]
 MakePolicy = Callable[["gym.Env[Any, Any]"], BehaviorPolicy]
@@ -103,11 +98,11 @@ def collect(
     request = _request(
         make_env, environment_id, environment_kwargs or {}, policy, seed, episodes, shard_episodes, frame_interval
     )
-    request = _taken_up(folder, request, overwrite)
+    request = taken_up(folder, request, overwrite)
     job = _ShardJob(
         folder, make_env, make_policy, seed, episodes, shard_episodes, frame_interval, request.frame_shape, compression
     )
-    with _folder_for(folder, overwrite), _progress_bar(episodes, request, progress) as advance:
+    with folder_for(folder, overwrite), _progress_bar(episodes, request, progress) as advance:
         return _gather_missing(job, request, num_envs, advance)
 
 
@@ -163,98 +158,6 @@ def _check_env(env: gym.Env[Any, Any]) -> None:
     continuous_action_space(env)
 
 
-_SAME_REQUEST = (
-    "environment_id",
-    "environment_kwargs",
-    "policy",
-    "seed",
-    "shard_episodes",
-    "frame_shape",
-    "frame_interval",
-    "action_space",
-)
-
-
-def _taken_up(folder: Path, request: DatasetMetadata, overwrite: bool) -> DatasetMetadata:
-    """Add the whole shards that the folder already has to the request; changes nothing on disk."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder for the dataset")
-    if not folder.exists() or all(file in _unfinished(folder) for file in folder.iterdir()):
-        return request
-    if not (folder / METADATA_FILE).is_file():
-        raise ValueError(f"{folder} is not empty and holds no dataset; give another path")
-    if overwrite:
-        return request
-    present = DatasetMetadata.load(folder)
-    for name in _SAME_REQUEST:
-        given, there = getattr(request, name), getattr(present, name)
-        if given != there:
-            raise ValueError(
-                f"{folder} holds a dataset with {name} {there!r}, asked for is {given!r}; "
-                "give another path or overwrite=True"
-            )
-    return _with_whole_shards(folder, request, present)
-
-
-def _unfinished(folder: Path) -> list[Path]:
-    """Files that a killed collection has left unfinished."""
-    return [*folder.glob(f"shard-*.h5{PART_SUFFIX}"), *folder.glob(f"{METADATA_FILE}{PART_SUFFIX}")]
-
-
-def _with_whole_shards(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> DatasetMetadata:
-    expected = _expected_shards(request.episodes, request.shard_episodes)
-    whole = [shard for shard in present.shards if _is_whole(folder, shard)]
-    for shard in whole:
-        if shard.episodes > expected.get(shard.file, 0):
-            there = sum(shard.episodes for shard in whole)
-            raise ValueError(
-                f"{folder} already holds {there} episodes, more than the {request.episodes} asked for; ask for as many "
-                "or more, or give another path or overwrite=True"
-            )
-    kept = tuple(shard for shard in whole if shard.episodes == expected[shard.file])
-    return replace(request, shards=kept, versions=present.versions, git_commit=present.git_commit)
-
-
-def _is_whole(folder: Path, shard: ShardRecord) -> bool:
-    file = folder / shard.file
-    return file.is_file() and file.stat().st_size == shard.bytes
-
-
-def _shard_file(index: int) -> str:
-    return f"shard-{index:05d}.h5"
-
-
-def _expected_shards(episodes: int, shard_episodes: int) -> dict[str, int]:
-    """Number of episodes of every shard, by file name, in order."""
-    firsts = range(0, episodes, shard_episodes)
-    return {_shard_file(index): min(shard_episodes, episodes - first) for index, first in enumerate(firsts)}
-
-
-@contextlib.contextmanager
-def _folder_for(folder: Path, overwrite: bool) -> Iterator[None]:
-    """Create the folder; on failure, remove unfinished files, and the folder too if it holds no shard."""
-    created = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    _delete(_unfinished(folder))
-    if overwrite:
-        _delete([folder / METADATA_FILE, *folder.glob("shard-*.h5")])
-    try:
-        yield
-    except BaseException:
-        _delete(_unfinished(folder))
-        if not any(folder.glob("shard-*.h5")):
-            (folder / METADATA_FILE).unlink(missing_ok=True)
-        for place in created:
-            with contextlib.suppress(OSError):  # not empty: it holds whole shards
-                place.rmdir()
-        raise
-
-
-def _delete(files: list[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class _ShardJob:
     """What a process needs to know to gather any shard."""
@@ -280,7 +183,7 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
     env = job.make_env()
     try:
         policy = job.make_policy(env)
-        with ShardWriter(job.folder / _shard_file(index), job.compression, job.frame_interval) as writer:
+        with ShardWriter(job.folder / shard_file(index), job.compression, job.frame_interval) as writer:
             for episode in range(first, min(first + job.shard_episodes, job.episodes)):
                 seeds = episode_seed(job.seed, episode), policy_seed(job.seed, episode)
                 columns = rollout(env, policy, *seeds, job.frame_interval)
@@ -297,23 +200,15 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
 def _gather_missing(job: _ShardJob, request: DatasetMetadata, num_envs: int, advance: Advance) -> OfflineDataset:
     """Gather the shards that are missing and keep ``metadata.json`` up to date."""
     request.save(job.folder)
-    present = {shard.file for shard in request.shards}
-    files = list(_expected_shards(job.episodes, job.shard_episodes))
-    missing = [index for index, file in enumerate(files) if file not in present]
+    missing = missing_shards(request)
     gather = _gather_here if num_envs == 1 else _gather_in_processes
     try:
         with contextlib.closing(gather(job, missing, num_envs, advance)) as records:
             for record in records:
-                shards = sorted((*request.shards, record), key=lambda shard: files.index(shard.file))
-                request = replace(request, shards=tuple(shards))
-                request.save(job.folder)
+                request = with_shard(job.folder, request, record)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_interrupted(job, request)) from None
-    dataset = OfflineDataset(job.folder)
-    mean, std = dataset.action_statistics()
-    dataset.metadata = replace(request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist()))
-    dataset.metadata.save(job.folder)
-    return dataset
+    return finish(job.folder, request)
 
 
 def _interrupted(job: _ShardJob, request: DatasetMetadata) -> str:
