@@ -89,9 +89,13 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    return run(tyro.cli(Options, args=arguments, description=Options.__doc__))
+
+
+def run(options: Options) -> int:
+    """Measure, show and write; returns the exit code."""
     console = Console()
     try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
         result = evaluate(options)
     except (ValueError, CheckpointError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)

@@ -20,7 +20,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lewm_agent.config import AgentConfig
+from lewm_agent.config import AgentConfig, PlannerConfig
 
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1
@@ -171,13 +171,18 @@ def push(
     return str(commit.commit_url)
 
 
+def search_summary(planner: PlannerConfig) -> str:
+    """One line on how a planner searches."""
+    search = f"{planner.search}: {planner.samples} samples x {planner.iterations}"
+    search = search if planner.iterations else "proposals of the inverse-dynamics head"
+    return f"{search}, {planner.horizon} blocks ahead"
+
+
 def model_card(description: Description) -> str:
     """The text of ``README.md``: what the model is, how to use it and how it was trained."""
     model, planner = description.agent.model, description.agent.planner
     name = description.environment or "an unregistered environment"
     rows = "\n".join(f"| {key} | {value} |" for key, value in description.training.items())
-    search = f"{planner.search}: {planner.samples} samples x {planner.iterations}"
-    search = search if planner.iterations else "proposals of the inverse-dynamics head"
     return f"""---
 library_name: lewm-agent
 license: mit
@@ -199,6 +204,6 @@ action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.
 |---|---|
 | frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
 | latent | {model.latent_dim} numbers per frame |
-| planner | {search}, {planner.horizon} blocks ahead |
+| planner | {search_summary(planner)} |
 {rows}
 """

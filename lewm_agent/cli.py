@@ -7,15 +7,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
-from lewm_agent import environment, recipes
+from lewm_agent import checkpoint, environment, inspection, recipes
 from lewm_agent.agent import LeWMAgent
-from lewm_agent.config import PRESETS, AgentConfig, preset
+from lewm_agent.config import PRESETS, AgentConfig, named, preset
+from lewm_agent.datasets import OfflineDataset, conversion
+from lewm_agent.datasets.formats import open_source
+from lewm_agent.datasets.formats.minari import export
+from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.eval import success_rate
+from lewm_agent.eval.success_rate import Options
 
 if TYPE_CHECKING:
     Config = AgentConfig
@@ -140,6 +147,74 @@ def train_policy(
     Console().print(f"saved in {output}")
 
 
+def evaluate(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
+    """Measure the success rate of an agent on held-out pairs of start and goal, as eval/success_rate.py does."""
+    return success_rate.run(options)
+
+
+def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
+    """Tell what a dataset, a checkpoint or a training run is, and whether it is whole.
+
+    Args:
+        place: path, name of a bundled model, or Hub id.
+    """
+    table = Table(show_header=False, box=None)
+    for name, value in inspection.describe(place).items():
+        table.add_row(f"[bold]{name}[/bold]", escape(value))
+    Console().print(table)
+
+
+def convert(
+    source: Annotated[str, tyro.conf.arg(metavar="SOURCE")],
+    output: Annotated[str, tyro.conf.arg(metavar="OUTPUT")],
+    /,
+    to: Literal["lewm-agent", "official", "minari"] = "lewm-agent",
+    env: str | None = None,
+    dataset: Path | None = None,
+    frames: str | None = None,
+    image_size: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Turn foreign datasets and checkpoints into ours, and ours into theirs. An interrupted conversion continues.
+
+    Args:
+        source: dataset of stable-worldmodel (Lance, HDF5, pictures, videos), LeRobot v3 or Minari (its id), or
+            checkpoint: a folder, a file or a Hub id.
+        output: folder; with --to minari, the new dataset's id.
+        to: lewm-agent; official, the released layout of checkpoints; or minari.
+        env: environment that the data or the checkpoint belong to: short name or Gymnasium id.
+        dataset: whose actions' statistics a released checkpoint is given.
+        frames: column with the frames, where there are several.
+        image_size: side of the square that frames are resized to.
+        overwrite: discard what the folder holds.
+    """
+    if to == "minari":
+        export(OfflineDataset(source), output)
+    elif inspection.is_checkpoint(source):
+        agent = LeWMAgent.from_pretrained(source, env=env, dataset=dataset, device="cpu")
+        agent.save_official(output) if to == "official" else agent.save_pretrained(output)
+    elif to == "official":
+        raise ValueError(f"--to official converts checkpoints, and {source} is none")
+    else:
+        name = "unknown" if env is None else environment_id(env)
+        opened = open_source(source, frames)
+        conversion.convert(opened, output, environment_id=name, image_size=image_size, overwrite=overwrite)
+    Console().print(f"written to {output}", markup=False)
+
+
+def envs() -> None:
+    """List the environments."""
+    table = Table("name", "Gymnasium id", "what it is", "action", "bundled model")
+    for name, gymnasium_id in ENVIRONMENTS.items():
+        env = environment.make(name, 64)
+        low, high = environment.action_bounds(env.action_space)
+        bounds = f"{len(low)} numbers in [{min(low):g}, {max(high):g}]"
+        summary = (type(env.unwrapped).__doc__ or "").splitlines()[0]
+        table.add_row(name, gymnasium_id, summary, bounds, "yes" if name in checkpoint.bundled() else "no")
+        env.close()
+    Console().print(table)
+
+
 def _environment(name: str, config: AgentConfig, kwargs: str) -> environment.Environment:
     """The environment with the frame size of ``config`` and the arguments in the JSON text ``kwargs``."""
     size, given = config.model.image_size, _json_object(kwargs)
@@ -166,11 +241,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Any] = {
         "collect": collect,
         "learn": learn,
+        "eval": evaluate,
         "reproduce": reproduce,
         "train-policy": train_policy,
+        "info": info,
+        "convert": convert,
+        "envs": envs,
     }
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        if arguments and not arguments[0].startswith("-"):
+            named(arguments[0], commands, "command")
+        code = tyro.extras.subcommand_cli_from_dict(
             commands, prog="lewm", description="Learn latent world models and act with them.", args=arguments
         )
     except (ValueError, TypeError, OSError) as error:
@@ -182,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             highlight=False,
         )
         return 130
-    return 0
+    return int(code or 0)
 
 
 if __name__ == "__main__":

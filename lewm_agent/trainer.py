@@ -116,7 +116,8 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         place = torch.device(device)
-        precision: Any = "bf16-mixed" if place.type == "cuda" else "32-true"
+        rounded = config.precision == "bfloat16" or (config.precision == "auto" and place.type == "cuda")
+        precision: Any = "bf16-mixed" if rounded else "32-true"
         devices = [place.index] if place.type == "cuda" and place.index is not None else 1
         self.fabric = lightning_fabric.Fabric(accelerator=place.type, devices=devices, precision=precision)
         self.world_model = world_model

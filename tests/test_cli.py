@@ -38,6 +38,12 @@ def test_collect_learn_and_load(tmp_path: Path) -> None:
         (["collect", "--env", "two_room", "--path", "x", "--episodes", "0"], "episodes must be a whole number"),
         (["learn", "--env", "two_room", "--dataset", "none", "--output", "x"], "there is no dataset at none"),
         (["reproduce", "two_rooms"], "no recipe `two_rooms`"),
+        (["infos", "two_room"], "no command `infos`"),
+        (["info", "nowhere"], "no model `nowhere`"),
+        (["convert", "nowhere", "x"], "there is no dataset at nowhere"),
+        (["convert", "nowhere", "x", "--to", "minari"], "there is no dataset at nowhere"),
+        (["convert", "nowhere", "x", "--to", "official"], "--to official converts checkpoints, and nowhere is none"),
+        (["eval", "--env", "two_rom"], "did you mean `two_room`?"),
         ([*COLLECT, "--environment-kwargs", "{terminate: [/red]}"], "must be a JSON object such as '{\"terminate_on_"),
         ([*COLLECT, "--environment-kwargs", "[1]"], "must be a JSON object"),
         (
@@ -85,3 +91,54 @@ def test_mistyped_flags_are_suggested(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         cli.main(["collect", "--env", "two_room", "--path", "x", "--epsiodes", "3"])
     assert "--episodes" in capsys.readouterr().err
+
+
+def test_info_tells_what_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = str(tmp_path / "data"), tmp_path / "run"
+    assert cli.main(["collect", "--env", "two_room", "--path", data, "--episodes", "6", "--policy", "random"]) == 0
+    assert cli.main(["learn", "--env", "two_room", "--dataset", data, "--output", str(run), *TINY]) == 0
+    for place, expected in (
+        (data, "checksums agree"),
+        (f"{data}/shard-00000.h5", "single file without checksums"),
+        (str(run / "model"), "checkpoint of lewm-agent"),
+        (str(run / "training"), "last checkpoint of a training run"),
+        ("two_room", "every tensor is there"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["info", place]) == 0
+        assert expected in capsys.readouterr().out
+    shard = tmp_path / "data" / "shard-00000.h5"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    assert cli.main(["info", data]) == 2
+    assert "is damaged, its SHA-256 differs" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["info", str(run)]) == 2
+    assert "it has the folders model, training" in " ".join(capsys.readouterr().err.split())
+
+
+def test_converts_datasets_and_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    lerobot = str(Path(__file__).parent / "data" / "lerobot_image")
+    ours, again = str(tmp_path / "ours"), str(tmp_path / "again")
+    assert cli.main(["convert", lerobot, ours, "--env", "push_t", "--image-size", "16"]) == 0
+    assert cli.main(["convert", ours, "lewm/t-v0", "--to", "minari"]) == 0
+    assert cli.main(["convert", "lewm/t-v0", again]) == 0
+    assert OfflineDataset(again).frame_shape == (16, 16, 3)
+    paper = LeWMAgent("two_room", "paper", device="cpu").save_official(tmp_path / "official")
+    arguments = ["--env", "two_room", "--dataset", again]
+    assert cli.main(["convert", str(paper), str(tmp_path / "agent"), *arguments]) == 0
+    assert LeWMAgent.from_pretrained(tmp_path / "agent").description.environment == "lewm/TwoRoom-v0"
+    assert cli.main(["convert", str(tmp_path / "agent"), str(tmp_path / "back"), "--to", "official"]) == 0
+    capsys.readouterr()
+    assert cli.main(["info", str(tmp_path / "back")]) == 0
+    assert "the statistics of actions are missing" in " ".join(capsys.readouterr().out.split())
+
+
+def test_lists_environments_and_evaluates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["envs"]) == 0
+    assert "push_t" in capsys.readouterr().out
+    assert cli.main(["eval", "--env", "two_room", "--episodes", "2"]) == 0
+    assert "2 held-out pairs" in capsys.readouterr().out

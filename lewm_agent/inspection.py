@@ -1,0 +1,95 @@
+"""What a dataset or a checkpoint is, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lewm_agent import checkpoint, official
+from lewm_agent.agent import LeWMAgent
+from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.formats.minari import is_id
+from lewm_agent.datasets.metadata import METADATA_FILE
+
+Rows = dict[str, str]
+"""Properties and their values, to be shown one below the other."""
+
+
+def describe(place: str) -> Rows:
+    """Look into a dataset, a checkpoint or a training run.
+
+    Args:
+        place: path, name of a bundled model, or Hub id.
+
+    Raises:
+        ValueError: it is damaged, incomplete, or nothing of the kind; the message says which (also
+            ``FileNotFoundError`` and :class:`CheckpointError`).
+    """
+    path = Path(place)
+    if path.suffix in (".h5", ".hdf5") or (path / METADATA_FILE).is_file():
+        return _dataset(OfflineDataset(path))
+    if (path / "checkpoints").is_dir():
+        last = path / "checkpoints" / "last"
+        if not last.exists():
+            raise CheckpointError(f"{path} is a training run without a checkpoint: it was stopped before the first")
+        return {**_model(str(last)), "kind": "last checkpoint of a training run"}
+    if path.is_dir() and official.find(path) is None and not (path / "config.json").is_file():
+        inside = [part.name for part in sorted(path.iterdir()) if part.is_dir()]
+        hint = f"; it has the folders {', '.join(inside)}" if inside else ""
+        raise CheckpointError(f"{path} is neither a dataset nor a checkpoint nor a training run{hint}")
+    return _model(place)
+
+
+def is_checkpoint(place: str) -> bool:
+    """Whether ``place`` is a checkpoint, ours or released, rather than a dataset; Hub ids are taken for one."""
+    path = Path(place)
+    if path.is_file():
+        return path.suffix in (".pt", ".ckpt")
+    if path.is_dir():
+        return (path / "config.json").is_file() or official.find(path) is not None
+    return place in checkpoint.bundled() or (checkpoint.HUB_ID.fullmatch(place) is not None and not is_id(place))
+
+
+def _dataset(dataset: OfflineDataset) -> Rows:
+    height, width, _ = dataset.frame_shape
+    interval = f", one for every {dataset.frame_interval} steps" if dataset.frame_interval > 1 else ""
+    rows = {
+        "kind": "dataset",
+        "episodes": str(dataset.num_episodes),
+        "frames": f"{dataset.num_frames} of {width} x {height} pixels{interval}",
+        "actions": f"{dataset.action_dim} components",
+        "columns": ", ".join(dataset.columns),
+    }
+    source = dataset.metadata
+    if source is None:
+        return {**rows, "whole": "a single file without checksums: its index is sound, its frames were not read"}
+    dataset.verify()
+    rows["environment"] = source.environment_id
+    rows["policy"] = f"{source.policy}, seed {source.seed}"
+    missing = source.episodes - dataset.num_episodes
+    rows["whole"] = f"no: {missing} of {source.episodes} episodes are missing" if missing else "yes: checksums agree"
+    return rows
+
+
+def _model(place: str) -> Rows:
+    folder = checkpoint.locate(place)
+    weights = official.find(folder)
+    agent = LeWMAgent.from_pretrained(folder, device="cpu")
+    model, planner = agent.config.model, agent.config.planner
+    parameters = sum(parameter.numel() for parameter in agent.world_model.parameters())
+    rows = {
+        "kind": "checkpoint of lewm-agent" if weights is None else "checkpoint in the released layout",
+        "environment": agent.description.environment or "not named",
+        "frames": f"{model.image_size} x {model.image_size} pixels, {model.frame_skip} steps apart",
+        "encoder": f"{model.encoder}, patch {model.patch_size}, width {model.encoder_width}",
+        "latent": f"{model.latent_dim} numbers",
+        "history": str(model.history),
+        "actions": f"{model.action_dim} components",
+        "parameters": f"{parameters:,}",
+        "planner": checkpoint.search_summary(planner),
+        **{name.replace("_", " "): str(value) for name, value in agent.description.training.items()},
+        "whole": "yes: every tensor is there",
+    }
+    if not agent.world_model.action_mean.isfinite().all():
+        rows["whole"] += "; the statistics of actions are missing, as in all released files"
+    return rows
