@@ -17,6 +17,7 @@ from lewm_agent.agents.push_t_expert import PushTExpert
 from lewm_agent.agents.reacher_expert import ReacherExpert
 from lewm_agent.agents.two_room_expert import TwoRoomExpert
 from lewm_agent.datasets.rollout import BehaviorPolicy
+from lewm_agent.envs.wrappers import OneHotActions
 
 EXPERTS: dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]] = {
     "lewm/Cube-v0": CubeExpert,
@@ -42,6 +43,9 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
         ValueError: if the name is unknown, the environment has no expert, the file is not a saved model, or the model's
             spaces are not the environment's.
     """
+    one_hot = _one_hot_wrapper(env)
+    if one_hot is not None:
+        return OneHotPolicy(behavior_policy(spec, one_hot.env), one_hot)
     if isinstance(spec, (str, os.PathLike)):
         return _named_policy(os.fspath(spec), env)
     if _is_stable_baselines_model(spec):
@@ -84,6 +88,31 @@ class FunctionPolicy:
     def __call__(self, observation: Any, info: dict[str, Any]) -> np.ndarray[Any, Any]:
         """Return the function's action as an array."""
         return np.asarray(self._function(observation, info))
+
+
+class OneHotPolicy:
+    """Acts as a policy of choices does, in one-hot vectors."""
+
+    def __init__(self, policy: BehaviorPolicy, wrapper: OneHotActions) -> None:
+        """Let ``policy`` act in the environment inside ``wrapper``."""
+        self._policy = policy
+        self._wrapper = wrapper
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; its actions depend on ``seed`` alone."""
+        self._policy.reset(seed)
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> np.ndarray[Any, Any]:
+        """Return the vector of the policy's choice."""
+        return self._wrapper.vector(self._policy(observation, info))
+
+
+def _one_hot_wrapper(env: gym.Env[Any, Any]) -> OneHotActions | None:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, OneHotActions):
+            return env
+        env = env.env
+    return None
 
 
 def _named_policy(name: str, env: gym.Env[Any, Any]) -> BehaviorPolicy:

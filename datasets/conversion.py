@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,6 +16,7 @@ from lewm_agent.datasets.metadata import DatasetMetadata, git_commit, software_v
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shard_folder import finish, folder_for, missing_shards, shard_file, taken_up, with_shard
 from lewm_agent.datasets.shards import Compression, ShardWriter
+from lewm_agent.frames import resized
 
 SHARD_EPISODES = 100
 
@@ -77,11 +76,7 @@ def _request(source: EpisodeSource, environment_id: str, image_size: int | None)
 
 
 def _resized(columns: dict[str, NDArray[Any]], side: int | None) -> dict[str, NDArray[Any]]:
-    pixels = columns["pixels"]
-    if side is None or pixels.shape[1:3] == (side, side):
-        return columns
-    pictures = [Image.fromarray(frame).resize((side, side), Image.Resampling.BOX) for frame in pixels]
-    return {**columns, "pixels": np.stack([np.asarray(picture) for picture in pictures])}
+    return columns if side is None else {**columns, "pixels": resized(columns["pixels"], side)}
 
 
 @contextlib.contextmanager

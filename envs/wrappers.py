@@ -11,6 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation
 
 from lewm_agent.envs.registration import environment_id
+from lewm_agent.frames import resized
 
 
 class AddGoalFrame(gym.ObservationWrapper[dict[str, Any], Any, Any], RecordConstructorArgs):
@@ -68,6 +69,43 @@ class AddGoalFrame(gym.ObservationWrapper[dict[str, Any], Any, Any], RecordConst
                 f"{self._image_space.dtype} of shape {self._image_space.shape}"
             )
         return goal
+
+
+class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Lets vectors stand for the choices of a discrete action space: the largest component is the choice."""
+
+    one_hot_actions = True
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap an environment whose action space is ``Discrete(n)``, counted from 0."""
+        RecordConstructorArgs.__init__(self)
+        gym.ActionWrapper.__init__(self, env)
+        if not isinstance(env.action_space, spaces.Discrete) or env.action_space.start != 0:
+            raise ValueError(f"OneHotActions needs a Discrete(n) action space, got {env.action_space}")
+        self._choices = env.action_space
+        self.action_space = spaces.Box(0.0, 1.0, (int(env.action_space.n),), np.float32)
+
+    def action(self, action: Any) -> Any:
+        """The choice (an integer) that a vector (n,) stands for."""
+        return int(np.argmax(action))
+
+    def vector(self, choice: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The one-hot vector (n,) of a choice."""
+        return np.eye(int(self._choices.n), dtype=np.float32)[int(choice)]
+
+
+class ResizedRender(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Makes the rendered frames (image_size, image_size, 3)."""
+
+    def __init__(self, env: gym.Env[Any, Any], image_size: int) -> None:
+        """Wrap an environment with ``render_mode="rgb_array"``."""
+        RecordConstructorArgs.__init__(self, image_size=image_size)
+        gym.Wrapper.__init__(self, env)
+        self._image_size = image_size
+
+    def render(self) -> Any:
+        """The frame, averaged down or stretched to the size."""
+        return resized(np.asarray(self.env.render()), self._image_size)
 
 
 def make_pixel_env(name: str, image_size: int = 64, **kwargs: Any) -> gym.Env[dict[str, Any], Any]:

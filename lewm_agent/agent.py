@@ -23,6 +23,7 @@ from lewm_agent.controller import Actions, Controller, EpisodeMemory, Frames
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
+from lewm_agent.frames import resized
 from lewm_agent.goal_cost import LatentCost
 from lewm_agent.hindsight import HindsightPairs, fit
 from lewm_agent.trainer import Schedule, Trainer
@@ -46,24 +47,24 @@ class LeWMAgent:
     """A goal-reaching agent around LeWorldModel (arXiv 2603.19312).
 
     Args:
-        env: short name (``two_room``), Gymnasium id, or an environment with ``render_mode="rgb_array"``.
+        env: short name (``two_room``), Gymnasium id, or any environment with ``render_mode="rgb_array"``, whose actions
+            are bounded vectors or discrete choices; frames of another size than the model's are resized.
         config: name of a preset (``small``, ``paper``) or a configuration; ``action_dim`` is taken from ``env``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the initial weights, of training and of the planner's noise.
 
     Raises:
-        ValueError: unknown names, an action space that is not a bounded vector, or frames of another size than the
-            model's.
+        ValueError: unknown names, another action space, or no RGB frames.
     """
 
     def __init__(
         self, env: str | Environment, config: str | AgentConfig = "small", *, device: str = "auto", seed: int = 0
     ) -> None:
         config = preset(config) if isinstance(config, str) else config
-        env = environment.make(env, config.model.image_size) if isinstance(env, str) else env
+        env = _prepared(env, config.model.image_size)
         low, high = environment.action_bounds(env.action_space)
-        environment.check_frames(env, config.model.image_size)
-        model = dataclasses.replace(config.model, action_dim=len(low))
+        choices = environment.has_choices(env)
+        model = dataclasses.replace(config.model, action_dim=len(low), discrete_actions=choices)
         gymnasium_id, kwargs = environment.identity(env)
         description = Description(
             environment=gymnasium_id,
@@ -82,7 +83,9 @@ class LeWMAgent:
         self._cost: LatentCost | None = None
         self.observation_space = _pixel_space(description.agent.model.image_size)
         low, high = (np.array(bound, np.float32) for bound in (description.action_low, description.action_high))
-        self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
+        box = gym.spaces.Box(low, high, dtype=np.float32)
+        choices = self.config.model.discrete_actions
+        self.action_space: gym.spaces.Space[Any] = gym.spaces.Discrete(len(low)) if choices else box
         torch.manual_seed(seed)
         model = WorldModel(self.config.model, self.config.objective, self.config.inverse_dynamics)
         self.world_model = model.to(self.device).eval()
@@ -105,7 +108,8 @@ class LeWMAgent:
     @functools.cached_property
     def controller(self) -> Controller:
         """Plans with the present weights and planner settings."""
-        low, high = self.action_space.low, self.action_space.high
+        bounds = self.description.action_low, self.description.action_high
+        low, high = (np.array(bound, np.float32) for bound in bounds)
         return Controller(self.world_model, self.config.planner, low, high, self._cost)
 
     def set_planner(self, planner: str | PlannerConfig, cost: LatentCost | None = None) -> Self:
@@ -169,7 +173,8 @@ class LeWMAgent:
     def _environment_factory(self) -> Callable[[], Environment]:
         if self.description.environment is None:
             return environment.same(self.env)
-        return environment.factory(self.description.environment, self.description.environment_kwargs)
+        size = self.config.model.image_size
+        return environment.factory(self.description.environment, self.description.environment_kwargs, size)
 
     # --- learn -------------------------------------------------------------------------------------------------------
 
@@ -297,11 +302,11 @@ class LeWMAgent:
         """The next action towards a goal image; remembers the episode until :meth:`reset` or another goal.
 
         Args:
-            obs: frame (H, W, 3) uint8, or a dict with ``pixels`` (and ``goal``).
+            obs: frame (H, W, 3) uint8 of any size, or a dict with ``pixels`` (and ``goal``).
             goal_obs: goal frame (H, W, 3) uint8; may be left out when ``obs`` has ``goal``.
 
         Returns:
-            (action_dim,) float32, inside the action space.
+            (action_dim,) float32, inside the action space; the number of the choice where actions are discrete.
         """
         pixels = obs["pixels"] if isinstance(obs, dict) else obs
         goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
@@ -320,17 +325,19 @@ class LeWMAgent:
         """Actions for one observation or a batch, the plan travelling in ``state`` (SB3's ``PolicyPredictor``).
 
         Args:
-            observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8.
+            observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8, of any height and width.
             state: what the previous call returned; None begins new episodes.
             episode_start: (N,) true where an episode has just begun.
             deterministic: accepted for the protocol; planning is always a function of frames, seed and memory.
 
         Returns:
-            Actions (action_dim,) or (N, action_dim) float32, and the new state.
+            Actions (action_dim,) or (N, action_dim) float32, or one choice or (N,), and the new state.
         """
         pixels, goals = (self._checked_frames(observation, key) for key in ("pixels", "goal"))
         memories = self._begin_episodes(state, episode_start, len(pixels))
         actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
+        if self.config.model.discrete_actions:
+            actions = actions.argmax(axis=1)
         single = np.ndim(observation["pixels"]) == 3
         return (actions[0] if single else actions), memories
 
@@ -355,9 +362,9 @@ class LeWMAgent:
         frames, side = np.asarray(observation[key]), self.config.model.image_size
         if frames.dtype != np.uint8:
             raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
-        if frames.ndim not in (3, 4) or frames.shape[-3:] != (side, side, 3):
-            raise ValueError(f"`{key}` must be ({side}, {side}, 3) or (N, {side}, {side}, 3), got {frames.shape}")
-        return frames if frames.ndim == 4 else frames[None]
+        if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+            raise ValueError(f"`{key}` must be (H, W, 3) or (N, H, W, 3), got {frames.shape}")
+        return resized(frames if frames.ndim == 4 else frames[None], side)
 
     # --- save and load -----------------------------------------------------------------------------------------------
 
@@ -458,10 +465,9 @@ class LeWMAgent:
     ) -> Self:
         dataset = OfflineDataset(dataset) if isinstance(dataset, str | Path) else dataset
         model, weights = official.read(weights_file)
-        env = environment.make(env, model.image_size) if isinstance(env, str) else env
+        env = None if env is None else _prepared(env, model.image_size)
         gymnasium_id, kwargs = (None, {}) if env is None else environment.identity(env)
         if env is not None:
-            environment.check_frames(env, model.image_size)
             low, high = environment.action_bounds(env.action_space)
             model = official.split_blocks(model, len(low))
         else:
@@ -476,6 +482,10 @@ class LeWMAgent:
         agent.world_model.action_mean.copy_(nothing)
         agent.world_model.action_std.copy_(nothing)
         return agent if dataset is None else agent.set_action_statistics(*dataset.action_statistics())
+
+
+def _prepared(env: str | Environment, image_size: int) -> Environment:
+    return environment.make(env, image_size) if isinstance(env, str) else environment.adapt(env, image_size)
 
 
 def _episode_seed(seed: int, row: int, episode: int) -> int:

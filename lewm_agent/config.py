@@ -62,13 +62,15 @@ class ModelConfig:
     """Environment steps between two frames of a clip; that many actions form one action block."""
     action_dim: int = 2
     """Size of one action of the environment."""
+    discrete_actions: bool = False
+    """An action is a choice among ``action_dim``, in one-hot vectors."""
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, int):
+            if isinstance(value, int) and not isinstance(value, bool):
                 _require(value >= 1, f"{name} must be at least 1, got {value}")
         _require(
             self.image_size % self.patch_size == 0,

@@ -15,7 +15,7 @@ from torch import Tensor
 from lewm_agent.config import PlannerConfig
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import LatentCost, goal_cost
-from lewm_agent.planning import Bounds, CostFunction, make_search
+from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
 from lewm_agent.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
@@ -87,8 +87,19 @@ class Controller:
         # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
         # depend, not even in the last bit, on how many others are controlled beside it.
         self.problems_at_once = 1 if self.device.type == "cpu" else 256
-        limits = [world_model.normalize_actions(torch.as_tensor(b, device=self.device)) for b in (low, high)]
-        self.search = make_search(planner, Bounds(*limits))
+        self.allowed = self._action_set()
+        self.search = make_search(planner, self.allowed)
+
+    def _action_set(self) -> ActionSet | None:
+        model = self.world_model
+        if model.config.discrete_actions:
+            if self.planner.search == "gradient":
+                raise ValueError("planner.search `gradient` cannot choose among discrete actions; use another search")
+            return Choices(model.action_mean, model.action_std)
+        limits = [
+            model.normalize_actions(torch.as_tensor(bound, device=self.device)) for bound in (self.low, self.high)
+        ]
+        return Bounds(*limits) if self.planner.clip_actions else None
 
     def _planner_cost(self, latents: Tensor, goals: Tensor) -> Tensor:
         if self.planner.metric == "slow":
@@ -198,9 +209,14 @@ class Controller:
         horizon = planner.execute if following and not planner.iterations else planner.horizon
         blocks = self.world_model.propose(latents, past, goals, choices, horizon)
         plans = blocks.flatten(2).unflatten(2, (-1, self.world_model.config.action_dim))
+        plans = self._executable(plans)
         rows = torch.arange(len(plans), device=self.device)
         best = torch.zeros_like(rows) if following else cost(plans).argmin(dim=1)
         return choices[rows, best].tolist(), plans[rows, best]
+
+    def _executable(self, plans: Tensor) -> Tensor:
+        """Plans (..., A), choices made where actions are choices; vectors are clipped when they are executed."""
+        return self.allowed.project(plans) if isinstance(self.allowed, Choices) else plans
 
     def _stack(self, vectors: Sequence[Tensor], size: int) -> Tensor:
         return torch.stack(list(vectors)) if vectors else torch.zeros(0, size, device=self.device)
@@ -222,7 +238,7 @@ class Controller:
     def _adopt(self, memory: EpisodeMemory, plans: Tensor) -> EpisodeMemory:
         """Execute the first of the plans (G, T, action_dim); remember what is left of all."""
         executed = self.planner.execute * self.world_model.config.frame_skip
-        actions = self.world_model.denormalize_actions(plans[0, :executed]).cpu().numpy()
+        actions = self.world_model.denormalize_actions(self._executable(plans[0, :executed])).cpu().numpy()
         queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
         arrival = max(0, memory.arrival - self.planner.execute)
         return dataclasses.replace(

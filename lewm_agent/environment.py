@@ -1,4 +1,4 @@
-"""What an agent asks of an environment: a bounded action vector and frames of the right size."""
+"""What an agent asks of an environment: actions that are vectors, and frames of the model's size."""
 
 from __future__ import annotations
 
@@ -10,51 +10,86 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
 
 Environment = gym.Env[Any, Any]
 
 
 def make(name: str, image_size: int, **kwargs: Any) -> Environment:
-    """The environment called ``name`` (short name or id), rendering RGB arrays; ours render at ``image_size``."""
+    """The environment called ``name`` (short name or id), rendering (image_size, image_size, 3) RGB arrays."""
     gymnasium_id = environment_id(name)
     size = {"image_size": image_size} if gymnasium_id in ENVIRONMENTS.values() else {}
-    return _make(gymnasium_id, {**size, **kwargs})
+    return _make(gymnasium_id, {**size, **kwargs}, image_size)
 
 
-def factory(gymnasium_id: str, kwargs: dict[str, Any]) -> Callable[[], Environment]:
+def adapt(env: Environment, image_size: int) -> Environment:
+    """``env`` with frames (image_size, image_size, 3) and, if its actions are choices, one-hot vectors for them.
+
+    Resets it, to see a frame.
+
+    Raises:
+        ValueError: it does not render RGB arrays, or its actions are neither choices nor a bounded vector.
+    """
+    if env.render_mode != "rgb_array":
+        raise ValueError(f"the environment must be made with render_mode='rgb_array', got {env.render_mode!r}")
+    if isinstance(env.action_space, gym.spaces.Discrete) and env.action_space.start == 0:
+        env = OneHotActions(env)
+    action_bounds(env.action_space)
+    env.reset(seed=0)
+    frame = np.asarray(env.render())
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise ValueError(f"the environment renders {frame.dtype} {frame.shape}, not an RGB array (H, W, 3) of uint8")
+    return env if frame.shape[:2] == (image_size, image_size) else ResizedRender(env, image_size)
+
+
+def factory(gymnasium_id: str, kwargs: dict[str, Any], image_size: int) -> Callable[[], Environment]:
     """Makes the environment; can be sent to other processes."""
-    return functools.partial(_make, gymnasium_id, kwargs)
+    return functools.partial(_make, gymnasium_id, kwargs, image_size)
 
 
 def same(env: Environment) -> Callable[[], Environment]:
-    """A factory for an environment that has no id: always this very one."""
-    return lambda: env
+    """A factory that always gives this very environment, which stays open."""
+    return lambda: _KeptOpen(env)
 
 
 def identity(env: Environment) -> tuple[str | None, dict[str, Any]]:
-    """Gymnasium id and keyword arguments an environment was made with; (None, {}) for an unregistered one."""
-    spec = env.unwrapped.spec
-    if spec is None:
+    """Gymnasium id and keyword arguments that make the environment again; (None, {}) if nothing would.
+
+    That is so for an unregistered environment and for one in wrappers that ``gymnasium.make`` does not put on by
+    itself.
+    """
+    spec = env.spec
+    if spec is None or any(wrapper.name not in ADAPTERS for wrapper in spec.additional_wrappers):
         return None, {}
-    return spec.id, {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    registered = gym.registry.get(spec.id)
+    if registered is not None and registered.max_episode_steps != spec.max_episode_steps:
+        kwargs["max_episode_steps"] = spec.max_episode_steps
+    return spec.id, kwargs
+
+
+ADAPTERS = ("OneHotActions", "ResizedRender")
+"""Names of the wrappers that :func:`adapt` puts on."""
 
 
 def action_bounds(space: gym.Space[Any]) -> tuple[list[float], list[float]]:
     """Lowest and highest action, each of length action_dim. Raises ``ValueError`` unless it is a bounded vector."""
     if not isinstance(space, gym.spaces.Box) or space.low.ndim != 1 or not np.isfinite([space.low, space.high]).all():
-        raise ValueError(f"the action space must be a bounded one-dimensional Box, got {space}")
+        raise ValueError(f"the action space must be Discrete(n) or a bounded one-dimensional Box, got {space}")
     return space.low.tolist(), space.high.tolist()
 
 
-def check_frames(env: Environment, side: int) -> None:
-    """Raise ``ValueError`` unless ``env`` renders (side, side, 3) RGB arrays; resets it."""
-    if env.render_mode != "rgb_array":
-        raise ValueError(f"the environment must be made with render_mode='rgb_array', got {env.render_mode!r}")
-    env.reset(seed=0)
-    shape = np.asarray(env.render()).shape
-    if shape != (side, side, 3):
-        raise ValueError(f"the environment renders {shape} frames, the model needs {(side, side, 3)}")
+def has_choices(env: Environment) -> bool:
+    """Whether the actions of an adapted environment stand for choices."""
+    return env.has_wrapper_attr("one_hot_actions")
 
 
-def _make(gymnasium_id: str, kwargs: dict[str, Any]) -> Environment:
-    return gym.make(gymnasium_id, **{**kwargs, "render_mode": "rgb_array"})
+class _KeptOpen(gym.Wrapper[Any, Any, Any, Any]):
+    """Ignores ``close``: whoever made the environment closes it."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _make(gymnasium_id: str, kwargs: dict[str, Any], image_size: int) -> Environment:
+    return adapt(gym.make(gymnasium_id, **{**kwargs, "render_mode": "rgb_array"}), image_size)

@@ -72,7 +72,7 @@ def test_respects_bounds_when_the_minimum_lies_outside(search: Search) -> None:
         return (candidates - 5).square().sum((-1, -2))
 
     bounds = Bounds(torch.tensor([-1.0, -0.5]), torch.tensor([1.0, 0.5]))
-    bounded = dataclasses.replace(search, bounds=bounds)
+    bounded = dataclasses.replace(search, allowed=bounds)
     plan = bounded.plan(cost, torch.zeros(1, 1, 3, 2), generators(0))
     everything = torch.cat(seen, dim=1)
     assert (everything >= bounds.low).all() and (everything <= bounds.high).all()

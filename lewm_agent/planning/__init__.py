@@ -10,13 +10,15 @@ from lewm_agent.planning.gradient import GradientDescent
 from lewm_agent.planning.icem import ICEM
 from lewm_agent.planning.mixture import Mixture
 from lewm_agent.planning.mppi import MPPI
-from lewm_agent.planning.search import Bounds, CostFunction, Plan, Search
+from lewm_agent.planning.search import ActionSet, Bounds, Choices, CostFunction, Plan, Search
 
 __all__ = [
     "CEM",
     "ICEM",
     "MPPI",
+    "ActionSet",
     "Bounds",
+    "Choices",
     "CostFunction",
     "GradientDescent",
     "Mixture",
@@ -26,19 +28,19 @@ __all__ = [
 ]
 
 
-def make_search(config: PlannerConfig, bounds: Bounds | None = None) -> Search:
+def make_search(config: PlannerConfig, allowed: ActionSet | None = None) -> Search:
     """The search that the settings name.
 
     Args:
         config: planner settings.
-        bounds: in the units of the candidates; used if the settings clip them.
+        allowed: actions that candidates are moved to.
     """
     sampling: dict[str, Any] = {
         "samples": config.samples,
         "iterations": config.iterations,
         "noise_correlation": config.noise_correlation,
         "initial_std": config.initial_std,
-        "bounds": bounds if config.clip_actions else None,
+        "allowed": allowed,
     }
     match config.search:
         case "cem":

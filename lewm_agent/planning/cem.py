@@ -42,7 +42,7 @@ class CEM(Search):
             if self.stop_std and not searching.any():
                 break
             noise = self._noise(mean, self.samples, generators)
-            candidates = self._clip(mean.unsqueeze(1) + std.unsqueeze(1) * noise)
+            candidates = self._admitted(mean.unsqueeze(1) + std.unsqueeze(1) * noise)
             elites, costs = cheapest(candidates, cost(candidates), self.elites)
             mean = torch.where(searching, elites.mean(dim=1), mean)
             std = torch.where(searching, elites.std(dim=1), std)

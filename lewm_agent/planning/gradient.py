@@ -30,13 +30,13 @@ class GradientDescent(Search):
         """The start that ends cheapest; the other guesses are not used. See :meth:`Search.plan`."""
         mean = guesses[:, 0]
         noise = self._noise(mean, self.samples, generators)
-        candidates = self._clip(mean.unsqueeze(1) + self.initial_std * noise).requires_grad_()
+        candidates = self._admitted(mean.unsqueeze(1) + self.initial_std * noise).requires_grad_()
         adam = torch.optim.Adam([candidates], lr=self.learning_rate)
         for _ in range(self.iterations):
             with torch.enable_grad():
                 (candidates.grad,) = torch.autograd.grad(cost(candidates).sum(), [candidates])
             adam.step()
             with torch.no_grad():
-                candidates.copy_(self._clip(candidates))
+                candidates.copy_(self._admitted(candidates))
         best, lowest = cheapest(candidates.detach(), cost(candidates.detach()), 1)
         return Plan(best[:, 0], lowest[:, 0])

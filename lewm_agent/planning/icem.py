@@ -44,7 +44,7 @@ class ICEM(Search):
         for iteration in range(self.iterations):
             samples = max(round(self.samples / SAMPLE_DECAY**iteration), 2 * self.elites)
             drawn = mean.unsqueeze(1) + std.unsqueeze(1) * self._noise(mean, samples, generators)
-            candidates = self._clip(torch.cat([drawn, kept], dim=1))
+            candidates = self._admitted(torch.cat([drawn, kept], dim=1))
             elites, costs = cheapest(candidates, cost(candidates), self.elites)
             kept = elites[:, : max(1, round(KEPT_ELITES * self.elites))]
             mean = torch.lerp(elites.mean(dim=1), mean, MOMENTUM)

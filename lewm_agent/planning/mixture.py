@@ -34,7 +34,7 @@ class Mixture(CEM):
             iterations=self.iterations,
             noise_correlation=self.noise_correlation,
             initial_std=self.initial_std,
-            bounds=self.bounds,
+            allowed=self.allowed,
             elites=self.elites // self.components,
             stop_std=self.stop_std,
         )
@@ -42,7 +42,7 @@ class Mixture(CEM):
     def plan(self, cost: CostFunction, guesses: Tensor, generators: Sequence[torch.Generator]) -> Plan:
         """The mean of the cheapest component; the other guesses are not used. See :meth:`Search.plan`."""
         mean, count = guesses[:, 0], self.components
-        starts = self._clip(mean.unsqueeze(1) + self.initial_std * self._noise(mean, count, generators))
+        starts = self._admitted(mean.unsqueeze(1) + self.initial_std * self._noise(mean, count, generators))
         each = [generator for generator in generators for _ in range(count)]
 
         def cost_of_all(candidates: Tensor) -> Tensor:

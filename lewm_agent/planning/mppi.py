@@ -35,7 +35,7 @@ class MPPI(Search):
         mean = guesses[:, 0]
         for _ in range(self.iterations):
             noise = self._noise(mean, self.samples, generators)
-            candidates = self._clip(mean.unsqueeze(1) + self.initial_std * noise)
+            candidates = self._admitted(mean.unsqueeze(1) + self.initial_std * noise)
             costs = cost(candidates)
             scale = self.temperature * costs.std(dim=1, keepdim=True).clamp(min=torch.finfo(costs.dtype).tiny)
             weights = torch.softmax(-costs / scale, dim=1)

@@ -1,13 +1,15 @@
-"""What every search over action sequences shares: its interface, its noise and its bounds."""
+"""What every search over action sequences shares: its interface, its noise and the actions it may use."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 CostFunction = Callable[[Tensor], Tensor]
 """Candidates (N, S, T, A) to their costs (N, S)."""
@@ -28,12 +30,38 @@ class Plan:
     spares: Tensor | None = None
 
 
+class ActionSet(Protocol):
+    """The actions that there are."""
+
+    def project(self, candidates: Tensor) -> Tensor:
+        """Candidates (..., A) made actions of the set."""
+
+
 @dataclass(frozen=True)
 class Bounds:
-    """Lowest and highest action (A,), in the units of the candidates."""
+    """Vectors between the lowest and the highest action (A,), in the units of the candidates."""
 
     low: Tensor
     high: Tensor
+
+    def project(self, candidates: Tensor) -> Tensor:
+        """The nearest vectors within the bounds."""
+        return candidates.clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One-hot vectors, z-scored by the mean and standard deviation (A,) of the data; only choices the data have."""
+
+    mean: Tensor
+    std: Tensor
+
+    def project(self, candidates: Tensor) -> Tensor:
+        """The vectors of the largest components."""
+        preference = candidates * self.std + self.mean
+        preference = preference.masked_fill(self.mean <= 0, -torch.inf)
+        chosen = functional.one_hot(preference.argmax(dim=-1), candidates.shape[-1])
+        return (chosen.to(candidates.dtype) - self.mean) / self.std
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +76,8 @@ class Search(ABC):
     """Of the noise between successive steps, in [0, 1); 0 is white noise."""
     initial_std: float = 1.0
     """Standard deviation of the first candidates."""
-    bounds: Bounds | None = None
-    """Of every candidate."""
+    allowed: ActionSet | None = None
+    """Where every candidate is moved to; None leaves them as they are drawn."""
 
     @abstractmethod
     def plan(self, cost: CostFunction, guesses: Tensor, generators: Sequence[torch.Generator]) -> Plan:
@@ -78,8 +106,8 @@ class Search(ABC):
         coloring[:, 1:] *= (1 - correlation.square()).sqrt()
         return coloring
 
-    def _clip(self, candidates: Tensor) -> Tensor:
-        return candidates if self.bounds is None else candidates.clamp(self.bounds.low, self.bounds.high)
+    def _admitted(self, candidates: Tensor) -> Tensor:
+        return candidates if self.allowed is None else self.allowed.project(candidates)
 
 
 def cheapest(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
