@@ -31,7 +31,7 @@ from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.planning_picture import draw
 from lewm_agent.eval.protocols import ProtocolName, protocol
 from lewm_agent.eval.rollouts import Player, make_environment
-from lewm_agent.eval.success_rate import hardware, weights_sha256
+from lewm_agent.eval.success_rate import hardware
 
 Point = dict[str, Any]
 
@@ -142,7 +142,7 @@ def _request(options: Options, world: str, agent: LeWMAgent, name: str, settings
         "protocol": options.protocol,
         "episodes": options.episodes,
         "planner_seed": options.planner_seed,
-        "weights_sha256": weights_sha256(agent),
+        "weights_sha256": agent.weights_sha256(),
         "hardware": hardware(agent.device),
     }
 

@@ -6,7 +6,6 @@ python eval/success_rate.py --env two_room --episodes 200 --protocol strict --ou
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -155,7 +154,7 @@ def _journal(options: Options, agent: LeWMAgent, chosen: PairList, rules: Protoc
         "seed": chosen.seed,
         "protocol": options.protocol,
         "budget": rules.budget,
-        "weights_sha256": weights_sha256(agent),
+        "weights_sha256": agent.weights_sha256(),
         "planner": asdict(agent.config.planner),
         "planner_seed": options.planner_seed,
     }
@@ -207,14 +206,6 @@ def _play_floors(
 
 def _journal_of(output: Path) -> Path:
     return output.with_name(output.name + UNFINISHED)
-
-
-def weights_sha256(agent: LeWMAgent) -> str:
-    """Hash of all weights of the model, wherever it was loaded from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(agent.world_model.state_dict().items()):
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _pairs(options: Options, environment: str, trained_in: dict[str, Any]) -> PairList:
@@ -272,7 +263,7 @@ def _result(
         "workers": options.workers,
         "model": {
             "name": options.model or options.env,
-            "weights_sha256": weights_sha256(agent),
+            "weights_sha256": agent.weights_sha256(),
             **agent.description.training,
             "config": agent.config.to_dict(),
         },

@@ -26,6 +26,7 @@ from lewm_agent.environment import Environment
 from lewm_agent.frames import resized
 from lewm_agent.goal_cost import LatentCost
 from lewm_agent.hindsight import HindsightPairs, fit
+from lewm_agent.model_card import model_card, read_results
 from lewm_agent.trainer import Schedule, Trainer
 from lewm_agent.training_clips import TrainingClips
 from lewm_agent.world_model import WorldModel
@@ -384,11 +385,24 @@ class LeWMAgent:
         self.__dict__.pop("controller", None)
         return self
 
-    def save_pretrained(self, path: str | Path) -> Path:
-        """Write ``config.json``, ``model.safetensors`` and a model card into a folder."""
+    def save_pretrained(self, path: str | Path, *, results: Sequence[str | Path] = ()) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card into a folder.
+
+        Args:
+            path: the folder.
+            results: JSON files of ``eval/success_rate.py`` that the card is to show.
+
+        Raises:
+            ValueError: a result that is none, or was measured with other weights.
+        """
         folder = Path(path)
-        checkpoint.write(folder, self.description, self.world_model.state_dict())
+        card = model_card(self.description, read_results(results, self.weights_sha256()) if results else [])
+        checkpoint.write(folder, self.description, self.world_model.state_dict(), card)
         return folder
+
+    def weights_sha256(self) -> str:
+        """Hash of all weights, wherever they were loaded from; every result names it."""
+        return checkpoint.weights_sha256(self.world_model.state_dict())
 
     def save_official(self, path: str | Path) -> Path:
         """Write ``weights.pt`` and ``config.json`` in the layout of the released models, for stable-worldmodel.
@@ -399,10 +413,27 @@ class LeWMAgent:
         official.write(Path(path), self.config.model, self.world_model.state_dict())
         return Path(path)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to the Hugging Face Hub; returns the commit's URL."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        results: Sequence[str | Path] = (),
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload to the Hugging Face Hub; returns the commit's URL.
+
+        Args:
+            repo_id: ``user/model``; created if it does not exist.
+            results: as for :meth:`save_pretrained`.
+            private: whether a new repository is.
+            token: by default the one that ``hf auth login`` has stored.
+            revision: branch to commit to; the main one by default.
+        """
         with tempfile.TemporaryDirectory() as folder:
-            return checkpoint.push(self.save_pretrained(folder), repo_id, private=private, token=token)
+            saved = self.save_pretrained(folder, results=results)
+            return checkpoint.push(saved, repo_id, private=private, token=token, revision=revision)
 
     @classmethod
     def from_pretrained(

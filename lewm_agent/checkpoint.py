@@ -6,8 +6,10 @@ Nothing is ever unpickled: weights are safetensors, everything else is JSON.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,7 +22,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lewm_agent.config import AgentConfig, PlannerConfig
+from lewm_agent.config import AgentConfig
 
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1
@@ -71,10 +73,10 @@ class Description:
             raise CheckpointError(f"{source}: {error}") from error
 
 
-def write(folder: Path, description: Description, weights: dict[str, Tensor]) -> None:
-    """Write the three files of a checkpoint into ``folder``, weights last."""
+def write(folder: Path, description: Description, weights: dict[str, Tensor], card: str) -> None:
+    """Write the three files of a checkpoint into ``folder``, weights last; ``card`` is the text of ``README.md``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(model_card(description))
+    (folder / "README.md").write_text(card)
     (folder / "config.json").write_text(description.to_json())
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     part = folder / "model.safetensors.part"
@@ -95,6 +97,15 @@ def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
             f"{folder / 'model.safetensors'} is damaged or not a safetensors file ({error})"
         ) from error
     return description, weights
+
+
+def weights_sha256(weights: Mapping[str, Tensor]) -> str:
+    """Hash of names and values, whatever the file they lie in."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], source: Path) -> None:
@@ -169,41 +180,3 @@ def push(
         repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), revision=revision, commit_message="lewm-agent"
     )
     return str(commit.commit_url)
-
-
-def search_summary(planner: PlannerConfig) -> str:
-    """One line on how a planner searches."""
-    search = f"{planner.search}: {planner.samples} samples x {planner.iterations}"
-    search = search if planner.iterations else "proposals of the inverse-dynamics head"
-    return f"{search}, {planner.horizon} blocks ahead"
-
-
-def model_card(description: Description) -> str:
-    """The text of ``README.md``: what the model is, how to use it and how it was trained."""
-    model, planner = description.agent.model, description.agent.planner
-    name = description.environment or "an unregistered environment"
-    rows = "\n".join(f"| {key} | {value} |" for key, value in description.training.items())
-    return f"""---
-library_name: lewm-agent
-license: mit
-tags: [world-model, reinforcement-learning, gymnasium, lewm]
----
-
-# LeWM agent for `{name}`
-
-A latent world model (LeWorldModel, arXiv 2603.19312) that reaches goal images by planning.
-
-```python
-from lewm_agent import LeWMAgent
-
-agent = LeWMAgent.from_pretrained("PATH_OR_HUB_ID")
-action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.image_size}
-```
-
-| | |
-|---|---|
-| frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
-| latent | {model.latent_dim} numbers per frame |
-| planner | {search_summary(planner)} |
-{rows}
-"""

@@ -10,6 +10,7 @@ from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
 from lewm_agent.datasets.metadata import METADATA_FILE
+from lewm_agent.model_card import search_summary
 
 Rows = dict[str, str]
 """Properties and their values, to be shown one below the other."""
@@ -86,7 +87,7 @@ def _model(place: str) -> Rows:
         "history": str(model.history),
         "actions": f"{model.action_dim} components",
         "parameters": f"{parameters:,}",
-        "planner": checkpoint.search_summary(planner),
+        "planner": search_summary(planner),
         **{name.replace("_", " "): str(value) for name, value in agent.description.training.items()},
         "whole": "yes: every tensor is there",
     }

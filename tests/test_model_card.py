@@ -1,0 +1,45 @@
+"""The model card: what it shows, and what it refuses to show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from lewm_agent import LeWMAgent
+from lewm_agent.eval import success_rate
+
+
+def measured(model: Path, output: Path) -> Path:
+    arguments = ["--env", "two_room", "--episodes", "2", "--model", str(model), "--output", str(output)]
+    assert success_rate.main(arguments) == 0
+    return output
+
+
+def test_card_shows_what_was_measured(trained_folder: Path, tmp_path: Path) -> None:
+    out = measured(trained_folder, tmp_path / "out.json")
+    result = json.loads(out.read_text())
+    agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    card = ModelCard.load(agent.save_pretrained(tmp_path / "model", results=[out]) / "README.md")
+    low, high = result["success_rate_ci95"]
+    floor = result["floors"]["random"]["success_rate"]
+    assert f"| `paper` | 2 | {result['success_rate']:.1f} [{low:.1f}, {high:.1f}] | random {floor:.1f}" in card.text
+    assert result["command"] in card.text
+    assert "12 episodes, policy expert" in card.text
+    (evaluation,) = card.data.eval_results
+    assert evaluation.metric_value == result["success_rate"]
+    assert evaluation.dataset_name == "lewm/TwoRoom-v0, protocol paper, 2 pairs"
+
+
+def test_results_of_other_weights_are_refused(trained_folder: Path, tmp_path: Path) -> None:
+    out = measured(trained_folder, tmp_path / "out.json")
+    agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    next(agent.world_model.parameters()).data += 1e-3
+    with pytest.raises(ValueError, match="was measured with other weights"):
+        agent.save_pretrained(tmp_path / "model", results=[out])
+    out.write_text("{}")
+    with pytest.raises(ValueError, match="is not a result of eval"):
+        agent.save_pretrained(tmp_path / "model", results=[out])
+    assert not (tmp_path / "model").exists()
