@@ -1,0 +1,267 @@
+"""What can be read off one latent: probes for every physical quantity of a world.
+
+python eval/probing.py --env push_t --output probing.json --picture probing.png
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
+from sklearn.preprocessing import StandardScaler
+
+from lewm_agent import LeWMAgent
+from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.envs import environment_id
+from lewm_agent.eval.protocols import STARTS, held_out_episodes
+from lewm_agent.world_model import WorldModel
+
+Matrix = NDArray[np.float64]
+ANGLES = ("_angle", "_yaw")
+"""Endings of quantities in rad, which are also probed for their sine and cosine."""
+TEST_SHARE = 0.25
+"""Of the episodes."""
+NEVER_CHANGES = 1e-6
+"""Standard deviation under which a quantity is left out."""
+PROBES: dict[str, Callable[[int], Any]] = {
+    "linear": lambda seed: Ridge(1.0),
+    "mlp": lambda seed: MLPRegressor((256, 256), early_stopping=True, max_iter=200, random_state=seed),
+}
+"""The paper does not say how its probes were made; these are scikit-learn's."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Probe latents for physical quantities, on held-out episodes, beside raw pixels and an untrained encoder."""
+
+    env: str
+    """Environment: a short name (push_t) or a Gymnasium id."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    frames: int = 8000
+    """Frames, from as many held-out episodes as it takes."""
+    seeds: int = 3
+    """Splits of the episodes, and of the probes' weights."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Where to write the JSON."""
+    picture: Path | None = None
+    """Where to draw the correlations (PNG)."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Frames of held-out episodes.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8.
+        quantities: name -> values (N,), in the environment's units.
+        episodes: (N,), which episode each frame is of.
+        states: (N, S).
+    """
+
+    pixels: NDArray[np.uint8]
+    quantities: dict[str, Matrix]
+    episodes: NDArray[np.int64]
+    states: Matrix
+
+
+def gather(agent: LeWMAgent, environment: str, count: int) -> Views:
+    """Every ``frame_skip``-th frame of held-out episodes, until there are ``count``."""
+    kwargs = {**agent.description.environment_kwargs, "render_mode": "rgb_array"}
+    env, skip = gym.make(environment, **kwargs).unwrapped, agent.config.model.frame_skip
+    recorded = ((number, state) for number, e in held_out_episodes(environment, 0) for state in e["state"][::skip])
+    pixels, physics, numbers, states = [], [], [], []
+    console = Console(stderr=True)
+    for number, state in track(itertools.islice(recorded, count), "frames", total=count, console=console):
+        _, info = env.reset(seed=0, options={"state": state})
+        pixels.append(np.asarray(env.render()))
+        physics.append(info["physics"])
+        numbers.append(number)
+        states.append(state)
+    quantities = {name: np.array([one[name] for one in physics]) for name in physics[0]}
+    return Views(np.stack(pixels), quantities, np.array(numbers), np.stack(states))
+
+
+def targets(quantities: dict[str, Matrix]) -> dict[str, Matrix]:
+    """What is probed for: all quantities that change, angles also as sine and cosine."""
+    found = {name: values for name, values in quantities.items() if values.std() > NEVER_CHANGES}
+    for name in [name for name in found if name.endswith(ANGLES)]:
+        found[f"sin {name}"], found[f"cos {name}"] = np.sin(found[name]), np.cos(found[name])
+    return found
+
+
+@torch.inference_mode()
+def latents(model: WorldModel, pixels: NDArray[np.uint8], device: torch.device) -> Matrix:
+    """Latents (N, latent_dim) of frames."""
+    chunks = torch.as_tensor(pixels).split(128)
+    return torch.cat([model.encode(chunk.to(device)).cpu() for chunk in chunks]).double().numpy()
+
+
+def representations(agent: LeWMAgent, pixels: NDArray[np.uint8]) -> dict[str, Matrix]:
+    """What is probed: the model's latents, an untrained model's, and as many principal components of the pixels."""
+    torch.manual_seed(0)
+    untrained = WorldModel(agent.config.model).to(agent.device)
+    trained = agent.world_model
+    untrained.encoder.set_pixel_statistics(trained.encoder.pixel_mean, trained.encoder.pixel_std)
+    untrained.train()
+    latents(untrained, pixels[:128], agent.device)  # gives its BatchNorm some statistics
+    components = PCA(agent.config.model.latent_dim, svd_solver="randomized", random_state=0)
+    return {
+        "LeWM": latents(trained, pixels, agent.device),
+        "untrained": latents(untrained.eval(), pixels, agent.device),
+        "pixel PCA": components.fit_transform(pixels.reshape(len(pixels), -1).astype(np.float32)).astype(np.float64),
+    }
+
+
+def probe(features: Matrix, wanted: Matrix, episodes: NDArray[np.int64], kind: str, seed: int) -> tuple[Matrix, Matrix]:
+    """Predictions and truth (M, Q) on test episodes, both standardised by the training episodes."""
+    numbers = np.random.default_rng(seed).permutation(np.unique(episodes))
+    is_test = np.isin(episodes, numbers[: max(1, round(TEST_SHARE * len(numbers)))])
+    scale, target = StandardScaler().fit(features[~is_test]), StandardScaler().fit(wanted[~is_test])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = PROBES[kind](seed).fit(scale.transform(features[~is_test]), target.transform(wanted[~is_test]))
+    predicted = fitted.predict(scale.transform(features[is_test])).reshape(is_test.sum(), -1)
+    return predicted, target.transform(wanted[is_test])
+
+
+def scores(predicted: Matrix, truth: Matrix) -> tuple[Matrix, Matrix]:
+    """Mean squared error (Q,) and Pearson correlation (Q,)."""
+    error = np.square(predicted - truth).mean(axis=0)
+    correlation = [_pearson(a, b) for a, b in zip(predicted.T, truth.T, strict=True)]
+    return error, np.array(correlation)
+
+
+def _pearson(first: Matrix, second: Matrix) -> float:
+    return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else 0.0
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """All figures; JSON-ready."""
+    if options.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {options.seeds}")
+    environment = environment_id(options.env)
+    agent = LeWMAgent.from_pretrained(options.model or options.env, device=options.device)
+    views = gather(agent, environment, options.frames)
+    if len(np.unique(views.episodes)) < 4:
+        raise ValueError(f"{options.frames} frames are of fewer than 4 episodes; ask for more frames")
+    subsets = {"all frames": np.ones(len(views.pixels), bool)}
+    for name, belongs in STARTS.get(environment, {}).items():
+        subsets[name.replace("starts_", "").replace("_", " ")] = np.array([belongs(state) for state in views.states])
+    wanted = targets(views.quantities)
+    names, values = list(wanted), np.stack(list(wanted.values()), axis=1)
+    rows = []
+    for (what, features), kind in itertools.product(representations(agent, views.pixels).items(), PROBES):
+        for subset, chosen in subsets.items():
+            rows += _rows(
+                features[chosen], values[chosen], names, views.episodes[chosen], options.seeds, kind, what, subset
+            )
+    return {
+        "env": environment,
+        "model": options.model or options.env,
+        "weights_sha256": agent.weights_sha256(),
+        "frames": len(views.pixels),
+        "episodes": len(np.unique(views.episodes)),
+        "seeds": options.seeds,
+        "command": " ".join(["python", *sys.argv]),
+        "rows": rows,
+    }
+
+
+def _rows(
+    features: Matrix, values: Matrix, names: list[str], episodes: NDArray[np.int64], seeds: int, kind: str, what: str,
+    subset: str,
+) -> list[dict[str, Any]]:  # fmt: skip
+    runs = [scores(*probe(features, values, episodes, kind, seed)) for seed in range(seeds)]
+    error, correlation = (np.stack(kind_of_score) for kind_of_score in zip(*runs, strict=True))
+    return [
+        {
+            "quantity": name,
+            "representation": what,
+            "probe": kind,
+            "frames": subset,
+            "mse": round(float(error[:, i].mean()), 4),
+            "mse_std": round(float(error[:, i].std()), 4),
+            "r": round(float(correlation[:, i].mean()), 4),
+            "r_std": round(float(correlation[:, i].std()), 4),
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print one table for each subset of frames: MSE and r of every probe."""
+    rows = result["rows"]
+    columns = list(dict.fromkeys((row["representation"], row["probe"]) for row in rows))
+    for subset in dict.fromkeys(row["frames"] for row in rows):
+        heads = [f"{what}\n{kind}" for what, kind in columns]
+        table = Table("quantity", *heads, title=f"{result['env']}, {subset}: MSE of standardised targets | Pearson r")
+        for name in dict.fromkeys(row["quantity"] for row in rows):
+            cells = {
+                (row["representation"], row["probe"]): f"{row['mse']:.3f} | {row['r']:.3f}"
+                for row in rows
+                if (row["quantity"], row["frames"]) == (name, subset)
+            }
+            table.add_row(name, *(cells[column] for column in columns))
+        console.print(table)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Bars of Pearson's r over all frames, one group for each quantity."""
+    rows = [row for row in result["rows"] if row["frames"] == "all frames"]
+    names = list(dict.fromkeys(row["quantity"] for row in rows))
+    columns = list(dict.fromkeys((row["representation"], row["probe"]) for row in rows))
+    figure = Figure(figsize=(7, 0.5 + 0.55 * len(names)), layout="constrained")
+    panel = figure.subplots()
+    for i, (what, kind) in enumerate(columns):
+        mine = [row for row in rows if (row["representation"], row["probe"]) == (what, kind)]
+        places = np.arange(len(names)) + (i - len(columns) / 2 + 0.5) * 0.8 / len(columns)
+        bars = {"color": f"C{i // len(PROBES)}", "alpha": 1.0 if kind == "mlp" else 0.5, "label": f"{what}, {kind}"}
+        panel.barh(places, [row["r"] for row in mine], 0.8 / len(columns), xerr=[row["r_std"] for row in mine], **bars)
+    panel.set_yticks(range(len(names)), names)
+    panel.invert_yaxis()
+    panel.set(xlabel="Pearson r on held-out episodes", xlim=(0, 1))
+    figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
+        result = measure(options)
+    except (ValueError, CheckpointError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        return 2
+    show(result, Console())
+    if options.output is not None:
+        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+    if options.picture is not None:
+        draw(result, options.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

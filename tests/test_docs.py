@@ -1,0 +1,31 @@
+"""The worked examples of the documentation, with the long sizes made short."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from lewm_agent import config
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SHORTER = {"episodes=400": "episodes=6", "episodes=800": "episodes=16", "(40, 2": "(2, 2", "steps=50": "steps=12"}
+
+
+def test_examples_of_other_environments_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = config.PRESETS["small_straight"]
+    brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
+    monkeypatch.setitem(config.PRESETS, "small_straight", dataclasses.replace(usual, training=brief))
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "any_environment.md").read_text(), flags=re.DOTALL)
+    assert len(examples) == 2
+    namespace: dict[str, object] = {}
+    for example in examples:
+        for usual_size, brief_size in SHORTER.items():
+            example = example.replace(usual_size, brief_size)
+        exec(compile(example, "any_environment.md", "exec"), namespace)
+    assert re.fullmatch(r"(agent|random) \d of 2\n" * 4, capsys.readouterr().out)
