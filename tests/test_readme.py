@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import cli, recipes
-from lewm_agent.eval import planning_time, success_rate
+from lewm_agent.eval import planning_time, probing, success_rate, surprise
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +20,8 @@ SHORTER = {
     "--episodes 200": "--episodes 2",
     "--episodes 50": "--episodes 2",
     "cube --episodes 100": "cube --episodes 1 --budgets 0.125",
+    "--output probing.json": "--output probing.json --frames 300 --seeds 1",
+    "--output surprise.json": "--output surprise.json --trajectories 2",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -52,8 +54,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in (planning_time, success_rate)}
-    assert len(commands()) == 8
+    measuring = (planning_time, probing, success_rate, surprise)
+    evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
+    assert len(commands()) == 13
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -62,6 +65,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert program == "python", command
             assert evaluations[arguments[0]].main(arguments[1:]) == 0, command
     made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs", "planning.png"}
+    made |= {"probing.json", "probing.png", "surprise.json", "surprise.png"}
     made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
 

@@ -1,0 +1,244 @@
+"""Is the model surprised by what cannot happen? Violation of expectation (arXiv 2603.19312, section 5.2).
+
+python eval/surprise.py --env push_t --output surprise.json --picture surprise.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.stats import t as student
+from scipy.stats import ttest_rel
+
+from lewm_agent import LeWMAgent
+from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.envs import environment_id
+from lewm_agent.eval.protocols import held_out_episodes
+from lewm_agent.eval.rollouts import make_environment
+
+BLOCKS, EVENT = 12, 6
+"""Length of a trajectory in action blocks, and after which of them something happens."""
+VARIANTS = ("unchanged", "recolored", "teleported")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens in a world.
+
+    Attributes:
+        color: the factor that changes.
+        changed_color: RGB it changes to, 0 to 255.
+        moved: the part of the state that is replaced by another trajectory's.
+    """
+
+    color: str
+    changed_color: tuple[int, int, int]
+    moved: slice
+
+
+EVENTS: dict[str, Event] = {
+    "lewm/Cube-v0": Event("cube_color", (54, 120, 245), slice(55, 74)),  # the whole of the first cube
+    "lewm/PushT-v0": Event("block_color", (205, 92, 92), slice(None)),  # agent and block, as in the paper
+    "lewm/Reacher-v0": Event("hand_color", (60, 120, 200), slice(None)),
+    "lewm/TwoRoom-v0": Event("agent_color", (30, 144, 60), slice(None)),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Prediction error over time where nothing happens, where a color changes, and where something is teleported."""
+
+    env: str
+    """Environment: a short name (push_t) or a Gymnasium id."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    trajectories: int = 100
+    """Held-out trajectories, each in three variants."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Where to write the JSON."""
+    picture: Path | None = None
+    """Where to draw the curves and one trajectory's moment (PNG)."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """States (BLOCKS * skip + 1, S) and actions (BLOCKS * skip, A) of a held-out episode's beginning."""
+
+    states: NDArray[np.float64]
+    actions: NDArray[np.float32]
+
+
+def trajectories(environment: str, skip: int) -> Iterator[Trajectory]:
+    """The beginnings of held-out episodes that are long enough."""
+    steps = BLOCKS * skip
+    for _, episode in held_out_episodes(environment, 0):
+        if len(episode["state"]) > steps:
+            yield Trajectory(episode["state"][: steps + 1], episode["action"][:steps])
+
+
+def filmed(env: Any, told: Trajectory, other: Trajectory, variant: str, skip: int) -> NDArray[np.uint8]:
+    """Frames (BLOCKS + 1, H, W, 3), ``skip`` steps apart; the event comes just before frame ``EVENT``.
+
+    What is teleported goes on under the same actions.
+    """
+    event = EVENTS[env.spec.id]
+    env.reset(seed=0, options={"state": told.states[0]})
+    frames = [env.render()]
+    for block in range(BLOCKS):
+        for step in range(block * skip, (block + 1) * skip):
+            env.step(told.actions[step])
+        if block + 1 == EVENT and variant == "recolored":
+            env.set_factors(**{event.color: event.changed_color})
+        if block + 1 == EVENT and variant == "teleported":
+            state = told.states[EVENT * skip].copy()
+            state[event.moved] = other.states[EVENT * skip][event.moved]
+            env.reset(seed=0, options={"state": state})
+        frames.append(env.render())
+    return np.stack(frames)
+
+
+@torch.inference_mode()
+def surprise(agent: LeWMAgent, frames: NDArray[np.uint8], actions: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared error per latent component (BLOCKS,) of each frame but the first, predicted from the real ones before."""
+    model, history = agent.world_model, agent.config.model.history
+    latents = model.encode(torch.as_tensor(frames).to(agent.device))
+    blocks = model.normalize_actions(torch.as_tensor(actions).to(agent.device)).reshape(BLOCKS, -1)
+    errors = []
+    for end in range(1, BLOCKS + 1):
+        start = max(0, end - history)
+        predicted = model.predict(latents[None, start:end], blocks[None, start:end])[0, -1]
+        errors.append(float((predicted - latents[end]).square().mean()))
+    return np.array(errors)
+
+
+def paired(changed: NDArray[np.float64], unchanged: NDArray[np.float64]) -> dict[str, float]:
+    """Two-sided paired t-test of surprise at the event, with Cohen's d of the differences and their 95 % interval."""
+    difference = changed - unchanged
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    margin = float(student.ppf(0.975, len(difference) - 1)) * error
+    return {
+        "mean_difference": float(difference.mean()),
+        "ci95_low": float(difference.mean() - margin),
+        "ci95_high": float(difference.mean() + margin),
+        "p": float(ttest_rel(changed, unchanged).pvalue),
+        "cohens_d": float(difference.mean() / difference.std(ddof=1)),
+        "more_surprised_percent": float(100 * (difference > 0).mean()),
+    }
+
+
+def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
+    """All figures, JSON-ready, and the frames of the first trajectory in every variant."""
+    if options.trajectories < 2:
+        raise ValueError(f"trajectories must be at least 2, got {options.trajectories}")
+    environment = environment_id(options.env)
+    if environment not in EVENTS:
+        raise ValueError(f"no event is known for {environment}; there are events for {', '.join(EVENTS)}")
+    agent = LeWMAgent.from_pretrained(options.model or options.env, device=options.device)
+    skip = agent.config.model.frame_skip
+    env = make_environment(environment, agent.description.environment_kwargs).unwrapped
+    told = list(itertools.islice(trajectories(environment, skip), options.trajectories))
+    others = told[1:] + told[:1]
+    curves: dict[str, list[NDArray[np.float64]]] = {variant: [] for variant in VARIANTS}
+    moment: dict[str, NDArray[np.uint8]] = {}
+    pairs = list(zip(told, others, strict=True))
+    for (one, other), variant in track(
+        list(itertools.product(pairs, VARIANTS)), "trajectories", console=Console(stderr=True)
+    ):
+        frames = filmed(env, one, other, variant, skip)
+        moment.setdefault(variant, frames[EVENT - 2 : EVENT + 2])
+        curves[variant].append(surprise(agent, frames, one.actions))
+    measured = {variant: np.stack(curve) for variant, curve in curves.items()}
+    at_event = {variant: curve[:, EVENT - 1] for variant, curve in measured.items()}
+    result = {
+        "env": environment,
+        "model": options.model or options.env,
+        "weights_sha256": agent.weights_sha256(),
+        "trajectories": options.trajectories,
+        "event": {**dataclasses.asdict(EVENTS[environment]), "moved": str(EVENTS[environment].moved), "block": EVENT},
+        "command": " ".join(["python", *sys.argv]),
+        "mean_surprise": {variant: curve.mean(axis=0).tolist() for variant, curve in measured.items()},
+        "standard_error": {
+            variant: (curve.std(axis=0, ddof=1) / np.sqrt(len(curve))).tolist() for variant, curve in measured.items()
+        },
+        "tests": {variant: paired(at_event[variant], at_event["unchanged"]) for variant in VARIANTS[1:]},
+    }
+    return result, moment
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the tests."""
+    title = f"{result['env']}: surprise at the event against the unchanged trajectory, n = {result['trajectories']}"
+    table = Table(
+        "event", "surprise", "unchanged", "difference [95 %]", "p", "Cohen's d", "more surprised", title=title
+    )
+    at_event = {variant: curve[EVENT - 1] for variant, curve in result["mean_surprise"].items()}
+    for variant, test in result["tests"].items():
+        table.add_row(
+            variant,
+            f"{at_event[variant]:.3f}",
+            f"{at_event['unchanged']:.3f}",
+            f"{test['mean_difference']:.3f} [{test['ci95_low']:.3f}, {test['ci95_high']:.3f}]",
+            f"{test['p']:.1e}",
+            f"{test['cohens_d']:.2f}",
+            f"{test['more_surprised_percent']:.0f} %",
+        )
+    console.print(table)
+
+
+def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Path) -> None:
+    """The curves, and below them what one trajectory shows around the event."""
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    curves, pictures = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+    panel = curves.subplots()
+    blocks = np.arange(1, BLOCKS + 1)
+    for variant in VARIANTS:
+        mean, error = (np.array(result[key][variant]) for key in ("mean_surprise", "standard_error"))
+        panel.plot(blocks, mean, label=variant)
+        panel.fill_between(blocks, mean - 1.96 * error, mean + 1.96 * error, alpha=0.2)
+    panel.axvline(EVENT, color="gray", linewidth=0.8, linestyle=":")
+    panel.set(xlabel="action block", ylabel="surprise: squared error per component", title=result["env"])
+    panel.legend()
+    for row, variant in zip(pictures.subplots(len(VARIANTS), 4), VARIANTS, strict=True):
+        for place, frame, block in zip(row, moment[variant], range(EVENT - 2, EVENT + 2), strict=True):
+            place.imshow(frame)
+            place.set(xticks=[], yticks=[])
+            place.set_title(f"{variant}, block {block}", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
+        result, moment = measure(options)
+    except (ValueError, CheckpointError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        return 2
+    show(result, Console())
+    if options.output is not None:
+        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+    if options.picture is not None:
+        draw(result, moment, options.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
