@@ -91,7 +91,9 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
 
     def vector(self, choice: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The one-hot vector (n,) of a choice."""
-        return np.eye(int(self._choices.n), dtype=np.float32)[int(choice)]
+        vector = np.zeros(int(self._choices.n), np.float32)
+        vector[int(choice)] = 1.0
+        return vector
 
 
 class ResizedRender(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

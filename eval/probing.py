@@ -173,11 +173,11 @@ def measure(options: Options) -> dict[str, Any]:
     wanted = targets(views.quantities)
     names, values = list(wanted), np.stack(list(wanted.values()), axis=1)
     rows = []
-    for (what, features), kind in itertools.product(representations(agent, views.pixels).items(), PROBES):
-        for subset, chosen in subsets.items():
-            rows += _rows(
-                features[chosen], values[chosen], names, views.episodes[chosen], options.seeds, kind, what, subset
-            )
+    probed = representations(agent, views.pixels)
+    for (what, features), kind, (subset, chosen) in itertools.product(probed.items(), PROBES, subsets.items()):
+        error, correlation = over_seeds(features[chosen], values[chosen], views.episodes[chosen], kind, options.seeds)
+        about = {"representation": what, "probe": kind, "frames": subset}
+        rows += [{"quantity": name, **about, **_row(error[:, i], correlation[:, i])} for i, name in enumerate(names)]
     return {
         "env": environment,
         "model": options.model or options.env,
@@ -190,25 +190,17 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def _rows(
-    features: Matrix, values: Matrix, names: list[str], episodes: NDArray[np.int64], seeds: int, kind: str, what: str,
-    subset: str,
-) -> list[dict[str, Any]]:  # fmt: skip
-    runs = [scores(*probe(features, values, episodes, kind, seed)) for seed in range(seeds)]
-    error, correlation = (np.stack(kind_of_score) for kind_of_score in zip(*runs, strict=True))
-    return [
-        {
-            "quantity": name,
-            "representation": what,
-            "probe": kind,
-            "frames": subset,
-            "mse": round(float(error[:, i].mean()), 4),
-            "mse_std": round(float(error[:, i].std()), 4),
-            "r": round(float(correlation[:, i].mean()), 4),
-            "r_std": round(float(correlation[:, i].std()), 4),
-        }
-        for i, name in enumerate(names)
-    ]
+def over_seeds(
+    features: Matrix, wanted: Matrix, episodes: NDArray[np.int64], kind: str, seeds: int
+) -> tuple[Matrix, Matrix]:
+    """Squared errors and correlations, (seeds, Q) each."""
+    runs = [scores(*probe(features, wanted, episodes, kind, seed)) for seed in range(seeds)]
+    return np.stack([error for error, _ in runs]), np.stack([correlation for _, correlation in runs])
+
+
+def _row(error: Matrix, correlation: Matrix) -> dict[str, float]:
+    figures = {"mse": error.mean(), "mse_std": error.std(), "r": correlation.mean(), "r_std": correlation.std()}
+    return {name: round(float(value), 4) for name, value in figures.items()}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -238,8 +230,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for i, (what, kind) in enumerate(columns):
         mine = [row for row in rows if (row["representation"], row["probe"]) == (what, kind)]
         places = np.arange(len(names)) + (i - len(columns) / 2 + 0.5) * 0.8 / len(columns)
-        bars = {"color": f"C{i // len(PROBES)}", "alpha": 1.0 if kind == "mlp" else 0.5, "label": f"{what}, {kind}"}
-        panel.barh(places, [row["r"] for row in mine], 0.8 / len(columns), xerr=[row["r_std"] for row in mine], **bars)
+        panel.barh(
+            places,
+            [row["r"] for row in mine],
+            0.8 / len(columns),
+            xerr=[row["r_std"] for row in mine],
+            color=f"C{i // len(PROBES)}",
+            alpha=1.0 if kind == "mlp" else 0.5,
+            label=f"{what}, {kind}",
+        )
     panel.set_yticks(range(len(names)), names)
     panel.invert_yaxis()
     panel.set(xlabel="Pearson r on held-out episodes", xlim=(0, 1))

@@ -206,7 +206,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Path) -> None:
     """The curves, and below them what one trajectory shows around the event."""
     figure = Figure(figsize=(8, 8), layout="constrained")
-    curves, pictures = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+    curves, pictures = np.asarray(figure.subfigures(2, 1, height_ratios=(1, 1.2))).tolist()
     panel = curves.subplots()
     blocks = np.arange(1, BLOCKS + 1)
     for variant in VARIANTS:
@@ -216,11 +216,12 @@ def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Pat
     panel.axvline(EVENT, color="gray", linewidth=0.8, linestyle=":")
     panel.set(xlabel="action block", ylabel="surprise: squared error per component", title=result["env"])
     panel.legend()
-    for row, variant in zip(pictures.subplots(len(VARIANTS), 4), VARIANTS, strict=True):
-        for place, frame, block in zip(row, moment[variant], range(EVENT - 2, EVENT + 2), strict=True):
-            place.imshow(frame)
-            place.set(xticks=[], yticks=[])
-            place.set_title(f"{variant}, block {block}", fontsize=8)
+    shown = list(itertools.product(VARIANTS, range(EVENT - 2, EVENT + 2)))
+    places = np.asarray(pictures.subplots(len(VARIANTS), 4)).flat
+    for place, (variant, block) in zip(places, shown, strict=True):
+        place.imshow(moment[variant][block - EVENT + 2])
+        place.set(xticks=[], yticks=[])
+        place.set_title(f"{variant}, block {block}", fontsize=8)
     figure.savefig(path, dpi=120)
 
 

@@ -379,17 +379,20 @@ class LeWMAgent:
         for buffer, given in ((self.world_model.action_mean, mean), (self.world_model.action_std, std)):
             values = torch.as_tensor(np.asarray(given, np.float32))
             if values.shape != buffer.shape or not values.isfinite().all():
-                raise ValueError(f"action statistics must be {len(buffer)} finite numbers each, got {given}")
+                raise ValueError(f"action statistics must be {len(buffer)} finite numbers each, got {given!r}")
             buffer.copy_(values)
         self.world_model.action_std.clamp_(min=1e-6)
         self.__dict__.pop("controller", None)
         return self
 
-    def save_pretrained(self, path: str | Path, *, results: Sequence[str | Path] = ()) -> Path:
+    def save_pretrained(
+        self, path: str | Path, *, half_precision: bool = False, results: Sequence[str | Path] = ()
+    ) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card into a folder.
 
         Args:
             path: the folder.
+            half_precision: round trained weights to float16, for a file half as large; statistics stay as they are.
             results: JSON files of ``eval/success_rate.py`` that the card is to show.
 
         Raises:
@@ -397,7 +400,10 @@ class LeWMAgent:
         """
         folder = Path(path)
         card = model_card(self.description, read_results(results, self.weights_sha256()) if results else [])
-        checkpoint.write(folder, self.description, self.world_model.state_dict(), card)
+        weights = self.world_model.state_dict()
+        if half_precision:
+            weights |= {name: value.detach().half() for name, value in self.world_model.named_parameters()}
+        checkpoint.write(folder, self.description, weights, card)
         return folder
 
     def weights_sha256(self) -> str:

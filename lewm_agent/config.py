@@ -351,12 +351,18 @@ _FINE = AgentConfig(
 _SHAPES = dataclasses.replace(
     _FINE,
     model=dataclasses.replace(
-        _FINE.model, image_size=48, encoder="cnn", patch_size=8, history=1, pixel_normalization="mean_frame"
+        _FINE.model,
+        image_size=64,
+        encoder="cnn",
+        patch_size=8,
+        predictor_depth=4,
+        history=1,
+        pixel_normalization="mean_frame",
     ),
     objective=dataclasses.replace(
         _FINE.objective, sigreg_weight=0.1, straightening_weight=0.0, inverse_weight=1.0, reconstruction_weight=1.0
     ),
-    training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3),
+    training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3, precision="bfloat16"),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
 )
 

@@ -96,6 +96,8 @@ def read(file: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         config = _sizes(state, declared)
     except KeyError as error:
         raise CheckpointError(f"{file} does not hold a LeWM model: it has no tensor {error}") from error
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
     _compare(config, declared, file)
     expected = _expected(config)
     check_weights(official_weights(expected), state, file)

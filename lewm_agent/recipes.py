@@ -47,7 +47,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
     "cube": Recipe("cube", "expert", 1000, "fine", 5.0, 5, {"terminate_on_success": False}),
-    "push_t": Recipe("push_t", "expert", 2000, "shapes", 20.0),
+    "push_t": Recipe("push_t", "expert", 6000, "shapes", 5.0),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
         "reacher", "random", 800, "small_straight", 2.2, environment_kwargs={"terminate_on_success": False}

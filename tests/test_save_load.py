@@ -129,3 +129,16 @@ def test_bundled_models_are_what_their_recipes_make(name: str) -> None:
     made = LeWMAgent(env, recipe.config()).description
     assert (agent.config, agent.description.environment_kwargs) == (made.agent, made.environment_kwargs)
     assert agent.description.training["data"] == f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
+
+
+def test_half_precision_halves_the_weights_and_leaves_the_statistics(trained_folder: Path, tmp_path: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    half = LeWMAgent.from_pretrained(agent.save_pretrained(tmp_path / "half", half_precision=True), device="cpu")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "half", trained_folder)]
+    assert sizes[0] < 0.75 * sizes[1]
+    for (name, full), rounded in zip(
+        agent.world_model.state_dict().items(), half.world_model.state_dict().values(), strict=True
+    ):
+        assert rounded.dtype == full.dtype
+        torch.testing.assert_close(rounded, full, rtol=1e-3, atol=1e-4, msg=name)
+    torch.testing.assert_close(half.world_model.action_std, agent.world_model.action_std, rtol=0, atol=0)

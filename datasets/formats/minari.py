@@ -99,7 +99,7 @@ def export(dataset: OfflineDataset, dataset_id: str, *, progress: bool = True) -
         raise FileExistsError(f"the local Minari store already has {dataset_id}: minari delete {dataset_id}")
     names = [name for name in ("pixels", "state") if name in dataset.columns]
     first = dataset.episode(0)
-    spaces = {name: _space(first[name]) for name in names}
+    spaces: dict[str, gym.Space[Any]] = {name: _space(first[name]) for name in names}
     actions = gym.spaces.Box(-np.inf, np.inf, (dataset.action_dim,), np.float32)
     source = dataset.metadata
     with warnings.catch_warnings():

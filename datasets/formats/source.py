@@ -19,7 +19,7 @@ class EpisodeSource(Protocol):
     """
 
     description: str
-    lengths: Sequence[int]
+    lengths: list[int]
 
     def episode(self, index: int) -> dict[str, NDArray[Any]]:
         """Columns of one episode: ``pixels`` (N, H, W, 3) uint8, ``action`` (N, A) float32, others numeric."""
