@@ -45,7 +45,9 @@ NEVER_CHANGES = 1e-6
 """Standard deviation under which a quantity is left out."""
 PROBES: dict[str, Callable[[int], Any]] = {
     "linear": lambda seed: Ridge(1.0),
-    "mlp": lambda seed: MLPRegressor((256, 256), early_stopping=True, max_iter=200, random_state=seed),
+    "mlp": lambda seed: MLPRegressor(
+        hidden_layer_sizes=(256, 256), early_stopping=True, max_iter=200, random_state=seed
+    ),
 }
 """The paper does not say how its probes were made; these are scikit-learn's."""
 
@@ -142,7 +144,8 @@ def probe(features: Matrix, wanted: Matrix, episodes: NDArray[np.int64], kind: s
     scale, target = StandardScaler().fit(features[~is_test]), StandardScaler().fit(wanted[~is_test])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = PROBES[kind](seed).fit(scale.transform(features[~is_test]), target.transform(wanted[~is_test]))
+        truth = target.transform(wanted[~is_test])
+        fitted = PROBES[kind](seed).fit(scale.transform(features[~is_test]), truth.squeeze())
     predicted = fitted.predict(scale.transform(features[is_test])).reshape(is_test.sum(), -1)
     return predicted, target.transform(wanted[is_test])
 

@@ -186,9 +186,10 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the tests."""
     title = f"{result['env']}: surprise at the event against the unchanged trajectory, n = {result['trajectories']}"
-    table = Table(
-        "event", "surprise", "unchanged", "difference [95 %]", "p", "Cohen's d", "more surprised", title=title
-    )
+    table = Table(title=title)
+    table.add_column("event", no_wrap=True)
+    for head in ("surprise", "unchanged", "difference [95 %]", "p", "Cohen's d", "more surprised"):
+        table.add_column(head)
     at_event = {variant: curve[EVENT - 1] for variant, curve in result["mean_surprise"].items()}
     for variant, test in result["tests"].items():
         table.add_row(

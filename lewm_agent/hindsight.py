@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class HindsightPairs:
     @torch.inference_mode()
     def _encode(self, world_model: WorldModel, dataset: OfflineDataset, progress: bool) -> Tensor:
         chunks = np.array_split(self._rows, max(1, len(self._rows) // FRAMES_AT_ONCE))
-        shown = track(chunks, "encode", disable=not progress)
+        shown = track(chunks, "encode", console=Console(stderr=True), disable=not progress)
         frames = (torch.as_tensor(dataset.read_frames(rows), device=self._device) for rows in shown)
         return torch.cat([world_model.encode(chunk) for chunk in frames]).clone()
 
@@ -94,7 +95,8 @@ def fit(
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     head.train()
-    for _ in track(range(config.steps), "inverse dynamics", disable=not progress):
+    console = Console(stderr=True)
+    for _ in track(range(config.steps), "inverse dynamics", console=console, disable=not progress):
         latents, goals, left, blocks = training.draw(config.batch_size, config.furthest, rng)
         noisy = (x + config.latent_noise * torch.randn_like(x) for x in (latents, goals))
         loss = (head(*noisy, left) - blocks).square().mean()

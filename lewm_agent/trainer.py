@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import lightning_fabric
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -236,7 +237,7 @@ class _Bar:
 
     def __init__(self, start: int, stop: int, *, disable: bool) -> None:
         columns = (TextColumn("learn"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        self._progress = Progress(*columns, TimeRemainingColumn(), disable=disable)
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=disable)
         self._task = self._progress.add_task("learn", total=stop, completed=start, rate="")
         self._start, self._began = start, time.monotonic()
 

@@ -48,7 +48,7 @@ def test_command(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert probing.main([*arguments, "--output", str(out), "--picture", str(picture)]) == 0
     result = json.loads(out.read_text())
     assert {row["representation"] for row in result["rows"]} == {"LeWM", "untrained", "pixel PCA"}
-    assert {row["quantity"] for row in result["rows"]} == {"agent_x", "agent_y", "velocity_x", "velocity_y"}
+    assert {row["quantity"] for row in result["rows"]} == {"agent_x", "agent_y"}
     assert picture.stat().st_size > 5000
     assert "agent_x" in capsys.readouterr().out
     assert probing.main([*arguments[:4], "--frames", "12"]) == 2
