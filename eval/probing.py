@@ -17,7 +17,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -30,9 +29,10 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from lewm_agent import LeWMAgent
-from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
+from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.protocols import STARTS, held_out_episodes
 from lewm_agent.world_model import WorldModel
 
@@ -53,23 +53,13 @@ PROBES: dict[str, Callable[[int], Any]] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ModelOptions):
     """Probe latents for physical quantities, on held-out episodes, beside raw pixels and an untrained encoder."""
 
-    env: str
-    """Environment: a short name (push_t) or a Gymnasium id."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
     frames: int = 8000
     """Frames, from as many held-out episodes as it takes."""
     seeds: int = 3
     """Splits of the episodes, and of the probes' weights."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    output: Path | None = None
-    """Where to write the JSON."""
-    picture: Path | None = None
-    """Where to draw the correlations (PNG)."""
 
 
 @dataclass(frozen=True)
@@ -251,18 +241,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        result = measure(options)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        return 2
+    return command.run(Options, _work, arguments)
+
+
+def _work(options: Options) -> None:
+    result = measure(options)
     show(result, Console())
     if options.output is not None:
         write_atomically(options.output, json.dumps(result, indent=1) + "\n")
     if options.picture is not None:
         draw(result, options.picture)
-    return 0
 
 
 if __name__ == "__main__":

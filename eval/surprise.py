@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -26,9 +25,10 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from lewm_agent import LeWMAgent
-from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
+from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.protocols import held_out_episodes
 from lewm_agent.eval.rollouts import make_environment
 
@@ -61,21 +61,11 @@ EVENTS: dict[str, Event] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ModelOptions):
     """Prediction error over time where nothing happens, where a color changes, and where something is teleported."""
 
-    env: str
-    """Environment: a short name (push_t) or a Gymnasium id."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
     trajectories: int = 100
     """Held-out trajectories, each in three variants."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    output: Path | None = None
-    """Where to write the JSON."""
-    picture: Path | None = None
-    """Where to draw the curves and one trajectory's moment (PNG)."""
 
 
 @dataclass(frozen=True)
@@ -228,18 +218,16 @@ def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Pat
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        result, moment = measure(options)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        return 2
+    return command.run(Options, _work, arguments)
+
+
+def _work(options: Options) -> None:
+    result, moment = measure(options)
     show(result, Console())
     if options.output is not None:
         write_atomically(options.output, json.dumps(result, indent=1) + "\n")
     if options.picture is not None:
         draw(result, moment, options.picture)
-    return 0
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = tyro.extras.subcommand_cli_from_dict(
             commands, prog="lewm", description="Learn latent world models and act with them.", args=arguments
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:  # ImportError: an extra is not installed
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt as error:

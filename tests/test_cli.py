@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,11 @@ def test_lists_environments_and_evaluates(capsys: pytest.CaptureFixture[str]) ->
     assert "push_t" in capsys.readouterr().out
     assert cli.main(["eval", "--env", "two_room", "--episodes", "2"]) == 0
     assert "2 held-out pairs" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_one_sentence_with_the_line_that_installs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "minari", None)
+    assert cli.main(["convert", "lewm/t-v0", str(tmp_path / "x")]) == 2
+    assert 'pip install "lewm-agent[minari]"' in " ".join(capsys.readouterr().err.split())

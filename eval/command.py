@@ -1,0 +1,40 @@
+"""What the smaller measuring commands share: the options of a model, and one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model to look into, and where the result goes."""
+
+    env: str
+    """Environment: a short name (push_t) or a Gymnasium id."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Where to write the JSON."""
+    picture: Path | None = None
+    """Where to draw the figures (PNG)."""
+
+
+def run(options: type[OptionsT], work: Callable[[OptionsT], None], arguments: list[str] | None) -> int:
+    """Parse the options, do the work, and return the exit code: 2, with one sentence, after a ``ValueError``."""
+    try:
+        work(tyro.cli(options, args=arguments, description=options.__doc__))
+    except ValueError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        return 2
+    return 0
