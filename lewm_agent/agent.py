@@ -197,7 +197,7 @@ class LeWMAgent:
             output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
                 :meth:`from_pretrained`.
             resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it
-                had never stopped.
+                had never stopped; with more epochs (and, past the end of the schedule, cycles), continue a finished one.
             seed: of batch order, dropout and SIGReg; the agent's by default.
             checkpoint_every: steps between checkpoints.
             workers: processes that read clips; by default none on the CPU, where they only take time from training,
@@ -214,9 +214,9 @@ class LeWMAgent:
         workers = (0 if self.device.type == "cpu" else 4) if workers is None else workers
         clips = TrainingClips(dataset, self.config, seed, workers)
         self._set_statistics(dataset, clips.train_episodes)
-        if resume and (output / "checkpoints" / "last").exists():
-            self._load_run(output / "checkpoints" / "last", dataset, seed)
         schedule = Schedule.of(self.config.training, clips.steps_per_epoch)
+        if resume and (output / "checkpoints" / "last").exists():
+            self._load_run(output / "checkpoints" / "last", dataset, seed, schedule, clips.steps_per_epoch)
         trainer = Trainer(
             self.world_model,
             self.config.training,
@@ -264,9 +264,13 @@ class LeWMAgent:
             self.world_model.encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
         self.__dict__.pop("controller", None)
 
-    def _load_run(self, folder: Path, dataset: OfflineDataset, seed: int) -> None:
+    def _load_run(
+        self, folder: Path, dataset: OfflineDataset, seed: int, schedule: Schedule, steps_per_epoch: int
+    ) -> None:
         description, weights = checkpoint.read(folder)
-        if description.agent != self.config:
+        before = description.agent
+        lengthened = dataclasses.replace(before, training=before.training.as_long_as(self.config.training))
+        if lengthened != self.config or not schedule.continues(Schedule.of(before.training, steps_per_epoch)):
             raise ValueError(f"{folder} was trained with another configuration; resume with that one")
         self._record_training(dataset, seed, step=0)
         for name, given in self.description.training.items():

@@ -126,6 +126,9 @@ class TrainingConfig:
     """Passes over the training clips; may be a fraction."""
     schedule_epochs: float = 100.0
     """Length of the cosine schedule; the authors stop after 10 of 100 epochs (le-wm issue 52)."""
+    schedule_cycles: int = 1
+    """How often the cosine starts anew, evenly over the schedule (SGDR). A finished run is continued by giving it more
+    epochs, schedule epochs and cycles by the same factor."""
     batch_size: int = 128
     learning_rate: float = 5e-5
     weight_decay: float = 1e-3
@@ -145,6 +148,7 @@ class TrainingConfig:
             self.schedule_epochs >= self.epochs,
             f"schedule_epochs ({self.schedule_epochs}) must be at least epochs ({self.epochs})",
         )
+        _require(self.schedule_cycles >= 1, f"schedule_cycles must be at least 1, got {self.schedule_cycles}")
         _require(self.batch_size >= 2, f"batch_size must be at least 2 (BatchNorm, SIGReg), got {self.batch_size}")
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         _require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
@@ -153,6 +157,11 @@ class TrainingConfig:
         allowed = get_args(TrainingPrecision)
         _require(self.precision in allowed, f"precision must be {' or '.join(allowed)}, got {self.precision!r}")
         _require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
+
+    def as_long_as(self, other: TrainingConfig) -> TrainingConfig:
+        """This configuration with the length and cycles of ``other``."""
+        length = {name: getattr(other, name) for name in ("epochs", "schedule_epochs", "schedule_cycles")}
+        return dataclasses.replace(self, **length)
 
 
 @dataclass(frozen=True)

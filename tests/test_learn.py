@@ -115,6 +115,19 @@ def test_resuming_with_another_configuration_is_refused(
         LeWMAgent("two_room", longer(tiny_config, 2)).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
 
 
+def test_a_finished_run_goes_on_when_given_more_cycles(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    LeWMAgent("two_room", tiny_config).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
+    first = losses(tmp_path / "run")
+    doubled = longer(tiny_config, 2)
+    doubled = dataclasses.replace(doubled, training=dataclasses.replace(doubled.training, schedule_cycles=2))
+    LeWMAgent("two_room", doubled).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False, resume=True)
+    both = losses(tmp_path / "run")
+    assert max(both) == 2 * max(first)
+    assert all(both[step] == loss for step, loss in first.items())
+
+
 def test_resuming_with_another_seed_is_refused_and_a_finished_run_stays_as_it_is(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
@@ -155,11 +168,12 @@ def test_collapse_is_reported(tiny_config: AgentConfig, tiny_dataset: OfflineDat
 
 
 def test_learning_rate_warms_up_and_follows_the_cosine() -> None:
-    schedule = Schedule(stop=100, total=1000, warmup=10, peak=2.0)
+    schedule = Schedule(stop=100, cycle=1000, warmup=10, peak=2.0)
     assert schedule.learning_rate(0) == pytest.approx(0.2)
     assert schedule.learning_rate(9) == pytest.approx(2.0)
     assert schedule.learning_rate(505) == pytest.approx(1.0)
     assert schedule.learning_rate(999) == pytest.approx(0.0, abs=1e-4)
+    assert schedule.learning_rate(1000 + 505) == schedule.learning_rate(505)
 
 
 def test_effective_rank() -> None:
