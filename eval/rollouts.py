@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lewm_agent import LeWMAgent
 from lewm_agent.environment import action_bounds
 from lewm_agent.eval.protocols import Pair
+from lewm_agent.goal_agent import GoalAgent
 
 Environment = gym.Env[Any, Any]
 MakeEnvironment = Callable[[], Environment]
@@ -95,7 +95,7 @@ class Player:
     """
 
     make: MakeEnvironment
-    agent: LeWMAgent
+    agent: GoalAgent[Any, Any]
     seed: int
     budget: int
     _environments: list[Environment] = field(default_factory=list)

@@ -63,7 +63,7 @@ class Result(Rate):
     seed: int
     planner_seed: int
     pairs_sha256: str
-    planner: dict[str, Any]
+    planner: dict[str, Any] | None
     success_at_end: float
     start_solved_percent: float
     starts: dict[str, StartRate]
@@ -103,6 +103,8 @@ class Run:
     def planner(self) -> str:
         """Name of the planner preset, and where the settings differ from it."""
         settings = self.result.planner
+        if settings is None:
+            return "none"
         changes = {
             name: {key: value for key, value in settings.items() if asdict(preset).get(key) != value}
             for name, preset in PLANNERS.items()

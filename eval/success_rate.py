@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lewm_agent import LeWMAgent
+from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.checks import named
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.floors import floors
@@ -44,6 +45,7 @@ from lewm_agent.eval.rollouts import (
     play_in_processes,
 )
 from lewm_agent.eval.videos import write_gif
+from lewm_agent.model_card import agent_title
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
 """Arguments of an environment that do not change which pairs can be drawn in it."""
@@ -70,6 +72,8 @@ class Options:
     """Of the planner's noise."""
     model: str | None = None
     """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    agent: str | None = None
+    """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql; by default whatever it is."""
     planner: str | None = None
     """Planner preset (small, paper) instead of the settings saved with the model."""
     num_envs: int = 8
@@ -139,15 +143,21 @@ def evaluate(options: Options) -> dict[str, Any]:
     return result
 
 
-def _agent(options: Options) -> LeWMAgent:
-    return LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
+def _agent(options: Options) -> Agent:
+    name = options.model or options.env
+    agent = load_agent(name, planner=options.planner, device=options.device)
+    if options.agent is not None:
+        named(options.agent, agent_classes(), "agent")
+        if agent.kind != options.agent:
+            raise ValueError(f"`{name}` is a `{agent.kind}` agent, not a `{options.agent}` one; give it with --model")
+    return agent
 
 
 def _make_player(options: Options, make: MakeEnvironment, budget: int) -> Player:
     return Player(make, _agent(options), options.planner_seed, budget)
 
 
-def _journal(options: Options, agent: LeWMAgent, chosen: PairList, rules: Protocol) -> Journal:
+def _journal(options: Options, agent: Agent, chosen: PairList, rules: Protocol) -> Journal:
     """What an interrupted run with the same outcome has played, and where this one keeps what it plays."""
     request = {
         "pairs_sha256": chosen.sha256(),
@@ -155,7 +165,7 @@ def _journal(options: Options, agent: LeWMAgent, chosen: PairList, rules: Protoc
         "protocol": options.protocol,
         "budget": rules.budget,
         "weights_sha256": agent.weights_sha256(),
-        "planner": asdict(agent.config.planner),
+        "planner": agent.planner_settings,
         "planner_seed": options.planner_seed,
     }
     return Journal(_journal_of(options.output) if options.output else None, request)
@@ -164,7 +174,7 @@ def _journal(options: Options, agent: LeWMAgent, chosen: PairList, rules: Protoc
 def _play(
     options: Options,
     make: MakeEnvironment,
-    agent: LeWMAgent,
+    agent: Agent,
     pairs: list[Pair],
     rules: Protocol,
     journal: Journal,
@@ -234,7 +244,7 @@ def _holds(trace: Trace, pair: Pair, rules: Protocol) -> Any:
 def _result(
     options: Options,
     environment: str,
-    agent: LeWMAgent,
+    agent: Agent,
     chosen: PairList,
     traces: list[Trace],
     rules: Protocol,
@@ -245,10 +255,11 @@ def _result(
     records = [_record(p, t, h) for p, t, h in zip(pairs, traces, holds, strict=True)]
     count = len(pairs)
     return {
+        "agent": agent.kind,
         "env": environment,
         "protocol": options.protocol,
         "budget": rules.budget,
-        "planner": asdict(agent.config.planner),
+        "planner": agent.planner_settings,
         "episodes": count,
         "seed": chosen.seed,
         "pairs_sha256": chosen.sha256(),
@@ -327,7 +338,7 @@ def summary(result: dict[str, Any]) -> Group:
     )
     table = Table("policy", "success %", "95 % interval")
     starts = {f"- {name} ({row['pairs']})": row for name, row in result["starts"].items()}
-    rows = {"LeWM agent": result, **starts, **result["floors"]}
+    rows = {f"{agent_title(result['agent'])} agent": result, **starts, **result["floors"]}
     for name, row in rows.items():
         low, high = row["success_rate_ci95"]
         table.add_row(name.replace("_", " "), f"{row['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lewm_agent.config import AgentConfig
+from lewm_agent.config import AgentSettings
 
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1
@@ -46,31 +46,55 @@ class Description:
     action_low: list[float]
     """Lower bound of each action component, in the environment's units."""
     action_high: list[float]
-    agent: AgentConfig
+    agent: AgentSettings
     training: dict[str, Any] = field(default_factory=dict)
     """Data, steps, seed, versions: a record, not read by the code."""
+    agent_kind: str = "lewm"
+    """Name in :mod:`lewm_agent.agents.registry`; left out of the file for LeWM."""
 
     def to_json(self) -> str:
         """The text of ``config.json``."""
-        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}, indent=2)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["agent"] = self.agent.to_dict()
+        if self.agent_kind == "lewm":
+            del values["agent_kind"]
+        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **values}, indent=2)
 
     @staticmethod
-    def from_json(text: str, source: Path) -> Description:
-        """Inverse of :meth:`to_json`. Raises :class:`CheckpointError` naming ``source``."""
+    def from_values(values: dict[str, Any], parse: ParseSettings, source: Path) -> Description:
+        """From what :func:`read_config` returns. Raises :class:`CheckpointError` naming ``source``."""
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{source} is not valid JSON ({error})") from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise CheckpointError(f"{source} does not describe a lewm-agent checkpoint")
-        version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{source} has format version {version}; this lewm-agent reads {FORMAT_VERSION}")
-        try:
-            values["agent"] = AgentConfig.from_dict(values.get("agent", {}))
-            return dacite.from_dict(Description, values, dacite.Config(strict=True))
+            agent = parse(values.get("agent", {}))
+            return dacite.from_dict(Description, {**values, "agent": agent}, dacite.Config(strict=True))
         except (dacite.DaciteError, ValueError) as error:
             raise CheckpointError(f"{source}: {error}") from error
+
+
+ParseSettings = Callable[[dict[str, Any]], AgentSettings]
+"""The agent's part of ``config.json`` to its configuration."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The values in a checkpoint's ``config.json``, without its format. Raises :class:`CheckpointError`."""
+    for name in FILES[:2]:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is not a lewm-agent checkpoint: it has no {name}")
+    source = folder / "config.json"
+    try:
+        values = json.loads(source.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{source} is not valid JSON ({error})") from error
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{source} does not describe a lewm-agent checkpoint")
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{source} has format version {version}; this lewm-agent reads {FORMAT_VERSION}")
+    return values
+
+
+def agent_kind(folder: Path) -> str:
+    """Name of the kind of agent that a checkpoint folder holds. Raises :class:`CheckpointError`."""
+    return str(read_config(folder).get("agent_kind", "lewm"))
 
 
 def write(folder: Path, description: Description, weights: dict[str, Tensor], card: str) -> None:
@@ -84,12 +108,14 @@ def write(folder: Path, description: Description, weights: dict[str, Tensor], ca
     part.replace(folder / "model.safetensors")
 
 
-def read(folder: Path) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the weights of a checkpoint folder. Raises :class:`CheckpointError`."""
-    for name in FILES[:2]:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is not a lewm-agent checkpoint: it has no {name}")
-    description = Description.from_json((folder / "config.json").read_text(), folder / "config.json")
+def read(folder: Path, parse: ParseSettings) -> tuple[Description, dict[str, Tensor]]:
+    """The description and the weights of a checkpoint folder. Raises :class:`CheckpointError`.
+
+    Args:
+        folder: where it lies.
+        parse: reads the configuration of this kind of agent.
+    """
+    description = Description.from_values(read_config(folder), parse, folder / "config.json")
     try:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
     except safetensors.SafetensorError as error:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from lewm_agent import checkpoint, environment, inspection, recipes
 from lewm_agent.agent import LeWMAgent
+from lewm_agent.agents.registry import make_agent
 from lewm_agent.config import PRESETS, AgentConfig, named, preset
 from lewm_agent.datasets import OfflineDataset, conversion
 from lewm_agent.datasets.formats import open_source
@@ -69,6 +70,7 @@ def learn(
     dataset: Path,
     output: Path,
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"],
+    agent: str = "lewm",
     seed: int = 0,
     device: str = "auto",
     environment_kwargs: str = "{}",
@@ -81,14 +83,15 @@ def learn(
         dataset: folder of the dataset.
         output: gets training/ (logs, checkpoints) and model/.
         config: preset, with any of its settings changed.
+        agent: lewm, or with the preset's sizes and training pldm, dino_wm, gcbc, gcivl or gciql.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object: those the data were collected with.
         resume: continue from the last checkpoint.
     """
-    agent = LeWMAgent(_environment(env, config, environment_kwargs), config, device=device, seed=seed)
-    agent.learn(dataset, output / "training", resume=resume)
-    Console().print(f"saved in {agent.save_pretrained(output / 'model')}")
+    learner = make_agent(agent, _environment(env, config, environment_kwargs), config, device=device, seed=seed)
+    learner.learn(dataset, output / "training", resume=resume)
+    Console().print(f"saved in {learner.save_pretrained(output / 'model')}")
 
 
 def reproduce(

@@ -11,11 +11,14 @@ reconstruction term. What each of them reaches is in ``docs/results.md``.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import dacite
+
+from lewm_agent.checks import named as named
+from lewm_agent.checks import require, require_one_of
+from lewm_agent.objectives import registry
 
 GoalCost = Literal["terminal", "best", "sum"]
 Metric = Literal["euclidean", "slow"]
@@ -24,19 +27,39 @@ PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn"]
 Precision = Literal["float32", "bfloat16"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+SettingsT = TypeVar("SettingsT")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of the world model. The defaults are the released ones (18,034,478 parameters with 2-D actions)."""
+class ClipConfig:
+    """What every model sees of an episode and what it answers: frames, and blocks of actions."""
 
     image_size: int = 224
     """Side of the square RGB frames, in pixels."""
+    history: int = 3
+    """Frames the model sees at most."""
+    frame_skip: int = 5
+    """Environment steps between two frames of a clip; that many actions form one action block."""
+    action_dim: int = 2
+    """Size of one action of the environment."""
+    discrete_actions: bool = False
+    """An action is a choice among ``action_dim``, in one-hot vectors."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                require(value >= 1, f"{name} must be at least 1, got {value}")
+
+    @property
+    def block_dim(self) -> int:
+        """Size of one action block: ``frame_skip`` actions side by side."""
+        return self.frame_skip * self.action_dim
+
+
+@dataclass(frozen=True)
+class EncoderConfig(ClipConfig):
+    """Sizes of an encoder that is trained from scratch. The defaults are LeWM's."""
+
     encoder: Backbone = "vit"
     """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps."""
     patch_size: int = 14
@@ -50,53 +73,55 @@ class ModelConfig:
     """Size of the latent vector of one frame."""
     projector_width: int = 2048
     """Hidden width of the projector and of the prediction head (Linear, BatchNorm, GELU, Linear)."""
+    pixel_normalization: PixelNormalization = "imagenet"
+    """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
+    each colour around it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.image_size % self.patch_size == 0,
+            f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})",
+        )
+        require(
+            self.encoder_width % self.encoder_heads == 0,
+            f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
+        )
+        require_one_of("pixel_normalization", self.pixel_normalization, get_args(PixelNormalization))
+        require_one_of("encoder", self.encoder, get_args(Backbone))
+
+
+@dataclass(frozen=True)
+class ModelConfig(EncoderConfig):
+    """Sizes of the world model. The defaults are the released ones (18,034,478 parameters with 2-D actions)."""
+
     predictor_width: int = 192
     predictor_depth: int = 6
     predictor_heads: int = 16
     predictor_head_dim: int = 64
     predictor_mlp_width: int = 2048
     predictor_dropout: float = 0.1
-    history: int = 3
-    """Frames the predictor sees at most."""
-    frame_skip: int = 5
-    """Environment steps between two frames of a clip; that many actions form one action block."""
-    action_dim: int = 2
-    """Size of one action of the environment."""
-    discrete_actions: bool = False
-    """An action is a choice among ``action_dim``, in one-hot vectors."""
-    pixel_normalization: PixelNormalization = "imagenet"
-    """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
-    each colour around it."""
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                _require(value >= 1, f"{name} must be at least 1, got {value}")
-        _require(
-            self.image_size % self.patch_size == 0,
-            f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})",
-        )
-        _require(
-            self.encoder_width % self.encoder_heads == 0,
-            f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
-        )
-        for name, allowed in (
-            ("pixel_normalization", get_args(PixelNormalization)),
-            ("encoder", get_args(Backbone)),
-        ):
-            value = getattr(self, name)
-            _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
-        _require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
-
-    @property
-    def block_dim(self) -> int:
-        """Size of one action block: ``frame_skip`` actions side by side."""
-        return self.frame_skip * self.action_dim
+        super().__post_init__()
+        require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """The loss: next-latent prediction + weighted SIGReg (arXiv 2603.19312, equation 3; released weights)."""
+class ObjectiveSettings:
+    """What the settings of every objective derive from (:mod:`lewm_agent.objectives`)."""
+
+    def check(self, agent: AgentConfig) -> None:
+        """Raise ``ValueError`` unless the rest of the configuration has what the objective needs."""
+
+    def goal_blocks(self, agent: AgentConfig) -> int | None:
+        """Furthest goal that clips come with, in action blocks after the clip; None for clips without a goal."""
+        return None
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(ObjectiveSettings):
+    """LeWM's loss: next-latent prediction + weighted SIGReg (arXiv 2603.19312, equation 3; released weights)."""
 
     sigreg_weight: float = 0.09
     """Lambda of the released code (the paper's text says 0.1)."""
@@ -113,9 +138,23 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         for name in ("sigreg_weight", "straightening_weight", "inverse_weight", "reconstruction_weight"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        _require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
-        _require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
+        require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
+
+    def check(self, agent: AgentConfig) -> None:
+        """Raise ``ValueError`` unless there are velocities to straighten and a head to train, where these are."""
+        require(
+            agent.model.history > 1 or not self.straightening_weight,
+            "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",
+        )
+        has_head = agent.inverse_dynamics is not None
+        require(has_head or not self.inverse_weight, "objective.inverse_weight needs inverse_dynamics")
+
+    def goal_blocks(self, agent: AgentConfig) -> int | None:
+        """As far as the inverse-dynamics head looks, if it is trained with the rest."""
+        head = agent.inverse_dynamics if self.inverse_weight else None
+        return head.furthest - agent.model.history if head else None
 
 
 @dataclass(frozen=True)
@@ -143,20 +182,20 @@ class TrainingConfig:
     """Share of the EPISODES that training never sees (the released code splits by clip, which leaks)."""
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
-        _require(
+        require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
+        require(
             self.schedule_epochs >= self.epochs,
             f"schedule_epochs ({self.schedule_epochs}) must be at least epochs ({self.epochs})",
         )
-        _require(self.schedule_cycles >= 1, f"schedule_cycles must be at least 1, got {self.schedule_cycles}")
-        _require(self.batch_size >= 2, f"batch_size must be at least 2 (BatchNorm, SIGReg), got {self.batch_size}")
-        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
-        _require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
-        _require(0 <= self.warmup_fraction < 1, f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
-        _require(self.gradient_clip > 0, f"gradient_clip must be positive, got {self.gradient_clip}")
+        require(self.schedule_cycles >= 1, f"schedule_cycles must be at least 1, got {self.schedule_cycles}")
+        require(self.batch_size >= 2, f"batch_size must be at least 2 (BatchNorm, SIGReg), got {self.batch_size}")
+        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
+        require(0 <= self.warmup_fraction < 1, f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
+        require(self.gradient_clip > 0, f"gradient_clip must be positive, got {self.gradient_clip}")
         allowed = get_args(TrainingPrecision)
-        _require(self.precision in allowed, f"precision must be {' or '.join(allowed)}, got {self.precision!r}")
-        _require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
+        require(self.precision in allowed, f"precision must be {' or '.join(allowed)}, got {self.precision!r}")
+        require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
 
     def as_long_as(self, other: TrainingConfig) -> TrainingConfig:
         """This configuration with the length and cycles of ``other``."""
@@ -182,11 +221,11 @@ class InverseDynamicsConfig:
 
     def __post_init__(self) -> None:
         for name in ("furthest", "width", "depth", "steps", "batch_size"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
-        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         for name in ("latent_noise", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -236,66 +275,85 @@ class PlannerConfig:
 
     def __post_init__(self) -> None:
         for name in ("samples", "elites", "horizon", "execute", "history", "components"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("initial_std", "temperature", "learning_rate"):
-            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        _require(self.stop_std >= 0, f"stop_std must not be negative, got {self.stop_std}")
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        require(self.stop_std >= 0, f"stop_std must not be negative, got {self.stop_std}")
         fewest = 0 if self.proposals else 1
-        _require(self.iterations >= fewest, f"iterations must be at least {fewest}, got {self.iterations}")
-        _require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
-        _require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
-        _require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
-        _require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
-        for name, allowed in (
-            ("cost", get_args(GoalCost)),
-            ("metric", get_args(Metric)),
-            ("search", get_args(SearchName)),
-            ("precision", get_args(Precision)),
-        ):
-            value = getattr(self, name)
-            _require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
+        require(self.iterations >= fewest, f"iterations must be at least {fewest}, got {self.iterations}")
+        require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
+        require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
+        require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
+        require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
+        require_one_of("cost", self.cost, get_args(GoalCost))
+        require_one_of("metric", self.metric, get_args(Metric))
+        require_one_of("search", self.search, get_args(SearchName))
+        require_one_of("precision", self.precision, get_args(Precision))
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """A whole agent: world model, objective, training and planner."""
+    """A whole world-model agent: model, objective, training and planner."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     inverse_dynamics: InverseDynamicsConfig | None = None
     """None: no such head, and no planner that uses one."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.planner.history <= self.model.history,
             f"planner.history ({self.planner.history}) must be at most model.history ({self.model.history})",
         )
-        _require(
-            self.model.history > 1 or not self.objective.straightening_weight,
-            "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",
-        )
         has_head = self.inverse_dynamics is not None
-        _require(has_head or not self.planner.proposals, "planner.proposals needs a model with inverse_dynamics")
-        _require(has_head or not self.objective.inverse_weight, "objective.inverse_weight needs inverse_dynamics")
+        require(has_head or not self.planner.proposals, "planner.proposals needs a model with inverse_dynamics")
+        self.objective.check(self)
         if self.inverse_dynamics is not None:
             furthest, history = self.inverse_dynamics.furthest, self.model.history
-            _require(
+            require(
                 furthest >= history, f"inverse_dynamics.furthest ({furthest}) must be at least {history}, the history"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain nested dictionaries, ready for JSON; an objective other than LeWM's has its name under ``kind``."""
+        values = dataclasses.asdict(self)
+        if not isinstance(self.objective, ObjectiveConfig):
+            values["objective"] = {"kind": registry.name_of(self.objective), **values["objective"]}
+        return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AgentConfig:
-        """Inverse of :meth:`to_dict`. Raises ``ValueError`` for unknown keys and wrong types."""
-        try:
-            return dacite.from_dict(AgentConfig, values, dacite.Config(strict=True, cast=[float]))
-        except dacite.DaciteError as error:
-            raise ValueError(f"not a valid agent configuration: {error}") from error
+        """Inverse of :meth:`to_dict`. Raises ``ValueError`` for unknown keys, wrong types and unknown objectives."""
+        settings = dict(values.get("objective", {}))
+        kind = settings.pop("kind", "lewm")
+        settings_type = ObjectiveConfig if kind == "lewm" else registry.find(kind).settings
+        return settings_from_dict(AgentConfig, {**values, "objective": settings_from_dict(settings_type, settings)})
+
+
+@runtime_checkable
+class AgentSettings(Protocol):
+    """What the configurations of all kinds of agents have: frozen dataclasses with these parts."""
+
+    @property
+    def model(self) -> ClipConfig:
+        """Sizes."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The optimisation."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, ready for JSON."""
+
+
+def settings_from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
+    """A configuration from nested dictionaries. Raises ``ValueError`` for unknown keys and wrong types."""
+    try:
+        return dacite.from_dict(kind, values, dacite.Config(strict=True, cast=[float]))
+    except dacite.DaciteError as error:
+        raise ValueError(f"not a valid agent configuration: {error}") from error
 
 
 PLANNERS: dict[str, PlannerConfig] = {
@@ -319,6 +377,8 @@ PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient",
 PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals=True, initial_std=0.3, iterations=3)
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], iterations=0)
 
+_SMALL_OBJECTIVE = ObjectiveConfig(sigreg_projections=256)
+
 _SMALL = AgentConfig(
     model=ModelConfig(
         image_size=64,
@@ -334,7 +394,7 @@ _SMALL = AgentConfig(
         predictor_head_dim=32,
         predictor_mlp_width=512,
     ),
-    objective=ObjectiveConfig(sigreg_projections=256),
+    objective=_SMALL_OBJECTIVE,
     training=TrainingConfig(epochs=4, schedule_epochs=4, batch_size=64, learning_rate=3e-4),
     planner=PLANNERS["small"],
 )
@@ -351,7 +411,7 @@ _FINE = AgentConfig(
         predictor_heads=6,
         predictor_mlp_width=768,
     ),
-    objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3, inverse_weight=0.5),
+    objective=dataclasses.replace(_SMALL_OBJECTIVE, straightening_weight=0.3, inverse_weight=0.5),
     training=dataclasses.replace(_SMALL.training, batch_size=48, learning_rate=5e-4),
     planner=PLANNERS["amortised"],
     inverse_dynamics=InverseDynamicsConfig(),
@@ -368,9 +428,7 @@ _SHAPES = dataclasses.replace(
         history=1,
         pixel_normalization="mean_frame",
     ),
-    objective=dataclasses.replace(
-        _FINE.objective, sigreg_weight=0.1, straightening_weight=0.0, inverse_weight=1.0, reconstruction_weight=1.0
-    ),
+    objective=dataclasses.replace(_SMALL_OBJECTIVE, sigreg_weight=0.1, inverse_weight=1.0, reconstruction_weight=1.0),
     training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3, precision="bfloat16"),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
 )
@@ -381,30 +439,20 @@ PRESETS: dict[str, AgentConfig] = {
     "shapes": _SHAPES,
     "small": _SMALL,
     "small_straight": dataclasses.replace(
-        _SMALL, objective=dataclasses.replace(_SMALL.objective, straightening_weight=0.3)
+        _SMALL, objective=dataclasses.replace(_SMALL_OBJECTIVE, straightening_weight=0.3)
     ),
 }
 
 
-def named(name: str, choices: dict[str, Any], kind: str) -> Any:
-    """``choices[name]``, or a ``ValueError`` that suggests the closest names."""
-    if name in choices:
-        return choices[name]
-    close = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean `{close[0]}`?" if close else ""
-    raise ValueError(f"no {kind} `{name}` (there are: {', '.join(sorted(choices))}){hint}")
-
-
 def preset(name: str) -> AgentConfig:
     """The agent configuration called ``name``. Raises ``ValueError`` for an unknown name."""
-    config: AgentConfig = named(name, PRESETS, "preset")
-    return config
+    return named(name, PRESETS, "preset")
 
 
-def planner_preset(name: str, model: ModelConfig | None = None) -> PlannerConfig:
+def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
     """The planner settings called ``name``, with no more history than ``model`` has been trained on.
 
     Raises ``ValueError`` for an unknown name.
     """
-    config: PlannerConfig = named(name, PLANNERS, "planner")
+    config = named(name, PLANNERS, "planner")
     return config if model is None else dataclasses.replace(config, history=min(config.history, model.history))

@@ -15,8 +15,8 @@ from torch import Tensor
 from lewm_agent.config import PlannerConfig
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import LatentCost, goal_cost
+from lewm_agent.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
-from lewm_agent.world_model import WorldModel
 
 Frames = NDArray[np.uint8]
 Actions = NDArray[np.float32]
@@ -65,7 +65,7 @@ class Controller:
 
     def __init__(
         self,
-        world_model: WorldModel,
+        world_model: LatentModel,
         planner: PlannerConfig,
         low: Actions,
         high: Actions,
@@ -86,7 +86,7 @@ class Controller:
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
         # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
         # depend, not even in the last bit, on how many others are controlled beside it.
-        self.problems_at_once = 1 if self.device.type == "cpu" else 256
+        self.problems_at_once = 1 if self.device.type == "cpu" else world_model.problems_at_once
         self.allowed = self._action_set()
         self.search = make_search(planner, self.allowed)
 

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lewm_agent.config import ModelConfig
+from lewm_agent.config import EncoderConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ def projection_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequ
 class _ViT(VisionTransformer):
     """timm's ViT with its CLS token as output and Hugging Face's initialisation, which the released models have."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__(
             img_size=config.image_size,
             patch_size=config.patch_size,
@@ -55,7 +55,7 @@ class _ViT(VisionTransformer):
 class _CNN(nn.Sequential):
     """Strided 3 x 3 convolutions with BatchNorm, then one linear layer over the whole map, so that places are kept."""
 
-    def __init__(self, config: ModelConfig, features: int) -> None:
+    def __init__(self, config: EncoderConfig, features: int) -> None:
         strides = _prime_factors(config.patch_size)
         width = config.encoder_width
         channels = [3, *(min(width, width * 2**i // 4) for i in range(len(strides) - 1)), width]
@@ -79,8 +79,9 @@ class Encoder(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.config = config
         width = config.encoder_width
         features = width if config.encoder == "vit" else 4 * width
         self.backbone = config.encoder

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lewm_agent.config import PlannerConfig
-from lewm_agent.world_model import WorldModel
+from lewm_agent.learner import LatentModel
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""As :meth:`WorldModel.rollout`: latents, past blocks and candidate blocks to imagined latents, all float32."""
+"""As :meth:`LatentModel.rollout`: latents, past blocks and candidate blocks to imagined latents, all float32."""
 
 
-def fast_rollout(world_model: WorldModel, planner: PlannerConfig) -> Rollout:
+def fast_rollout(world_model: LatentModel, planner: PlannerConfig) -> Rollout:
     """How ``planner`` imagines with the present weights; later changes of the weights may not reach it.
 
     ``torch.compile`` needs a C++ compiler on the CPU and takes a minute before the first plan, and again for every
@@ -28,9 +28,9 @@ def fast_rollout(world_model: WorldModel, planner: PlannerConfig) -> Rollout:
     return torch.compile(rollout, dynamic=False, mode="reduce-overhead" if on_gpu else "default")
 
 
-def _bfloat16_rollout(world_model: WorldModel) -> Rollout:
+def _bfloat16_rollout(world_model: LatentModel) -> Rollout:
     model = copy.deepcopy(world_model)
-    for part in (model.action_encoder, model.predictor, model.prediction_head):
+    for part in model.dynamics():
         part.to(torch.bfloat16)
 
     def rollout(latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lewm_agent import checkpoint, official
-from lewm_agent.agent import LeWMAgent
+from lewm_agent.agents.registry import load_agent
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
 from lewm_agent.datasets.metadata import METADATA_FILE
-from lewm_agent.model_card import search_summary
 
 Rows = dict[str, str]
 """Properties and their values, to be shown one below the other."""
@@ -75,22 +74,21 @@ def _dataset(dataset: OfflineDataset) -> Rows:
 def _model(place: str) -> Rows:
     folder = checkpoint.locate(place)
     weights = official.find(folder)
-    agent = LeWMAgent.from_pretrained(folder, device="cpu")
-    model, planner = agent.config.model, agent.config.planner
-    parameters = sum(parameter.numel() for parameter in agent.world_model.parameters())
+    agent = load_agent(folder, device="cpu")
+    model, training = agent.config.model, agent.description.training
+    parameters = sum(parameter.numel() for parameter in agent.model.parameters())
     rows = {
         "kind": "checkpoint of lewm-agent" if weights is None else "checkpoint in the released layout",
+        "agent": agent.kind,
         "environment": agent.description.environment or "not named",
         "frames": f"{model.image_size} x {model.image_size} pixels, {model.frame_skip} steps apart",
-        "encoder": f"{model.encoder}, patch {model.patch_size}, width {model.encoder_width}",
-        "latent": f"{model.latent_dim} numbers",
         "history": str(model.history),
         "actions": f"{model.action_dim} components",
         "parameters": f"{parameters:,}",
-        "planner": search_summary(planner),
-        **{name.replace("_", " "): str(value) for name, value in agent.description.training.items()},
+        **agent.about().traits,
+        **{name.replace("_", " "): str(value) for name, value in training.items()},
         "whole": "yes: every tensor is there",
     }
-    if not agent.world_model.action_mean.isfinite().all():
+    if not agent.model.action_mean.isfinite().all():
         rows["whole"] += "; the statistics of actions are missing, as in all released files"
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from lewm_agent.config import PlannerConfig
 
 Result = dict[str, Any]
 """One JSON of ``eval/success_rate.py`` (docs/results-schema.md)."""
+
+
+def agent_title(kind: str) -> str:
+    """Name of a kind of agent for people."""
+    return "LeWM" if kind == "lewm" else kind.upper().replace("_", "-")
 
 
 def search_summary(planner: PlannerConfig) -> str:
@@ -45,38 +51,51 @@ def read_results(files: Sequence[str | Path], weights_sha256: str) -> list[Resul
     return results
 
 
-def model_card(description: Description, results: Sequence[Result] = ()) -> str:
+@dataclass(frozen=True)
+class About:
+    """What a card says of a kind of agent.
+
+    Attributes:
+        sentence: What it is.
+        load: Python that binds ``agent``.
+        traits: Properties and their values.
+    """
+
+    sentence: str
+    load: str
+    traits: dict[str, str]
+
+
+def model_card(description: Description, about: About, results: Sequence[Result] = ()) -> str:
     """The text of the card; its head is what the Hugging Face Hub reads."""
     model = description.agent.model
     name = description.environment or "an unregistered environment"
+    title = f"{agent_title(description.agent_kind)} agent"
     head = ModelCardData(
         library_name="lewm-agent",
         license="mit",
-        tags=["world-model", "reinforcement-learning", "gymnasium", "lewm"],
-        model_name=f"LeWM agent for {name}",
+        tags=["world-model", "reinforcement-learning", "gymnasium", description.agent_kind],
+        model_name=f"{title} for {name}",
         eval_results=[_evaluation(result) for result in results] or None,
     )
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in description.training.items())
+    record = {**about.traits, **description.training}
+    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items())
     return f"""---
 {head.to_yaml().rstrip()}
 ---
 
-# LeWM agent for `{name}`
+# {title} for `{name}`
 
-A latent world model (LeWorldModel, arXiv 2603.19312) that reaches goal images by planning.
+{about.sentence}
 
 ```python
-from lewm_agent import LeWMAgent
-
-agent = LeWMAgent.from_pretrained("PATH_OR_HUB_ID")
+{about.load}
 action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.image_size}
 ```
 
 | | |
 |---|---|
 | frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
-| latent | {model.latent_dim} numbers per frame |
-| planner | {search_summary(description.agent.planner)} |
 {rows}
 {_results_section(results)}"""
 
@@ -118,6 +137,6 @@ def _result_row(result: Result) -> str:
         f"{name.replace('_', ' ')} {floor['success_rate']:.1f}" for name, floor in result["floors"].items()
     )
     planner = result["planner"]
-    search = f"{planner['search']}, {planner['samples']} x {planner['iterations']}"
+    search = f"{planner['search']}, {planner['samples']} x {planner['iterations']}" if planner else "none"
     success = f"{result['success_rate']:.1f} [{low:.1f}, {high:.1f}]"
     return f"| `{result['protocol']}` | {result['episodes']} | {success} | {floors} | {search} |"

@@ -30,10 +30,14 @@ class KeyValueCache:
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention in which a token sees itself and what came before."""
+    """Multi-head self-attention in which a token sees its own frame and what came before.
 
-    def __init__(self, width: int, heads: int, head_dim: int, dropout: float) -> None:
+    A frame has one token, or ``frame_tokens`` of them that see each other.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int, dropout: float, frame_tokens: int = 1) -> None:
         super().__init__()
+        self.frame_tokens = frame_tokens
         self.heads = heads
         self.head_dim = head_dim
         self.dropout = dropout
@@ -42,20 +46,25 @@ class CausalAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, layer: int, cache: KeyValueCache | None, last_only: bool) -> Tensor:
-        """New tokens (B, T, width), placed after those in the cache; returns them all, or only the last."""
+        """New tokens (B, T, width), placed after those in the cache; returns them all, or only the last frame's."""
         x = self.norm(x)
         query_weight, key_value_weight = self.to_qkv.weight.tensor_split([len(self.to_qkv.weight) // 3])
-        (queries,) = self._heads(x[:, -1:] if last_only else x, query_weight)
+        (queries,) = self._heads(x[:, -self.frame_tokens :] if last_only else x, query_weight)
         keys, values = self._heads(x, key_value_weight)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
         new, total = queries.shape[2], keys.shape[2]
-        mask = None if new == 1 else torch.ones(new, total, dtype=torch.bool, device=x.device).tril(total - new)
+        mask = None if new == self.frame_tokens else self._mask(new, total, x.device)
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
         out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def _mask(self, new: int, total: int, device: torch.device) -> Tensor:
+        """Which of all tokens the last ``new`` ones see, (new, total)."""
+        frames = torch.arange(total, device=device) // self.frame_tokens
+        return frames[total - new :, None] >= frames
 
     def _heads(self, x: Tensor, weight: Tensor) -> Tensor:
         """Project (B, T, width) to one or two stacks of (B, heads, T, head_dim)."""
@@ -64,7 +73,8 @@ class CausalAttention(nn.Module):
         return stacks
 
 
-def _feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
+def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
+    """LayerNorm, then two layers with GELU between them, both followed by dropout."""
     return nn.Sequential(
         nn.LayerNorm(width),
         nn.Linear(width, hidden),
@@ -84,7 +94,7 @@ class ConditionalBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.attention = CausalAttention(width, config.predictor_heads, config.predictor_head_dim, dropout)
-        self.mlp = _feed_forward(width, config.predictor_mlp_width, dropout)
+        self.mlp = feed_forward(width, config.predictor_mlp_width, dropout)
         modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(modulation.weight)
         nn.init.zeros_(modulation.bias)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lewm_agent.config import TrainingConfig
-from lewm_agent.world_model import WorldModel
+from lewm_agent.learner import Learner, Loss
 
 LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""
@@ -35,7 +35,7 @@ COLLAPSED_VARIANCE = 0.05
 """Mean variance of the latents under which they count as collapsed; SIGReg drives it to 1."""
 
 Batch = tuple[Tensor, ...]
-"""The arguments of ``WorldModel.loss``."""
+"""The arguments of ``Learner.loss``."""
 
 
 class Clips(Protocol):
@@ -98,10 +98,10 @@ def effective_rank(latents: Tensor) -> Tensor:
 
 
 class Trainer:
-    """Optimises a world model on clips, with logging, checkpoints and exact resumption.
+    """Optimises a model on clips, with logging, checkpoints and exact resumption.
 
     Args:
-        world_model: trained in place.
+        model: trained in place.
         config: optimisation settings.
         output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``.
         save: writes a checkpoint's weights and configuration; the trainer adds ``training_state/``.
@@ -113,7 +113,7 @@ class Trainer:
 
     def __init__(
         self,
-        world_model: WorldModel,
+        model: Learner,
         config: TrainingConfig,
         output: Path,
         save: SaveCheckpoint,
@@ -128,7 +128,7 @@ class Trainer:
         precision: Any = "bf16-mixed" if rounded else "32-true"
         devices = [place.index] if place.type == "cuda" and place.index is not None else 1
         self.fabric = lightning_fabric.Fabric(accelerator=place.type, devices=devices, precision=precision)
-        self.world_model = world_model
+        self.model = model
         self.config = config
         self.output = output
         self.save = save
@@ -144,9 +144,9 @@ class Trainer:
             RuntimeError: the loss is no longer finite.
         """
         optimizer = torch.optim.AdamW(
-            self.world_model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
-        model, optimizer = self.fabric.setup(self.world_model, optimizer)
+        model, optimizer = self.fabric.setup(self.model, optimizer)
         model.mark_forward_method("loss")
         torch.manual_seed(self.seed)
         start = self._restore(optimizer) if resume else self._begin()
@@ -163,6 +163,7 @@ class Trainer:
                 self.fabric.backward(loss.total)
                 gradient_norm = self.fabric.clip_gradients(model, optimizer, max_norm=self.config.gradient_clip)
                 optimizer.step()
+                self.model.after_step()
                 done = step + 1
                 bar.update(done)
                 if done % LOG_EVERY == 0 or done == schedule.stop:
@@ -233,10 +234,12 @@ class Trainer:
         return _Bar(start, stop, disable=not self.progress)
 
 
-def _describe(loss: Any) -> dict[str, Any]:
+def _describe(loss: Loss) -> dict[str, Tensor]:
+    terms = {"total": loss.total.detach(), **{name: term.detach() for name, term in loss.terms.items()}}
+    if loss.latents is None:
+        return terms
     latents = loss.latents.detach().flatten(0, 1)
-    collapse = {"effective_rank": effective_rank(latents), "latent_variance": latents.var(0).mean()}
-    return {**loss.terms(), **collapse}
+    return {**terms, "effective_rank": effective_rank(latents), "latent_variance": latents.var(0).mean()}
 
 
 class _Bar:
@@ -289,7 +292,7 @@ class Metrics:
             now = time.monotonic()
             numbers["clips_per_second"] = batch_size * (step - self._last_step) / max(1e-9, now - self._clock)
             self._clock, self._last_step = now, step
-        if split == "train":
+        if split == "train" and "effective_rank" in numbers:
             self._alarm(step, numbers)
         self._file.write(json.dumps({"step": step, "split": split, **numbers}) + "\n")
         self._file.flush()
@@ -303,7 +306,7 @@ class Metrics:
             self._warned = True
             warnings.warn(
                 f"the latents are collapsing at step {step}: effective rank {numbers['effective_rank']:.1f}, variance "
-                f"{numbers['latent_variance']:.3f} (SIGReg aims at 1); raise objective.sigreg_weight",
+                f"{numbers['latent_variance']:.3f}; raise the objective's weight against it (of SIGReg: sigreg_weight)",
                 stacklevel=2,
             )
 

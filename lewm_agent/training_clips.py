@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from lewm_agent.config import AgentConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.config import TrainingConfig
 from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
 from lewm_agent.trainer import Batch
+
+MakeClips = Callable[[OfflineDataset, NDArray[np.int64]], Clips]
+"""Dataset and episodes (n,) to their clips."""
 
 
 class TrainingClips:
@@ -14,7 +20,8 @@ class TrainingClips:
 
     Args:
         dataset: frames and actions.
-        config: clip length, batch size and share of held-out episodes.
+        make: the clips of one side of the split.
+        training: batch size and share of held-out episodes.
         seed: of the split and of the order.
         workers: processes that read ahead of training.
 
@@ -22,14 +29,12 @@ class TrainingClips:
         ValueError: no clip is long enough, or the training clips do not fill a batch.
     """
 
-    def __init__(self, dataset: OfflineDataset, config: AgentConfig, seed: int, workers: int) -> None:
-        model, training = config.model, config.training
+    def __init__(
+        self, dataset: OfflineDataset, make: MakeClips, training: TrainingConfig, seed: int, workers: int
+    ) -> None:
         self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed)
-        head = config.inverse_dynamics if config.objective.inverse_weight else None
-        goal_blocks = head.furthest - model.history if head else None
-        shape = model.history + 1, model.frame_skip, goal_blocks
-        self._train = Clips(dataset, self.train_episodes, *shape)
-        self._held_out = Clips(dataset, self.held_out_episodes, *shape)
+        self._train = make(dataset, self.train_episodes)
+        self._held_out = make(dataset, self.held_out_episodes)
         self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
         self.steps_per_epoch = len(self._train) // training.batch_size
         if self.steps_per_epoch == 0:

@@ -215,12 +215,12 @@ def test_inverse_loss_is_that_of_every_block_towards_the_goal(tiny_config: Agent
         for i in range(3)
         for t in range(3)
     ]
-    torch.testing.assert_close(loss.inverse, torch.cat(errors).mean())
+    torch.testing.assert_close(loss.terms["inverse"], torch.cat(errors).mean())
     torch.manual_seed(1)
     with_goal = model.loss(frames, actions, torch.tensor([0, 1, 2]))
     torch.manual_seed(1)
     without = model.loss(frames[:, :4], actions)
-    torch.testing.assert_close(with_goal.total, without.total + 0.5 * with_goal.inverse)
+    torch.testing.assert_close(with_goal.total, without.total + 0.5 * with_goal.terms["inverse"])
     loss.total.backward()
     assert model.encoder.projector[0].weight.grad is not None
 

@@ -128,7 +128,9 @@ def test_loss_sums_its_terms_and_reaches_every_parameter() -> None:
     for block in model.predictor.blocks:  # at initialisation the gates are shut and pass no gradient on
         torch.nn.init.normal_(block.modulation[1].weight)
     loss = model.loss(frames, actions)
-    expected = loss.prediction + 0.09 * loss.sigreg - 0.3 * loss.straightness + 0.7 * loss.reconstruction
+    terms = loss.terms
+    expected = terms["prediction"] + 0.09 * terms["sigreg"] - 0.3 * terms["straightness"]
+    expected = expected + 0.7 * terms["reconstruction"]
     torch.testing.assert_close(loss.total, expected)
     loss.total.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -139,7 +141,7 @@ def test_a_model_of_single_frames_has_no_velocities_to_straighten() -> None:
     torch.manual_seed(0)
     model = WorldModel(dataclasses.replace(TINY, history=1), ObjectiveConfig(sigreg_projections=16))
     loss = model.loss(torch.randint(0, 256, (6, 2, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 1, 5, 2))
-    assert loss.straightness.item() == 0
+    assert loss.terms["straightness"].item() == 0
     assert torch.isfinite(loss.total)
     with pytest.raises(ValueError, match=r"straightening_weight needs a model\.history of at least 2"):
         AgentConfig(

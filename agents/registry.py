@@ -1,0 +1,111 @@
+"""Goal-reaching agents by name: LeWM and what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_args
+
+from lewm_agent import checkpoint, official
+from lewm_agent.agent import LeWMAgent
+from lewm_agent.agents.dino_wm import DinoWMAgent, DinoWMConfig
+from lewm_agent.agents.goal_policy import Algorithm, GoalPolicyConfig
+from lewm_agent.agents.goal_policy_agent import GoalPolicyAgent
+from lewm_agent.checks import named
+from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
+from lewm_agent.environment import Environment
+from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.objectives import registry as objectives
+
+Agent = GoalAgent[Any, Any]
+AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig
+
+
+def agent_classes() -> dict[str, type[Agent]]:
+    """All kinds of agents: every registered objective is one, beside those with other models."""
+    policies = dict.fromkeys(get_args(Algorithm), GoalPolicyAgent)
+    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **policies}
+
+
+def agent_config(name: str, base: AgentConfig) -> AnyConfig:
+    """The configuration of the agent called ``name``, with the sizes and the training of a LeWM configuration.
+
+    What others do not have is left out: an inverse-dynamics head, whose planners give way to planner ``small``, and,
+    for DINO-WM, the slow metric.
+
+    Raises:
+        ValueError: no agent of that name.
+    """
+    agent_class = named(name, agent_classes(), "agent")
+    if agent_class is GoalPolicyAgent:
+        return GoalPolicyConfig.like(base, next(known for known in get_args(Algorithm) if known == name))
+    if agent_class is LeWMAgent and name == objectives.name_of(base.objective):
+        return base
+    planner = planner_preset("small", base.model) if base.planner.proposals else base.planner
+    if agent_class is DinoWMAgent:
+        return DinoWMConfig.like(base, dataclasses.replace(planner, metric="euclidean"))
+    return dataclasses.replace(base, objective=objectives.find(name).settings(), planner=planner, inverse_dynamics=None)
+
+
+def make_agent(
+    name: str,
+    env: str | Environment,
+    config: str | AnyConfig = "small",
+    *,
+    device: str = "auto",
+    seed: int = 0,
+) -> Agent:
+    """A new agent.
+
+    Args:
+        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, or a registered objective.
+        env: short name (``two_room``), Gymnasium id, or an environment, as for ``LeWMAgent``.
+        config: name of a preset or a LeWM configuration, whose sizes and training the agent takes over; or a
+            configuration of its own kind, which is used as it is.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the initial weights, of training and of the planner's noise.
+
+    Raises:
+        ValueError: no agent of that name, or a configuration of another one.
+    """
+    agent_class = named(name, agent_classes(), "agent")
+    config = preset(config) if isinstance(config, str) else config
+    config = agent_config(name, config) if isinstance(config, AgentConfig) else config
+    if not isinstance(config, agent_class.config_type) or agent_class.kind_of(config) != name:
+        raise ValueError(f"a {type(config).__name__} does not describe the agent `{name}`; give a preset's name")
+    return agent_class(env, config, device=device, seed=seed)
+
+
+def load_agent(
+    name: str | Path,
+    *,
+    planner: str | PlannerConfig | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> Agent:
+    """A trained agent of whatever kind, ready to act.
+
+    Args:
+        name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``).
+        planner: other planner settings than the saved ones, for agents that plan.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the planner's noise.
+        revision: branch, tag or commit on the Hub.
+        cache_dir: where Hub downloads are kept.
+        token: for private Hub repositories.
+        local_files_only: never use the network.
+
+    Raises:
+        CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
+        ValueError: an unknown kind of agent: its objective has not been registered.
+    """
+    folder = checkpoint.locate(
+        name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+    )
+    kind = "lewm" if official.find(folder) is not None else checkpoint.agent_kind(folder)
+    agent_class = named(kind, agent_classes(), "agent")
+    return agent_class.from_pretrained(folder, planner=planner, device=device, seed=seed)

@@ -1,0 +1,29 @@
+"""Checks of settings and names, with errors that say what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+
+ValueT = TypeVar("ValueT")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError`` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise ``ValueError`` unless the setting ``name`` has one of the allowed values."""
+    require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
+
+
+def named(name: str, choices: Mapping[str, ValueT], kind: str) -> ValueT:
+    """``choices[name]``, or a ``ValueError`` that suggests the closest names."""
+    if name in choices:
+        return choices[name]
+    close = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean `{close[0]}`?" if close else ""
+    raise ValueError(f"no {kind} `{name}` (there are: {', '.join(sorted(choices))}){hint}")

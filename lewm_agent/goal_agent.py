@@ -1,0 +1,535 @@
+"""What all goal-reaching agents share: environment, data, training, episodes, and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lewm_agent import __version__, checkpoint, environment
+from lewm_agent.agents.behavior import behavior_policy
+from lewm_agent.checkpoint import CheckpointError, Description
+from lewm_agent.config import AgentSettings, PlannerConfig
+from lewm_agent.controller import Actions, EpisodeMemory, Frames
+from lewm_agent.datasets import Clips, OfflineDataset
+from lewm_agent.datasets.collection import collect
+from lewm_agent.environment import Environment
+from lewm_agent.frames import resized
+from lewm_agent.learner import Learner
+from lewm_agent.model_card import About, model_card, read_results
+from lewm_agent.trainer import Schedule, Trainer
+from lewm_agent.training_clips import TrainingClips
+
+ConfigT = TypeVar("ConfigT", bound=AgentSettings)
+ModelT = TypeVar("ModelT", bound=Learner)
+Memories = list[EpisodeMemory]
+
+
+class Controls(Protocol):
+    """Turns frames and goal frames into actions, for several environments at once."""
+
+    def needs_frame(self, memory: EpisodeMemory) -> bool:
+        """Whether the next decision looks at the frame."""
+
+    def decide(
+        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
+    ) -> tuple[Actions, list[EpisodeMemory]]:
+        """Actions (N, action_dim) inside the bounds for frames and goals (N, H, W, 3), and the new memories."""
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is CUDA where present, else the CPU. Raises ``ValueError`` for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    available = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if device.split(":")[0] not in available:
+        raise ValueError(f"device {device!r} is not available here; there are: auto, {', '.join(available)}")
+    return torch.device(device)
+
+
+class GoalAgent(ABC, Generic[ConfigT, ModelT]):
+    """An agent that learns from offline pixel episodes to reach goal images.
+
+    Args:
+        env: short name (``two_room``), Gymnasium id, or any environment with ``render_mode="rgb_array"``, whose actions
+            are bounded vectors or discrete choices; frames of another size than the model's are resized.
+        config: sizes, training and whatever else the kind of agent has; ``action_dim`` is taken from ``env``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the initial weights, of training and of whatever is random when it acts.
+
+    Raises:
+        ValueError: unknown names, another action space, or no RGB frames.
+    """
+
+    config_type: ClassVar[Any]
+    """The dataclass of its configuration, with ``from_dict``."""
+
+    def __init__(self, env: str | Environment, config: ConfigT, *, device: str = "auto", seed: int = 0) -> None:
+        env = prepared(env, config.model.image_size)
+        low, high = environment.action_bounds(env.action_space)
+        choices = environment.has_choices(env)
+        model = dataclasses.replace(config.model, action_dim=len(low), discrete_actions=choices)
+        gymnasium_id, kwargs = environment.identity(env)
+        description = Description(
+            environment=gymnasium_id,
+            environment_kwargs=kwargs,
+            action_low=low,
+            action_high=high,
+            agent=_changed(config, model=model),
+            agent_kind=self.kind_of(config),
+        )
+        self._env: Environment | None = env
+        self._build(description, device, seed)
+        self.model.fetch()
+
+    def _build(self, description: Description, device: str, seed: int) -> None:
+        self.description = description
+        self.device = resolve_device(device)
+        self.seed = seed
+        self.observation_space = _pixel_space(description.agent.model.image_size)
+        low, high = self._bounds
+        box = gym.spaces.Box(low, high, dtype=np.float32)
+        choices = self.config.model.discrete_actions
+        self.action_space: gym.spaces.Space[Any] = gym.spaces.Discrete(len(low)) if choices else box
+        torch.manual_seed(seed)
+        self.model: ModelT = self._make_model().to(self.device).eval()
+        self.reset()
+
+    @abstractmethod
+    def _make_model(self) -> ModelT:
+        """The untrained model that the configuration describes."""
+
+    @staticmethod
+    @abstractmethod
+    def kind_of(config: Any) -> str:
+        """Name of the kind of agent that a configuration describes."""
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, kind: str) -> bool:
+        """Whether agents of this class can be of that kind."""
+
+    @property
+    def kind(self) -> str:
+        """By which :func:`lewm_agent.agents.make_agent` calls it."""
+        return self.description.agent_kind
+
+    @property
+    def config(self) -> ConfigT:
+        """Model, training and all other settings."""
+        return cast(ConfigT, self.description.agent)
+
+    @property
+    def env(self) -> Environment:
+        """The environment, made on first use for a loaded agent. Raises ``ValueError`` when it has no id."""
+        if self._env is None:
+            if self.description.environment is None:
+                raise ValueError("this agent was trained on an unregistered environment, which cannot be made by name")
+            self._env = self._environment_factory()()
+        return self._env
+
+    @property
+    @abstractmethod
+    def controller(self) -> Controls:
+        """Decides with the present weights."""
+
+    @property
+    def planner_settings(self) -> dict[str, Any] | None:
+        """How it plans, ready for JSON; None if it does not plan."""
+        return None
+
+    def set_planner(self, planner: str | PlannerConfig) -> Self:
+        """Change how the agent plans. Raises ``ValueError`` if it does not plan."""
+        raise ValueError(f"a {self.kind} agent does not plan, so it takes no planner")
+
+    @property
+    def _bounds(self) -> tuple[Actions, Actions]:
+        low, high = self.description.action_low, self.description.action_high
+        return np.array(low, np.float32), np.array(high, np.float32)
+
+    def _change(self, **settings: Any) -> None:
+        """Replace parts of the configuration; what was made from it is forgotten."""
+        self.description = dataclasses.replace(self.description, agent=_changed(self.config, **settings))
+        self._forget_controller()
+
+    def _forget_controller(self) -> None:
+        self.__dict__.pop("controller", None)  # of functools.cached_property
+
+    # --- collect -----------------------------------------------------------------------------------------------------
+
+    def collect(
+        self,
+        path: str | Path,
+        policy: Any = "expert",
+        episodes: int = 1000,
+        *,
+        num_envs: int = 1,
+        frame_interval: int = 1,
+        seed: int | None = None,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> OfflineDataset:
+        """Gather episodes of a behavior policy; an interrupted collection continues where it stopped.
+
+        Args:
+            path: folder of the dataset.
+            policy: ``expert``, ``random``, a Stable-Baselines3 model or a path to one, or a callable
+                ``(observation, info) -> action``.
+            episodes: how many in all.
+            num_envs: processes that gather at the same time; the data do not depend on it.
+            frame_interval: record the frame of every so many steps only; the model's ``frame_skip`` must be a multiple.
+            seed: the agent's by default.
+            overwrite: discard what the folder holds.
+            progress: show a progress bar.
+        """
+        return collect(
+            path,
+            self._environment_factory(),
+            functools.partial(behavior_policy, policy),
+            episodes,
+            seed=self.seed if seed is None else seed,
+            num_envs=num_envs,
+            frame_interval=frame_interval,
+            environment_id=self.description.environment or "unregistered",
+            environment_kwargs=self.description.environment_kwargs,
+            policy=_name_of(policy),
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def _environment_factory(self) -> Callable[[], Environment]:
+        if self.description.environment is None:
+            return environment.same(self.env)
+        size = self.config.model.image_size
+        return environment.factory(self.description.environment, self.description.environment_kwargs, size)
+
+    # --- learn -------------------------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        dataset: OfflineDataset | str | Path,
+        output: str | Path,
+        *,
+        resume: bool = False,
+        seed: int | None = None,
+        checkpoint_every: int = 1000,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Train the model on a dataset; the agent then acts with the final weights.
+
+        Args:
+            dataset: a dataset or its path.
+            output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
+                :meth:`from_pretrained`.
+            resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it had
+                never stopped; with more epochs (and, past the end of the schedule, cycles), continue a finished one.
+            seed: of batch order, dropout and SIGReg; the agent's by default.
+            checkpoint_every: steps between checkpoints.
+            workers: processes that read clips; by default none on the CPU, where they only take time from training,
+                else 4.
+            progress: show a progress bar.
+
+        Raises:
+            ValueError: frames or actions do not fit the model, or the dataset has no clip long enough.
+            FileExistsError: ``output`` holds a run and ``resume`` is false.
+        """
+        dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
+        self._check_dataset(dataset)
+        output, seed = Path(output), self.seed if seed is None else seed
+        workers = (0 if self.device.type == "cpu" else 4) if workers is None else workers
+        clips = TrainingClips(dataset, self._clips, self.config.training, seed, workers)
+        self._set_statistics(dataset, clips.train_episodes)
+        schedule = Schedule.of(self.config.training, clips.steps_per_epoch)
+        if resume and (output / "checkpoints" / "last").exists():
+            self._load_run(output / "checkpoints" / "last", dataset, seed, schedule, clips.steps_per_epoch)
+        trainer = Trainer(
+            self.model,
+            self.config.training,
+            output,
+            functools.partial(self._save_step, dataset, seed),
+            device=str(self.device),
+            seed=seed,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+        )
+        self.model.train()
+        try:
+            trainer.fit(clips, schedule, resume=resume)
+        finally:
+            self.model.to(self.device).eval()
+        self._record_training(dataset, seed, schedule.stop)
+        self._finish_training(dataset, clips, seed, progress)
+        return self
+
+    @abstractmethod
+    def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        """What the model is trained on."""
+
+    def _finish_training(self, dataset: OfflineDataset, clips: TrainingClips, seed: int, progress: bool) -> None:
+        """What is fitted to the trained model; nothing by default."""
+
+    def _check_dataset(self, dataset: OfflineDataset) -> None:
+        side, actions = self.config.model.image_size, self.config.model.action_dim
+        if dataset.frame_shape != (side, side, 3):
+            raise ValueError(f"the dataset's frames are {dataset.frame_shape}, the model needs {(side, side, 3)}")
+        if dataset.action_dim != actions:
+            raise ValueError(f"the dataset's actions have {dataset.action_dim} components, the model needs {actions}")
+
+    def _set_statistics(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> None:
+        mean, std = dataset.action_statistics(episodes)
+        self.model.action_mean.copy_(torch.as_tensor(mean))
+        self.model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
+        encoder = self.model.trained_encoder
+        if encoder is not None and encoder.config.pixel_normalization == "mean_frame":
+            mean_frame, deviation = dataset.pixel_statistics(episodes)
+            encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
+        self._forget_controller()
+
+    def _load_run(
+        self, folder: Path, dataset: OfflineDataset, seed: int, schedule: Schedule, steps_per_epoch: int
+    ) -> None:
+        description, weights = checkpoint.read(folder, self.config_type.from_dict)
+        before = description.agent
+        lengthened = _changed(before, training=before.training.as_long_as(self.config.training))
+        if lengthened != self.config or not schedule.continues(Schedule.of(before.training, steps_per_epoch)):
+            raise ValueError(f"{folder} was trained with another configuration; resume with that one")
+        self._record_training(dataset, seed, step=0)
+        for name, given in self.description.training.items():
+            recorded = description.training.get(name)
+            if name in ("data", "seed") and given != recorded:
+                raise ValueError(f"{folder} was trained with {name} {recorded!r}, not {given!r}; resume with that")
+        self._load_weights(weights, folder)
+
+    def _record_training(self, dataset: OfflineDataset, seed: int, step: int) -> None:
+        source = dataset.metadata
+        origin = f"policy {source.policy}, seed {source.seed}" if source else dataset.path.name
+        record = {
+            "data": f"{dataset.num_episodes} episodes, {origin}",
+            "steps": step,
+            "batch_size": self.config.training.batch_size,
+            "seed": seed,
+            "versions": f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
+        }
+        self.description = dataclasses.replace(self.description, training=record)
+
+    def _save_step(self, dataset: OfflineDataset, seed: int, folder: Path, step: int) -> None:
+        self._record_training(dataset, seed, step)
+        self.save_pretrained(folder)
+
+    # --- act ---------------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget the episode that :meth:`act` is in."""
+        self._episodes = getattr(self, "_episodes", -1) + 1
+        self._memory: Memories = self.initial_memories([_episode_seed(self.seed, 0, self._episodes)])
+
+    def act(self, obs: Any, goal_obs: Frames | None = None) -> Actions:
+        """The next action towards a goal image; remembers the episode until :meth:`reset` or another goal.
+
+        Args:
+            obs: frame (H, W, 3) uint8 of any size, or a dict with ``pixels`` (and ``goal``).
+            goal_obs: goal frame (H, W, 3) uint8; may be left out when ``obs`` has ``goal``.
+
+        Returns:
+            (action_dim,) float32, inside the action space; the number of the choice where actions are discrete.
+        """
+        pixels = obs["pixels"] if isinstance(obs, dict) else obs
+        goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
+        if goal is None:
+            raise ValueError("act needs a goal image: act(obs, goal_obs), or an observation dict with `goal`")
+        action, self._memory = self.predict({"pixels": pixels, "goal": goal}, self._memory)
+        return action
+
+    def predict(
+        self,
+        observation: dict[str, Frames],
+        state: Memories | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Actions, Memories]:
+        """Actions for one observation or a batch, the plan travelling in ``state`` (SB3's ``PolicyPredictor``).
+
+        Args:
+            observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8, of any height and width.
+            state: what the previous call returned; None begins new episodes.
+            episode_start: (N,) true where an episode has just begun.
+            deterministic: accepted for the protocol; actions are always a function of frames, seed and memory.
+
+        Returns:
+            Actions (action_dim,) or (N, action_dim) float32, or one choice or (N,), and the new state.
+        """
+        pixels, goals = (self._checked_frames(observation, key) for key in ("pixels", "goal"))
+        memories = self._begin_episodes(state, episode_start, len(pixels))
+        actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
+        if self.config.model.discrete_actions:
+            actions = actions.argmax(axis=1)
+        single = np.ndim(observation["pixels"]) == 3
+        return (actions[0] if single else actions), memories
+
+    def initial_memories(self, seeds: Sequence[int]) -> Memories:
+        """A ``state`` for :meth:`predict` in which episode i plans with the noise of ``seeds[i]``."""
+        return [EpisodeMemory(seed=seed) for seed in seeds]
+
+    def _begin_episodes(self, state: Memories | None, starts: NDArray[np.bool_] | None, count: int) -> Memories:
+        if state is None:
+            return self.initial_memories([_episode_seed(self.seed, row, 0) for row in range(count)])
+        if len(state) != count:
+            raise ValueError(f"got {count} observations for the state of {len(state)} environments")
+        fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)
+        return [
+            EpisodeMemory(seed=_episode_seed(memory.seed, row, 1)) if new and memory.plans else memory
+            for row, (memory, new) in enumerate(zip(state, fresh, strict=True))
+        ]
+
+    def _checked_frames(self, observation: dict[str, Frames], key: str) -> Frames:
+        if not isinstance(observation, dict) or key not in observation:
+            raise ValueError("an observation is a dict with `pixels` and `goal`")
+        frames, side = np.asarray(observation[key]), self.config.model.image_size
+        if frames.dtype != np.uint8:
+            raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
+        if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+            raise ValueError(f"`{key}` must be (H, W, 3) or (N, H, W, 3), got {frames.shape}")
+        return resized(frames if frames.ndim == 4 else frames[None], side)
+
+    # --- save and load -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def about(self) -> About:
+        """What sets this agent apart, for its model card and for ``lewm info``."""
+
+    def save_pretrained(
+        self, path: str | Path, *, half_precision: bool = False, results: Sequence[str | Path] = ()
+    ) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card into a folder.
+
+        Args:
+            path: the folder.
+            half_precision: round trained weights to float16, for a file half as large; statistics stay as they are.
+            results: JSON files of ``eval/success_rate.py`` that the card is to show.
+
+        Raises:
+            ValueError: a result that is none, or was measured with other weights.
+        """
+        folder = Path(path)
+        shown = read_results(results, self.weights_sha256()) if results else []
+        card = model_card(self.description, self.about(), shown)
+        weights = self._stored_weights()
+        if half_precision:
+            trained = {name: value.detach().half() for name, value in self.model.named_parameters()}
+            weights |= {name: value for name, value in trained.items() if name in weights}
+        checkpoint.write(folder, self.description, weights, card)
+        return folder
+
+    def _stored_weights(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.model.state_dict().items() if self.model.is_stored(name)}
+
+    def _load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
+        checkpoint.check_weights(self._stored_weights(), weights, source)
+        self.model.load_state_dict(weights, strict=False)
+
+    def weights_sha256(self) -> str:
+        """Hash of all weights, wherever they were loaded from; every result names it."""
+        return checkpoint.weights_sha256(self.model.state_dict())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        results: Sequence[str | Path] = (),
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload to the Hugging Face Hub; returns the commit's URL.
+
+        Args:
+            repo_id: ``user/model``; created if it does not exist.
+            results: as for :meth:`save_pretrained`.
+            private: whether a new repository is.
+            token: by default the one that ``hf auth login`` has stored.
+            revision: branch to commit to; the main one by default.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            saved = self.save_pretrained(folder, results=results)
+            return checkpoint.push(saved, repo_id, private=private, token=token, revision=revision)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        planner: str | PlannerConfig | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """A trained agent, ready to act.
+
+        Args:
+            name: a bundled model, a folder, or a Hub id (``user/model``).
+            planner: other planner settings than the saved ones, for agents that plan.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+            seed: of whatever is random when it acts.
+            revision: branch, tag or commit on the Hub.
+            cache_dir: where Hub downloads are kept.
+            token: for private Hub repositories.
+            local_files_only: never use the network.
+
+        Raises:
+            CheckpointError: nothing by that name, or it is incomplete, damaged, foreign, or another kind of agent.
+        """
+        folder = checkpoint.locate(
+            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
+        agent = cls._from_folder(folder, device, seed)
+        return agent if planner is None else agent.set_planner(planner)
+
+    @classmethod
+    def _from_folder(cls, folder: Path, device: str, seed: int) -> Self:
+        kind = checkpoint.agent_kind(folder)
+        if not cls.accepts(kind):
+            raise CheckpointError(f"{folder} holds a `{kind}` agent: load it with lewm_agent.agents.load_agent")
+        description, weights = checkpoint.read(folder, cls.config_type.from_dict)
+        agent = cls.__new__(cls)
+        agent._env = None
+        agent._build(description, device, seed)
+        agent._load_weights(weights, folder)
+        agent.model.fetch()
+        return agent
+
+
+def prepared(env: str | Environment, image_size: int) -> Environment:
+    """The environment called ``env``, or ``env`` itself, with frames of the given side and vectors as actions."""
+    return environment.make(env, image_size) if isinstance(env, str) else environment.adapt(env, image_size)
+
+
+def _changed(config: Any, **settings: Any) -> Any:
+    return dataclasses.replace(config, **settings)
+
+
+def _episode_seed(seed: int, row: int, episode: int) -> int:
+    return int(np.random.SeedSequence([seed, row, episode]).generate_state(1)[0])
+
+
+def _name_of(policy: Any) -> str:
+    return str(policy) if isinstance(policy, str | Path) else getattr(policy, "__qualname__", type(policy).__name__)
+
+
+def _pixel_space(side: int) -> gym.spaces.Dict:
+    image = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
+    return gym.spaces.Dict({"pixels": image, "goal": image})

@@ -1,0 +1,66 @@
+"""What agents that plan in a latent space share."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.config import AgentSettings, PlannerConfig, planner_preset
+from lewm_agent.controller import Controller
+from lewm_agent.datasets import Clips, OfflineDataset
+from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.goal_cost import LatentCost
+from lewm_agent.learner import LatentModel
+
+
+class PlanningSettings(AgentSettings, Protocol):
+    """A configuration with a planner."""
+
+    @property
+    def planner(self) -> PlannerConfig:
+        """Search and execution."""
+
+
+PlanningConfigT = TypeVar("PlanningConfigT", bound=PlanningSettings)
+LatentModelT = TypeVar("LatentModelT", bound=LatentModel)
+
+
+class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
+    """An agent that searches for actions whose imagined latents come close to the goal's."""
+
+    _cost: LatentCost | None = None
+
+    @functools.cached_property
+    def controller(self) -> Controller:
+        """Plans with the present weights and planner settings."""
+        return Controller(self.model, self.config.planner, *self._bounds, self._cost)
+
+    @property
+    def planner_settings(self) -> dict[str, Any]:
+        """How it plans, ready for JSON."""
+        return asdict(self.config.planner)
+
+    def set_planner(self, planner: str | PlannerConfig, cost: LatentCost | None = None) -> Self:
+        """Change how the agent plans.
+
+        Args:
+            planner: a preset's name (``small``, ``paper``) or settings.
+            cost: function of imagined latents (N, S, P, latent_dim), one after each action block, and goal latents
+                (N, latent_dim) to costs (N, S), instead of the settings' ``cost``; not saved with the agent.
+        """
+        self._cost = cost
+        self._change(planner=planner_preset(planner, self.config.model) if isinstance(planner, str) else planner)
+        self.reset()
+        return self
+
+    def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        model = self.config.model
+        return Clips(dataset, episodes, model.history + 1, model.frame_skip, self._goal_blocks())
+
+    def _goal_blocks(self) -> int | None:
+        """Furthest goal that clips come with, in action blocks after the clip; None for clips without a goal."""
+        return None
