@@ -68,7 +68,7 @@ class PolicyController:
         return dataclasses.replace(memory, plans=memory.plans + 1, queue=tuple(self._actions(block)))
 
     def _encode(self, frame: Frames) -> Tensor:
-        return self.policy.encode(torch.as_tensor(frame, device=self.policy.action_mean.device)[None])
+        return self.policy.encode(torch.tensor(frame, device=self.policy.action_mean.device)[None])
 
     def _actions(self, block: Tensor) -> Actions:
         """A block (1, block_dim) as actions (frame_skip, action_dim), in the environment's units."""

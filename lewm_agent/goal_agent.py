@@ -233,7 +233,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             dataset: a dataset or its path.
             output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
                 :meth:`from_pretrained`.
-            resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it had
+            resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it
                 never stopped; with more epochs (and, past the end of the schedule, cycles), continue a finished one.
             seed: of batch order, dropout and SIGReg; the agent's by default.
             checkpoint_every: steps between checkpoints.
@@ -508,8 +508,9 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         agent = cls.__new__(cls)
         agent._env = None
         agent._build(description, device, seed)
+        if len(agent._stored_weights()) < len(agent.model.state_dict()):
+            agent.model.fetch()
         agent._load_weights(weights, folder)
-        agent.model.fetch()
         return agent
 
 

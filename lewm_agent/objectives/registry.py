@@ -26,17 +26,21 @@ _entries: dict[str, Entry] = {}
 def register(name: str, settings: type[Any], objective: type[Any]) -> None:
     """Make an objective known: ``make_agent(name, env)`` then trains on it, and checkpoints name it.
 
+    Registering a name again replaces what it stood for, so that a notebook's cell can be run twice.
+
     Args:
         name: by which commands and checkpoints call it.
-        settings: frozen dataclass derived from ``lewm_agent.config.ObjectiveSettings``; all fields have defaults.
+        settings: frozen dataclass derived from ``lewm_agent.config.ObjectiveSettings``; all fields have defaults, and
+            none is called ``kind``, under which files keep the name.
         objective: derived from ``lewm_agent.objectives.base.Objective``; made with (settings, ModelConfig).
 
     Raises:
-        ValueError: the name or the settings are taken.
+        ValueError: the name is that of a built-in objective, or the settings belong to another one.
     """
-    taken = name in BUILT_IN and not settings.__module__.startswith("lewm_agent.")
-    if taken or name in _entries or any(entry.settings is settings for entry in _entries.values()):
-        raise ValueError(f"objective `{name}`: its name or its settings {settings.__name__} are registered already")
+    if name in BUILT_IN and settings.__module__.split(".")[0] != "lewm_agent":
+        raise ValueError(f"`{name}` is a built-in objective; choose another name")
+    if any(entry.settings is settings for other, entry in _entries.items() if other != name):
+        raise ValueError(f"{settings.__name__} are the settings of another objective; derive a class of its own")
     _entries[name] = Entry(settings, objective)
 
 
