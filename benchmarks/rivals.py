@@ -143,9 +143,10 @@ def execute(command: list[str]) -> float:
 def finish(run: Run) -> None:
     """Do what is missing of one run."""
     epochs = planned_epochs(run)
-    if not (run.folder / "model" / "model.safetensors").exists():
+    trained = run.folder / "memory.json"
+    if not trained.exists():
         memory = execute(run.learn_command(run.folder, epochs))
-        write_atomically(run.folder / "memory.json", json.dumps({"peak_memory_mb": round(memory)}))
+        write_atomically(trained, json.dumps({"peak_memory_mb": round(memory)}))
     for protocol in run.arguments.protocols:
         if not run.result(protocol).exists():
             execute(run.eval_command(protocol))
@@ -249,8 +250,8 @@ def markdown(tables: dict[str, dict[str, list[dict[str, Any]]]], arguments: Argu
     lines = [
         f"Every training: preset `{arguments.preset}`, {length}, seeds {', '.join(map(str, arguments.seeds))}. "
         f"Success in percent of {arguments.episodes} pairs per seed with Wilson's 95 % interval; difference to LeWM in "
-        "points, with the bootstrap's over pairs. Seeds are pooled: no interval knows that trainings differ. Time and memory are of "
-        "this machine (`rivals.json`).",
+        "points, with the bootstrap's over pairs. Seeds are pooled: no interval knows that trainings differ. Time and "
+        "memory are of this machine (`rivals.json`).",
     ]
     heads = "agent", "success", "difference to LeWM", "ms per decision", "parameters", "peak memory", "steps", "minutes"
     for env, protocols in tables.items():

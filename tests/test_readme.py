@@ -56,7 +56,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "RECIPES", short)
     measuring = (planning_time, probing, success_rate, surprise)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 13
+    assert len(commands()) == 15
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
