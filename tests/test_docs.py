@@ -23,7 +23,7 @@ def test_an_objective_of_ones_own_in_under_fifty_lines(tmp_path: Path, monkeypat
     monkeypatch.setitem(config.PRESETS, "small", dataclasses.replace(usual, training=brief))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), flags=re.DOTALL)
     assert len(examples[0].splitlines()) < 50
-    namespace: dict[str, object] = {"__name__": "mine"}
+    namespace: dict[str, object] = {"__name__": "__main__"}
     for example in examples:
         exec(compile(example.replace("episodes=400", "episodes=6"), "extending.md", "exec"), namespace)
     assert '"spread"' in (tmp_path / "runs" / "spread" / "metrics.jsonl").read_text()
