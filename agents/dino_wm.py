@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from lewm_agent.agents.patch_world_model import PatchModelConfig, PatchWorldModel, completed
@@ -33,11 +33,12 @@ class DinoWMConfig:
         )
 
     @staticmethod
-    def like(base: AgentConfig, planner: PlannerConfig) -> DinoWMConfig:
-        """Frames, training and sizes of the predictor as in ``base``, with another planner."""
-        of_base, own = asdict(base.model), PatchModelConfig.__dataclass_fields__
-        shared = {name: value for name, value in of_base.items() if name in own}
-        return DinoWMConfig(PatchModelConfig(**shared), base.training, planner)
+    def like(base: AgentConfig, planner: PlannerConfig, backbone: str | None = None) -> DinoWMConfig:
+        """Frames, training and sizes of the predictor as in ``base``, with another planner, and DINOv2 by default."""
+        own = {part.name for part in fields(PatchModelConfig)}
+        settings = {name: value for name, value in asdict(base.model).items() if name in own}
+        model = PatchModelConfig(**settings, **({} if backbone is None else {"backbone": backbone}))
+        return DinoWMConfig(model, base.training, planner)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON."""

@@ -205,7 +205,7 @@ class GoalPolicy(Learner):
             cloning = (self.actor(latents, goals) - blocks).square().mean()
             return Loss(cloning, {"policy": cloning})
         latents, following, goals, policy_goals = self.encode(frames).unbind(1)
-        terms = self._value_terms(latents, following.detach(), goals, blocks, reached[:, 0])
+        terms = self._value_terms(latents, following, goals, blocks, reached[:, 0])
         advantage = self._advantage(latents, following, policy_goals, blocks)
         likelihood = self._log_likelihood(latents, policy_goals, blocks)
         weights = cloning_weights(advantage, self.settings.policy.advantage_weight)

@@ -52,12 +52,7 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
         return base
     planner = planner_preset("small", base.model) if base.planner.proposals else base.planner
     if agent_class is DinoWMAgent:
-        config = DinoWMConfig.like(base, dataclasses.replace(planner, metric="euclidean"))
-        return (
-            config
-            if frozen is None
-            else dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=frozen))
-        )
+        return DinoWMConfig.like(base, dataclasses.replace(planner, metric="euclidean"), frozen)
     return dataclasses.replace(base, objective=objectives.find(name).settings(), planner=planner, inverse_dynamics=None)
 
 

@@ -102,5 +102,6 @@ def test_a_registered_objective_is_an_agent(
     assert again.kind == "prediction_alone" and again.config == agent.config
     with pytest.raises(ValueError, match="settings of another objective"):
         registry.register("another", Settings, PredictionAlone)
-    with pytest.raises(ValueError, match="`pldm` is a built-in objective"):
-        registry.register("pldm", Settings, PredictionAlone)
+    for taken in ("pldm", "gcbc"):
+        with pytest.raises(ValueError, match=f"`{taken}` is the name of an agent that comes with the package"):
+            registry.register(taken, Settings, PredictionAlone)

@@ -10,6 +10,8 @@ from lewm_agent.checks import named
 
 BUILT_IN = ("lewm", "pldm")
 """Each in a file of its name, which registers it; read when an objective is first asked for."""
+OTHER_AGENTS = ("dino_wm", "gcbc", "gcivl", "gciql")
+"""Agents with models of their own, whose names no objective can have."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ def register(name: str, settings: type[Any], objective: type[Any]) -> None:
     Raises:
         ValueError: the name is that of a built-in objective, or the settings belong to another one.
     """
-    if name in BUILT_IN and settings.__module__.split(".")[0] != "lewm_agent":
-        raise ValueError(f"`{name}` is a built-in objective; choose another name")
+    built_in = settings.__module__.split(".")[0] == "lewm_agent"
+    if name in OTHER_AGENTS or (name in BUILT_IN and not built_in):
+        raise ValueError(f"`{name}` is the name of an agent that comes with the package; choose another one")
     if any(entry.settings is settings for other, entry in _entries.items() if other != name):
         raise ValueError(f"{settings.__name__} are the settings of another objective; derive a class of its own")
     _entries[name] = Entry(settings, objective)
