@@ -12,8 +12,8 @@ Goals, discount, expectile, weights and teacher are those of the comparison in a
   patches of a frozen DINOv2.
 - One frame is seen, not three, and actions are predicted in blocks, because some datasets have only every
   ``frame_skip``-th frame. Reward and discount count blocks.
-- Value and policy learn in one run. The teacher is a slow copy of the value's last layers alone, on latents of the
-  learning encoder, as in DrQ-v2 (arXiv 2107.09645).
+- Value and policy learn in one run. As in DrQ-v2 (arXiv 2107.09645), a learning encoder follows the value alone, and the
+  teacher is a slow copy of the value's last layers, on latents of that encoder.
 - A goal counts as reached where it is the very same frame of the data, not where its pixels are equal.
 - GCIQL's policy follows the advantage Q(s, a, g) - V(s, g) of the paper; the released code takes V(s', g) - V(s, g), as
   for GCIVL, and so never uses its Q.
@@ -207,7 +207,8 @@ class GoalPolicy(Learner):
         latents, following, goals, policy_goals = self.encode(frames).unbind(1)
         terms = self._value_terms(latents, following, goals, blocks, reached[:, 0])
         advantage = self._advantage(latents, following, policy_goals, blocks)
-        likelihood = self._log_likelihood(latents, policy_goals, blocks)
+        # As in DrQ-v2, values shape the latents: weighted cloning, whose gradients are far larger, would drown them.
+        likelihood = self._log_likelihood(latents.detach(), policy_goals.detach(), blocks)
         weights = cloning_weights(advantage, self.settings.policy.advantage_weight)
         terms["policy"] = -(weights * likelihood).mean()
         return Loss(torch.stack(list(terms.values())).sum(), {**terms, "advantage": advantage.mean()})

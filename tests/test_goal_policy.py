@@ -81,8 +81,10 @@ def test_only_the_policy_loss_reaches_the_actor_and_teachers_follow(tiny_config:
     model = policy(tiny_config, "gciql")
     loss = model.loss(*batch(2))
     loss.terms["policy"].backward(retain_graph=True)
+    assert model.actor.layers[0].weight.grad is not None and model.encoder.projector[0].weight.grad is None
     assert model.value.layers[0].weight.grad is None and model.critic.layers[0].weight.grad is None
     loss.terms["value"].backward(retain_graph=True)
+    assert model.encoder.projector[0].weight.grad is not None
     assert model.critic.layers[0].weight.grad is None
     loss.terms["critic"].backward()
     assert model.value_teacher.layers[0].weight.grad is None
@@ -100,8 +102,8 @@ def test_goals_come_in_their_shares(tiny_dataset: OfflineDataset) -> None:
     clips = GoalClips(tiny_dataset, episodes, 5, [*pure, GoalMixture(random=0.3, geometric=0.5, current=0.2)], 0.5)
     drawn: list[Any] = []
     clips._frames = lambda rows: drawn.append(rows) or np.zeros((*rows.shape, 1, 1, 3), np.uint8)  # type: ignore
-    reached = np.concatenate([clips.fetch(np.arange(len(clips)) + 0)[2] for _ in range(1)])
-    rows = np.concatenate(drawn)
+    reached = clips.fetch(np.arange(len(clips)))[2]
+    (rows,) = drawn
     first, following, goals = rows[:, 0], rows[:, 1], rows[:, 2:]
     np.testing.assert_array_equal(following - first, 5)
     located, offsets = clips.locate(np.arange(len(clips)))

@@ -5,15 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from lewm_agent.world_model import WorldModel
+from lewm_agent.config import ModelConfig
+from lewm_agent.decoder import ThumbnailDecoder
+from lewm_agent.encoder import Encoder
+from lewm_agent.inverse_dynamics import InverseDynamics
 
 Terms = dict[str, Tensor]
 """Scalars by name; the trainer logs them."""
+
+
+class Predictive(Protocol):
+    """What objectives use of a world model."""
+
+    encoder: Encoder
+    inverse_dynamics: InverseDynamics | None
+    decoder: ThumbnailDecoder | None
+
+    def predict(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """Next latents (B, T, latent_dim) from latents and normalised blocks (B, T, block_dim), by teacher forcing."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class EncodedClip:
         blocks_to_goal: (B,), action blocks from frame T - 1 to the goal, at least 0; None without goals.
     """
 
-    model: WorldModel
+    model: Predictive
     frames: Tensor
     encoded: Tensor
     blocks: Tensor
@@ -61,7 +74,7 @@ class Objective(nn.Module, ABC):
     needs_decoder = False
     """Whether the world model gets a decoder of small pictures for it (:mod:`lewm_agent.decoder`)."""
 
-    def __init__(self, settings: Any, model: Any) -> None:
+    def __init__(self, settings: Any, model: ModelConfig) -> None:
         super().__init__()
         self.settings = settings
 
