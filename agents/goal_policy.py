@@ -12,8 +12,8 @@ Goals, discount, expectile, weights and teacher are those of the comparison in a
   patches of a frozen DINOv2.
 - One frame is seen, not three, and actions are predicted in blocks, because some datasets have only every
   ``frame_skip``-th frame. Reward and discount count blocks.
-- Value and policy learn in one run. As in DrQ-v2 (arXiv 2107.09645), a learning encoder follows the value alone, and the
-  teacher is a slow copy of the value's last layers, on latents of that encoder.
+- Value and policy learn in one run. As in DrQ-v2 (arXiv 2107.09645), a learning encoder follows the value alone, and
+  the teacher is a slow copy of the value's last layers, on latents of that encoder.
 - A goal counts as reached where it is the very same frame of the data, not where its pixels are equal.
 - GCIQL's policy follows the advantage Q(s, a, g) - V(s, g) of the paper; the released code takes V(s', g) - V(s, g), as
   for GCIVL, and so never uses its Q.
