@@ -37,7 +37,8 @@ class DinoWMConfig:
         """Frames, training and sizes of the predictor as in ``base``, with another planner, and DINOv2 by default."""
         own = {part.name for part in fields(PatchModelConfig)}
         settings = {name: value for name, value in asdict(base.model).items() if name in own}
-        model = PatchModelConfig(**settings, **({} if backbone is None else {"backbone": backbone}))
+        model = PatchModelConfig(**settings)
+        model = model if backbone is None else replace(model, backbone=backbone)
         return DinoWMConfig(model, base.training, planner)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,8 +12,9 @@ Goals, discount, expectile, weights and teacher are those of the comparison in a
   patches of a frozen DINOv2.
 - One frame is seen, not three, and actions are predicted in blocks, because some datasets have only every
   ``frame_skip``-th frame. Reward and discount count blocks.
-- Value and policy learn in one run. As in DrQ-v2 (arXiv 2107.09645), a learning encoder follows the value alone, and
-  the teacher is a slow copy of the value's last layers, on latents of that encoder.
+- Value and policy learn in one run, and both train a learning encoder; cloning weights are divided by their mean, so
+  that neither drowns the other. The teacher is a slow copy of the value's last layers alone, on latents of the learning
+  encoder, as in DrQ-v2 (arXiv 2107.09645).
 - A goal counts as reached where it is the very same frame of the data, not where its pixels are equal.
 - GCIQL's policy follows the advantage Q(s, a, g) - V(s, g) of the paper; the released code takes V(s', g) - V(s, g), as
   for GCIVL, and so never uses its Q.
@@ -120,8 +121,13 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
 
 
 def cloning_weights(advantage: Tensor, advantage_weight: float) -> Tensor:
-    """How much each action is cloned: exp(weight * advantage), at most 100, without gradient."""
-    return (advantage_weight * advantage.detach()).exp().clamp(max=LARGEST_WEIGHT)
+    """How much each action (B,) is cloned: exp(weight * advantage), at most 100, over the mean of that.
+
+    Dividing by the mean only sets the step of a policy trained alone; beside a value, on an encoder that both train, it
+    keeps either from drowning the other.
+    """
+    weights = (advantage_weight * advantage.detach()).exp().clamp(max=LARGEST_WEIGHT)
+    return weights / weights.mean()
 
 
 class _Head(nn.Module):
@@ -207,8 +213,7 @@ class GoalPolicy(Learner):
         latents, following, goals, policy_goals = self.encode(frames).unbind(1)
         terms = self._value_terms(latents, following, goals, blocks, reached[:, 0])
         advantage = self._advantage(latents, following, policy_goals, blocks)
-        # As in DrQ-v2, values shape the latents: weighted cloning, whose gradients are far larger, would drown them.
-        likelihood = self._log_likelihood(latents.detach(), policy_goals.detach(), blocks)
+        likelihood = self._log_likelihood(latents, policy_goals, blocks)
         weights = cloning_weights(advantage, self.settings.policy.advantage_weight)
         terms["policy"] = -(weights * likelihood).mean()
         return Loss(torch.stack(list(terms.values())).sum(), {**terms, "advantage": advantage.mean()})
