@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -34,10 +33,10 @@ from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.protocols import STARTS, held_out_episodes
+from lewm_agent.eval.protocols import STARTS
+from lewm_agent.eval.views import Matrix, Views, gather, latents
 from lewm_agent.world_model import WorldModel
 
-Matrix = NDArray[np.float64]
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""
 TEST_SHARE = 0.25
@@ -63,53 +62,12 @@ class Options(ModelOptions):
     """Splits of the episodes, and of the probes' weights."""
 
 
-@dataclass(frozen=True)
-class Views:
-    """Frames of held-out episodes.
-
-    Attributes:
-        pixels: (N, H, W, 3) uint8.
-        quantities: name -> values (N,), in the environment's units.
-        episodes: (N,), which episode each frame is of.
-        states: (N, S).
-    """
-
-    pixels: NDArray[np.uint8]
-    quantities: dict[str, Matrix]
-    episodes: NDArray[np.int64]
-    states: Matrix
-
-
-def gather(agent: LeWMAgent, environment: str, count: int) -> Views:
-    """Every ``frame_skip``-th frame of held-out episodes, until there are ``count``."""
-    kwargs = {**agent.description.environment_kwargs, "render_mode": "rgb_array"}
-    env, skip = gym.make(environment, **kwargs).unwrapped, agent.config.model.frame_skip
-    recorded = ((number, state) for number, e in held_out_episodes(environment, 0) for state in e["state"][::skip])
-    pixels, physics, numbers, states = [], [], [], []
-    console = Console(stderr=True)
-    for number, state in track(itertools.islice(recorded, count), "frames", total=count, console=console):
-        _, info = env.reset(seed=0, options={"state": state})
-        pixels.append(np.asarray(env.render()))
-        physics.append(info["physics"])
-        numbers.append(number)
-        states.append(state)
-    quantities = {name: np.array([one[name] for one in physics]) for name in physics[0]}
-    return Views(np.stack(pixels), quantities, np.array(numbers), np.stack(states))
-
-
 def targets(quantities: dict[str, Matrix]) -> dict[str, Matrix]:
     """What is probed for: all quantities that change, angles also as sine and cosine."""
     found = {name: values for name, values in quantities.items() if values.std() > NEVER_CHANGES}
     for name in [name for name in found if name.endswith(ANGLES)]:
         found[f"sin {name}"], found[f"cos {name}"] = np.sin(found[name]), np.cos(found[name])
     return found
-
-
-@torch.inference_mode()
-def latents(model: WorldModel, pixels: NDArray[np.uint8], device: torch.device) -> Matrix:
-    """Latents (N, latent_dim) of frames."""
-    chunks = torch.as_tensor(pixels).split(128)
-    return torch.cat([model.encode(chunk.to(device)).cpu() for chunk in chunks]).double().numpy()
 
 
 def encoded(agent: LeWMAgent, pixels: NDArray[np.uint8]) -> dict[str, Matrix]:

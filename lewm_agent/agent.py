@@ -197,7 +197,7 @@ class LeWMAgent:
             output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
                 :meth:`from_pretrained`.
             resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it
-                had never stopped; with more epochs (and, past the end of the schedule, cycles), continue a finished one.
+                had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
             checkpoint_every: steps between checkpoints.
             workers: processes that read clips; by default none on the CPU, where they only take time from training,
