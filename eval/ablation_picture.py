@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 Result = dict[str, Any]
-OUTCOMES = {
+OUTCOMES: dict[str, Callable[[Result], float]] = {
     "success in %": lambda result: result["success_rate"],
     "effective rank": lambda result: result["held_out"]["effective_rank"],
     "prediction error": lambda result: result["held_out"]["prediction"],
@@ -32,29 +32,34 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
-    label = {str(list(r["settings"].values())): ", ".join(str(v) for v in r["settings"].values()) for r in results}
     if len(names) == 1:
-        results = sorted(results, key=lambda r: _order(r["settings"][names[0]]))
-    values = list(dict.fromkeys(str(list(r["settings"].values())) for r in results))
+        results = sorted(results, key=lambda result: _order(result["settings"][names[0]]))
+    of_value: dict[str, list[Result]] = {}
+    for result in results:
+        of_value.setdefault(", ".join(str(value) for value in result["settings"].values()), []).append(result)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1)).tolist()
     for panel, (title, outcome) in zip(above.subplots(1, len(OUTCOMES)), OUTCOMES.items(), strict=True):
-        of_value = [[outcome(r) for r in results if str(list(r["settings"].values())) == value] for value in values]
-        panel.plot([np.mean(of) for of in of_value], color="C0")
-        for place, of in enumerate(of_value):
-            panel.scatter([place] * len(of), of, color="C0", s=16)
-        panel.set_xticks(range(len(values)), [label[value] for value in values], rotation=45, ha="right", fontsize=8)
+        _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()])
+        panel.set_xticks(range(len(of_value)), of_value, rotation=45, ha="right", fontsize=8)
         panel.set(title=title, xlabel=", ".join(names))
-        panel.grid(alpha=0.3)
     for panel, (curve, title) in zip(below.subplots(1, len(CURVES)), CURVES.items(), strict=True):
-        for color, value in enumerate(values):
-            runs = [r["curves"] for r in results if str(list(r["settings"].values())) == value]
+        for color, (value, runs) in enumerate(of_value.items()):
             for number, run in enumerate(runs):
-                panel.plot(run["step"], run[curve], f"C{color}", lw=1, label="" if number else label[value])
+                steps, heights = run["curves"]["step"], run["curves"][curve]
+                panel.plot(steps, heights, f"C{color}", lw=1, label="" if number else value)
         panel.set(title=f"{title} in training", xlabel="step", yscale="log" if curve == "prediction" else "linear")
         panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def _draw_outcomes(panel: Any, outcomes: list[list[float]]) -> None:
+    """A dot for each seed and a line through the means."""
+    panel.plot([np.mean(seeds) for seeds in outcomes], color="C0")
+    for place, seeds in enumerate(outcomes):
+        panel.scatter([place] * len(seeds), seeds, color="C0", s=16)
+    panel.grid(alpha=0.3)
 
 
 def _order(value: Any) -> tuple[bool, Any]:

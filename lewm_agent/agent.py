@@ -268,9 +268,9 @@ class LeWMAgent:
         self, folder: Path, dataset: OfflineDataset, seed: int, schedule: Schedule, steps_per_epoch: int
     ) -> None:
         description, weights = checkpoint.read(folder)
-        before = description.agent
-        lengthened = dataclasses.replace(before, training=before.training.as_long_as(self.config.training))
-        if lengthened != self.config or not schedule.continues(Schedule.of(before.training, steps_per_epoch)):
+        trained = description.agent
+        lengthened = dataclasses.replace(trained, training=trained.training.as_long_as(self.config.training))
+        if lengthened != self.config or not schedule.continues(Schedule.of(trained.training, steps_per_epoch)):
             raise ValueError(f"{folder} was trained with another configuration; resume with that one")
         self._record_training(dataset, seed, step=0)
         for name, given in self.description.training.items():

@@ -103,7 +103,8 @@ class FrameDecoder(nn.Module):
         """Latents (..., latent_dim) to frames (..., H, W, 3) uint8."""
         normalized = self(latents.flatten(0, -2))
         pixels = (normalized * self.pixel_std + self.pixel_mean).round().clamp(0, 255).to(torch.uint8)
-        return pixels.unflatten(0, latents.shape[:-1])
+        frames: Tensor = pixels.unflatten(0, latents.shape[:-1])
+        return frames
 
     def save(self, path: Path, model: WorldModel) -> None:
         """Write a safetensors file that also says which model's latents it decodes."""
