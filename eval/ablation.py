@@ -42,6 +42,8 @@ LAMBDA = "objective.sigreg_weight"
 LAMBDA_BOUNDS = (1e-3, 1.0)
 CURVES = ("prediction", "effective_rank", "straightness")
 CURVE_POINTS = 60
+OWN = "own"
+"""Planner of the trained configuration."""
 VIEWS = 1500
 """Held-out frames in which distances are compared."""
 PAIRS = 20_000
@@ -71,10 +73,12 @@ class Options:
     """Weights to try, with --find-lambda."""
     seeds: int = 3
     """Trainings of each value."""
-    protocol: ProtocolName = "moderate"
+    protocols: tuple[ProtocolName, ...] = ("moderate",)
     """Which pairs, and what counts as success: docs/protocols.md."""
+    planners: tuple[str, ...] = ()
+    """Planner presets that every agent is judged with; by default only its own."""
     episodes: int = 100
-    """Pairs of the shipped list."""
+    """Pairs of each shipped list."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     cluster: Literal["none", "slurm", "local"] = "none"
@@ -150,7 +154,8 @@ def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
         "settings": cell.settings,
         "seed": cell.seed,
         "config": agent.config.to_dict(),
-        "protocol": options.protocol,
+        "protocols": options.protocols,
+        "planners": options.planners,
         "episodes": options.episodes,
     }
     result = folder / "result.json"
@@ -175,7 +180,6 @@ def _agent(options: Options, config: AgentConfig, seed: int) -> LeWMAgent:
 def judge(options: Options, agent: LeWMAgent) -> dict[str, Any]:
     """Success, and how the latent distance of two frames of an episode follows the steps between them."""
     name = environment_id(options.env)
-    solved = [won for _, won in play_shipped(agent, name, options.protocol, options.episodes, num_envs=8)]
     views = gather(agent, name, VIEWS)
     encoded = latents(agent.world_model, views.pixels, agent.device)
     first, second = np.random.default_rng(0).integers(len(encoded), size=(2, PAIRS))
@@ -183,7 +187,13 @@ def judge(options: Options, agent: LeWMAgent) -> dict[str, Any]:
     first, second = first[together], second[together]
     distance = np.linalg.norm(encoded[first] - encoded[second], axis=1)
     correlation = float(spearmanr(distance, abs(first - second)).statistic) if distance.std() > 0 else 0.0
-    return {**rate(sum(solved), len(solved)), "steps_correlation": correlation}
+    own = agent.config.planner
+    success = []
+    for planner, protocol in itertools.product(options.planners or (OWN,), options.protocols):
+        agent.set_planner(own if planner == OWN else planner)
+        solved = [won for _, won in play_shipped(agent, name, protocol, options.episodes, num_envs=8)]
+        success.append({"planner": planner, "protocol": protocol, **rate(sum(solved), len(solved)), "solved": solved})
+    return {"steps_correlation": correlation, "success": success}
 
 
 def read_curves(metrics: Path) -> dict[str, Any]:
@@ -223,31 +233,39 @@ def search_lambda(options: Options) -> list[dict[str, Any]]:
         weight = float(f"{10**exponent:.3g}")
         found = run_cells(options, [Cell({LAMBDA: weight}, seed) for seed in range(options.seeds)])
         results.extend(found)
-        return -float(np.mean([one["success_rate"] + one["steps_correlation"] for one in found]))
+        return -float(np.mean([mean_success(one) + one["steps_correlation"] for one in found]))
 
     low, high = np.log10(LAMBDA_BOUNDS)
     minimize_scalar(loss, bounds=(low, high), method="bounded", options={"maxiter": options.trainings, "xatol": 0.02})
     return list({(one["settings"][LAMBDA], one["seed"]): one for one in results}.values())
 
 
+def mean_success(result: dict[str, Any]) -> float:
+    """Percent, over planners and protocols."""
+    return float(np.mean([one["success_rate"] for one in result["success"]]))
+
+
 def table(results: Sequence[dict[str, Any]]) -> Table:
-    """One line for each value: means over seeds."""
+    """One line for each value, planner and protocol: means over seeds."""
     shown = Table()
     shown.add_column("setting", no_wrap=True)
-    for head in ("success %", "of each seed", "95 % over seeds", "rank", "prediction", "steps correlation"):
+    for head in ("planner", "protocol", "success %", "of each seed", "95 %", "rank", "prediction", "steps correlation"):
         shown.add_column(head)
     for settings, runs in grouped(results).items():
-        rates = [run["success_rate"] for run in runs]
-        low, high = over_runs(rates)
-        shown.add_row(
-            settings,
-            f"{np.mean(rates):.1f}",
-            " ".join(f"{one:.0f}" for one in rates),
-            f"{low:.1f} to {high:.1f}" if len(rates) > 1 else "-",
-            f"{np.mean([run['held_out']['effective_rank'] for run in runs]):.1f}",
-            f"{np.mean([run['held_out']['prediction'] for run in runs]):.4f}",
-            f"{np.mean([run['steps_correlation'] for run in runs]):.2f}",
-        )
+        for row, judged in enumerate(runs[0]["success"]):
+            rates = [run["success"][row]["success_rate"] for run in runs]
+            low, high = over_runs(rates) if len(runs) > 1 else judged["success_rate_ci95"]
+            shown.add_row(
+                settings,
+                judged["planner"],
+                judged["protocol"],
+                f"{np.mean(rates):.1f}",
+                " ".join(f"{one:.0f}" for one in rates),
+                f"{low:.1f} to {high:.1f}",
+                f"{np.mean([run['held_out']['effective_rank'] for run in runs]):.1f}",
+                f"{np.mean([run['held_out']['prediction'] for run in runs]):.4f}",
+                f"{np.mean([run['steps_correlation'] for run in runs]):.2f}",
+            )
     return shown
 
 
@@ -275,7 +293,7 @@ def _work(options: Options) -> None:
     console = Console()
     console.print(table(results))
     if options.find_lambda:
-        best = max(grouped(results).items(), key=lambda item: np.mean([run["success_rate"] for run in item[1]]))
+        best = max(grouped(results).items(), key=lambda item: np.mean([mean_success(run) for run in item[1]]))
         console.print(f"best: {best[0]}")
     for picture in draw(results, options.output):
         console.print(f"drawn: {picture}", markup=False, soft_wrap=True)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 Result = dict[str, Any]
 OUTCOMES: dict[str, Callable[[Result], float]] = {
-    "success in %": lambda result: result["success_rate"],
     "effective rank": lambda result: result["held_out"]["effective_rank"],
     "prediction error": lambda result: result["held_out"]["prediction"],
     "correlation with steps": lambda result: result["steps_correlation"],
@@ -39,8 +38,14 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
         of_value.setdefault(", ".join(str(value) for value in result["settings"].values()), []).append(result)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1)).tolist()
-    for panel, (title, outcome) in zip(above.subplots(1, len(OUTCOMES)), OUTCOMES.items(), strict=True):
-        _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()])
+    panels = above.subplots(1, 1 + len(OUTCOMES))
+    for row, judged in enumerate(results[0]["success"]):
+        rates = [[run["success"][row]["success_rate"] for run in runs] for runs in of_value.values()]
+        _draw_outcomes(panels[0], rates, f"C{row}", f"{judged['planner']}, {judged['protocol']}")
+    panels[0].legend(fontsize=8)
+    for panel, outcome in zip(panels[1:], OUTCOMES.values(), strict=True):
+        _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()], "C0", "")
+    for panel, title in zip(panels, ("success in %", *OUTCOMES), strict=True):
         panel.set_xticks(range(len(of_value)), of_value, rotation=45, ha="right", fontsize=8)
         panel.set(title=title, xlabel=", ".join(names))
     for panel, (curve, title) in zip(below.subplots(1, len(CURVES)), CURVES.items(), strict=True):
@@ -54,11 +59,11 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_outcomes(panel: Any, outcomes: list[list[float]]) -> None:
+def _draw_outcomes(panel: Any, outcomes: list[list[float]], color: str, label: str) -> None:
     """A dot for each seed and a line through the means."""
-    panel.plot([np.mean(seeds) for seeds in outcomes], color="C0")
+    panel.plot([np.mean(seeds) for seeds in outcomes], color=color, label=label)
     for place, seeds in enumerate(outcomes):
-        panel.scatter([place] * len(seeds), seeds, color="C0", s=16)
+        panel.scatter([place] * len(seeds), seeds, color=color, s=16)
     panel.grid(alpha=0.3)
 
 
