@@ -301,7 +301,7 @@ def _work(options: Options) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments)
+    return command.run(Options, _work, arguments, resumes=True)
 
 
 if __name__ == "__main__":

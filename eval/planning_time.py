@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
-from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
 from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.planning_picture import draw
 from lewm_agent.eval.protocols import ProtocolName, protocol
@@ -59,19 +57,14 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        points = measure_all(options)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command continues", highlight=False)
-        return 130
+    return command.run(Options, _work, arguments, resumes=True)
+
+
+def _work(options: Options) -> None:
+    points = measure_all(options)
     picture = options.output.with_suffix(".png")
     draw(points, options.protocol, picture)
     Console().print(table(points), f"written to {options.output} and {picture}")
-    return 0
 
 
 def measure_all(options: Options) -> list[Point]:
