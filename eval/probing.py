@@ -174,10 +174,13 @@ def show(result: dict[str, Any], console: Console) -> None:
     columns = list(dict.fromkeys((row["representation"], row["probe"]) for row in rows))
     for subset in dict.fromkeys(row["frames"] for row in rows):
         heads = [f"{what}\n{kind}" for what, kind in columns]
-        table = Table("quantity", *heads, title=f"{result['env']}, {subset}: MSE of standardised targets | Pearson r")
+        table = Table(title=f"{result['env']}, {subset}: MSE of standardised targets, Pearson r")
+        table.add_column("quantity", no_wrap=True)
+        for head in heads:
+            table.add_column(head)
         for name in dict.fromkeys(row["quantity"] for row in rows):
             cells = {
-                (row["representation"], row["probe"]): f"{row['mse']:.3f} | {row['r']:.3f}"
+                (row["representation"], row["probe"]): f"{row['mse']:.3f} {row['r']:.3f}"
                 for row in rows
                 if (row["quantity"], row["frames"]) == (name, subset)
             }
