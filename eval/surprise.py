@@ -178,7 +178,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     title = f"{result['env']}: surprise at the event against the unchanged trajectory, n = {result['trajectories']}"
     table = Table(title=title)
     table.add_column("event", no_wrap=True)
-    for head in ("surprise", "unchanged", "difference [95 %]", "p", "Cohen's d", "more surprised"):
+    for head in ("surprise", "unchanged", "more by [95 %]", "p", "Cohen's d", "how often"):
         table.add_column(head)
     at_event = {variant: curve[EVENT - 1] for variant, curve in result["mean_surprise"].items()}
     for variant, test in result["tests"].items():

@@ -46,7 +46,9 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
-    "cube": Recipe("cube", "expert", 1000, "fine", 5.0, 5, {"terminate_on_success": False}),
+    "cube": Recipe(
+        "cube", "expert", 1000, "fine", 5.0, frame_interval=5, environment_kwargs={"terminate_on_success": False}
+    ),
     "push_t": Recipe("push_t", "expert", 6000, "shapes", 5.0),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
