@@ -30,11 +30,27 @@ class ModelOptions:
     """Where to draw the figures (PNG)."""
 
 
-def run(options: type[OptionsT], work: Callable[[OptionsT], None], arguments: list[str] | None) -> int:
-    """Parse the options, do the work, and return the exit code: 2, with one sentence, after a ``ValueError``."""
+def run(
+    options: type[OptionsT], work: Callable[[OptionsT], None], arguments: list[str] | None, *, resumes: bool = False
+) -> int:
+    """Parse the options, do the work, and return the exit code.
+
+    Args:
+        options: dataclass of the command line; its docstring is the description.
+        work: what to do with them.
+        arguments: instead of the command line's.
+        resumes: whether the same command continues what was interrupted.
+
+    Returns:
+        2, with one sentence, after a ``ValueError``; 130 when interrupted.
+    """
+    console = Console(stderr=True)
     try:
         work(tyro.cli(options, args=arguments, description=options.__doc__))
     except ValueError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues" if resumes else "interrupted", highlight=False)
+        return 130
     return 0

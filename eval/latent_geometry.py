@@ -14,16 +14,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
 from lewm_agent import LeWMAgent
-from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs.two_room import TwoRoomEnv
 from lewm_agent.envs.two_room_geometry import Geometry, segment_is_clear
+from lewm_agent.eval import command
 from lewm_agent.eval.protocols import held_out_episodes
 from lewm_agent.world_model import straightness
 
@@ -152,19 +152,17 @@ def diagnose(options: Options) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        result = diagnose(options)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        return 2
+    return command.run(Options, _work, arguments)
+
+
+def _work(options: Options) -> None:
+    result = diagnose(options)
     table = Table("figure", "value", title=f"latent geometry of {options.model}")
     for name, value in result.items():
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)
     if options.output is not None:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

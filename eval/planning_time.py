@@ -6,31 +6,26 @@ python eval/planning_time.py --env two_room --episodes 100 --output planning.jso
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
-from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
 from lewm_agent.eval.intervals import rate
-from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.planning_picture import draw
 from lewm_agent.eval.protocols import ProtocolName, protocol
-from lewm_agent.eval.rollouts import Player, make_environment
+from lewm_agent.eval.solving import play_shipped
 from lewm_agent.eval.success_rate import hardware
 
 Point = dict[str, Any]
@@ -62,19 +57,14 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        points = measure_all(options)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command continues", highlight=False)
-        return 130
+    return command.run(Options, _work, arguments, resumes=True)
+
+
+def _work(options: Options) -> None:
+    points = measure_all(options)
     picture = options.output.with_suffix(".png")
     draw(points, options.protocol, picture)
     Console().print(table(points), f"written to {options.output} and {picture}")
-    return 0
 
 
 def measure_all(options: Options) -> list[Point]:
@@ -116,20 +106,14 @@ def settings_of(options: Options, agent: AgentConfig) -> list[tuple[str, Planner
 def measure(options: Options, world: str, agent: LeWMAgent) -> Point:
     """Play the pairs of one world with one planner."""
     environment = environment_id(world)
-    rules, chosen = protocol(environment, options.protocol), shipped(environment, options.protocol)
-    pairs = chosen.first(options.episodes).pairs
-    kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
-    player = Player(functools.partial(make_environment, environment, kwargs), agent, options.planner_seed, rules.budget)
-    traces = [trace for number, pair in enumerate(pairs) for trace in player.play([number], [pair])]
-    solved = [
-        bool(rules.success(np.stack(trace.states), pair.goal_state)[1:].any())
-        for trace, pair in zip(traces, pairs, strict=True)
-    ]
+    played = list(play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed))
+    traces, solved = zip(*played, strict=True)
+    steps = len(traces) * protocol(environment, options.protocol).budget
     return {
         **rate(sum(solved), len(solved)),
-        "milliseconds_per_step": 1000 * sum(t.seconds for t in traces) / (len(traces) * rules.budget),
+        "milliseconds_per_step": 1000 * sum(t.seconds for t in traces) / steps,
         "milliseconds_per_plan": 1000 * sum(t.planning_seconds for t in traces) / sum(t.plans for t in traces),
-        "solved": solved,
+        "solved": list(solved),
     }
 
 

@@ -9,12 +9,12 @@ import itertools
 import json
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -33,10 +33,10 @@ from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.protocols import STARTS, held_out_episodes
+from lewm_agent.eval.protocols import STARTS
+from lewm_agent.eval.views import Matrix, Views, gather, latents
 from lewm_agent.world_model import WorldModel
 
-Matrix = NDArray[np.float64]
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""
 TEST_SHARE = 0.25
@@ -62,40 +62,6 @@ class Options(ModelOptions):
     """Splits of the episodes, and of the probes' weights."""
 
 
-@dataclass(frozen=True)
-class Views:
-    """Frames of held-out episodes.
-
-    Attributes:
-        pixels: (N, H, W, 3) uint8.
-        quantities: name -> values (N,), in the environment's units.
-        episodes: (N,), which episode each frame is of.
-        states: (N, S).
-    """
-
-    pixels: NDArray[np.uint8]
-    quantities: dict[str, Matrix]
-    episodes: NDArray[np.int64]
-    states: Matrix
-
-
-def gather(agent: LeWMAgent, environment: str, count: int) -> Views:
-    """Every ``frame_skip``-th frame of held-out episodes, until there are ``count``."""
-    kwargs = {**agent.description.environment_kwargs, "render_mode": "rgb_array"}
-    env, skip = gym.make(environment, **kwargs).unwrapped, agent.config.model.frame_skip
-    recorded = ((number, state) for number, e in held_out_episodes(environment, 0) for state in e["state"][::skip])
-    pixels, physics, numbers, states = [], [], [], []
-    console = Console(stderr=True)
-    for number, state in track(itertools.islice(recorded, count), "frames", total=count, console=console):
-        _, info = env.reset(seed=0, options={"state": state})
-        pixels.append(np.asarray(env.render()))
-        physics.append(info["physics"])
-        numbers.append(number)
-        states.append(state)
-    quantities = {name: np.array([one[name] for one in physics]) for name in physics[0]}
-    return Views(np.stack(pixels), quantities, np.array(numbers), np.stack(states))
-
-
 def targets(quantities: dict[str, Matrix]) -> dict[str, Matrix]:
     """What is probed for: all quantities that change, angles also as sine and cosine."""
     found = {name: values for name, values in quantities.items() if values.std() > NEVER_CHANGES}
@@ -104,33 +70,35 @@ def targets(quantities: dict[str, Matrix]) -> dict[str, Matrix]:
     return found
 
 
-@torch.inference_mode()
-def latents(model: WorldModel, pixels: NDArray[np.uint8], device: torch.device) -> Matrix:
-    """Latents (N, latent_dim) of frames."""
-    chunks = torch.as_tensor(pixels).split(128)
-    return torch.cat([model.encode(chunk.to(device)).cpu() for chunk in chunks]).double().numpy()
-
-
-def representations(agent: LeWMAgent, pixels: NDArray[np.uint8]) -> dict[str, Matrix]:
-    """What is probed: the model's latents, an untrained model's, and as many principal components of the pixels."""
+def encoded(agent: LeWMAgent, pixels: NDArray[np.uint8]) -> dict[str, Matrix]:
+    """The model's latents of frames, and those of an untrained model."""
     torch.manual_seed(0)
     untrained = WorldModel(agent.config.model).to(agent.device)
     trained = agent.world_model
     untrained.encoder.set_pixel_statistics(trained.encoder.pixel_mean, trained.encoder.pixel_std)
     untrained.train()
     latents(untrained, pixels[:128], agent.device)  # gives its BatchNorm some statistics
-    components = PCA(agent.config.model.latent_dim, svd_solver="randomized", random_state=0)
     return {
         "LeWM": latents(trained, pixels, agent.device),
         "untrained": latents(untrained.eval(), pixels, agent.device),
-        "pixel PCA": components.fit_transform(pixels.reshape(len(pixels), -1).astype(np.float32)).astype(np.float64),
     }
 
 
-def probe(features: Matrix, wanted: Matrix, episodes: NDArray[np.int64], kind: str, seed: int) -> tuple[Matrix, Matrix]:
-    """Predictions and truth (M, Q) on test episodes, both standardised by the training episodes."""
+def principal_components(pixels: NDArray[np.uint8], count: int, is_test: NDArray[np.bool_]) -> Matrix:
+    """Pixels (N, ...) in the first ``count`` principal components of those that are not for testing: (N, count)."""
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
+    components = PCA(count, svd_solver="randomized", random_state=0).fit(flat[~is_test])
+    return np.asarray(components.transform(flat), np.float64)
+
+
+def test_frames(episodes: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Which frames are for testing: all those of a share of the episodes."""
     numbers = np.random.default_rng(seed).permutation(np.unique(episodes))
-    is_test = np.isin(episodes, numbers[: max(1, round(TEST_SHARE * len(numbers)))])
+    return np.isin(episodes, numbers[: max(1, round(TEST_SHARE * len(numbers)))])
+
+
+def probe(features: Matrix, wanted: Matrix, is_test: NDArray[np.bool_], kind: str, seed: int) -> tuple[Matrix, Matrix]:
+    """Predictions and truth (M, Q) of the frames for testing, both standardised by the others."""
     scale, target = StandardScaler().fit(features[~is_test]), StandardScaler().fit(wanted[~is_test])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -163,14 +131,6 @@ def measure(options: Options) -> dict[str, Any]:
     subsets = {"all frames": np.ones(len(views.pixels), bool)}
     for name, belongs in STARTS.get(environment, {}).items():
         subsets[name.replace("starts_", "").replace("_", " ")] = np.array([belongs(state) for state in views.states])
-    wanted = targets(views.quantities)
-    names, values = list(wanted), np.stack(list(wanted.values()), axis=1)
-    rows = []
-    probed = representations(agent, views.pixels)
-    for (what, features), kind, (subset, chosen) in itertools.product(probed.items(), PROBES, subsets.items()):
-        error, correlation = over_seeds(features[chosen], values[chosen], views.episodes[chosen], kind, options.seeds)
-        about = {"representation": what, "probe": kind, "frames": subset}
-        rows += [{"quantity": name, **about, **_row(error[:, i], correlation[:, i])} for i, name in enumerate(names)]
     return {
         "env": environment,
         "model": options.model or options.env,
@@ -179,16 +139,28 @@ def measure(options: Options) -> dict[str, Any]:
         "episodes": len(np.unique(views.episodes)),
         "seeds": options.seeds,
         "command": " ".join(["python", *sys.argv]),
-        "rows": rows,
+        "rows": rows(agent, views, subsets, options.seeds),
     }
 
 
-def over_seeds(
-    features: Matrix, wanted: Matrix, episodes: NDArray[np.int64], kind: str, seeds: int
-) -> tuple[Matrix, Matrix]:
-    """Squared errors and correlations, (seeds, Q) each."""
-    runs = [scores(*probe(features, wanted, episodes, kind, seed)) for seed in range(seeds)]
-    return np.stack([error for error, _ in runs]), np.stack([correlation for _, correlation in runs])
+def rows(agent: LeWMAgent, views: Views, subsets: dict[str, NDArray[np.bool_]], seeds: int) -> list[dict[str, Any]]:
+    """One row for each quantity, representation, probe and subset of the frames."""
+    wanted = targets(views.quantities)
+    values = np.stack(list(wanted.values()), axis=1)
+    found = defaultdict(list)
+    representations = encoded(agent, views.pixels)
+    for seed in track(range(seeds), "probes", console=Console(stderr=True)):
+        is_test = test_frames(views.episodes, seed)
+        representations["pixel PCA"] = principal_components(views.pixels, agent.config.model.latent_dim, is_test)
+        for what, kind, (subset, chosen) in itertools.product(representations, PROBES, subsets.items()):
+            result = probe(representations[what][chosen], values[chosen], is_test[chosen], kind, seed)
+            found[what, kind, subset].append(scores(*result))
+    return [
+        {"quantity": name, "representation": what, "probe": kind, "frames": subset, **_row(*errors_and_r[:, :, i].T)}
+        for (what, kind, subset), runs in found.items()
+        for errors_and_r in [np.array(runs)]
+        for i, name in enumerate(wanted)
+    ]
 
 
 def _row(error: Matrix, correlation: Matrix) -> dict[str, float]:

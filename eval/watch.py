@@ -33,6 +33,7 @@ from lewm_agent.eval import watch_drawing
 from lewm_agent.eval.watch_drawing import pygame
 from lewm_agent.eval.watch_session import Session
 from lewm_agent.eval.watch_worlds import watchable
+from lewm_agent.frame_decoder import FrameDecoder
 
 MOST_STEPS = 60
 """Environment steps of a recorded episode, unless it is solved before."""
@@ -58,6 +59,8 @@ class Options:
     """Bundled name, folder or Hub id; by default the bundled model of the environment."""
     planner: str | None = None
     """Planner preset (small, paper) instead of the settings saved with the model."""
+    decoder: Path | None = None
+    """Decoder made by eval/reconstruction.py --save: also show what each plan expects to see."""
     record: Path | None = None
     """Write this GIF instead of opening a window; without a display watch-ENV.gif."""
     episodes: int = 2
@@ -91,7 +94,8 @@ def watch(options: Options, console: Console) -> None:
     if agent.description.environment != environment:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
     console.print("drawing and encoding known states ...", highlight=False)
-    session = Session(agent, options.seed)
+    decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
+    session = Session(agent, options.seed, decoder=decoder)
     console.print(f"places are read from latents to {session.readout.error:.1%} of the picture", highlight=False)
     if record is None:
         show(session)
@@ -135,7 +139,7 @@ class Window:
         self.hints = (session.world.mouse, "N new goal   R restart elsewhere   space pause   Q quit")
         try:
             pygame.display.init()
-            self._screen = pygame.display.set_mode(watch_drawing.size(1 + len(self.hints)))
+            self._screen = pygame.display.set_mode(watch_drawing.size(1 + len(self.hints), imagined=session.decodes))
         except pygame.error as error:
             raise ValueError(f"cannot open a window ({error}); give --record out.gif") from None
         pygame.display.set_caption("lewm-agent")

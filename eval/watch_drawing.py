@@ -22,6 +22,8 @@ Color = tuple[int, int, int]
 SIDE = 336
 """Side of both frames, px."""
 GAP = 12
+SMALL = 128
+"""Side of an imagined frame, px; five of them fit."""
 HEADER = 26
 LINE, TEXT = 21, 21
 WIDTH = 2 * SIDE + 3 * GAP
@@ -49,6 +51,7 @@ class Scene:
         goal_frame: the goal (SIDE, SIDE, 3).
         goal_places: of the marks in the goal (K, 2).
         path: of the last plan, if there is one.
+        imagined: frames (P, h, w, 3) that the plan expects after its blocks, if they are to be shown.
         solved: whether the goal is reached.
         marks: their names.
         captions: lines below the frames.
@@ -58,14 +61,16 @@ class Scene:
     goal_frame: Frames
     goal_places: Vector
     path: Path | None
+    imagined: Frames | None
     solved: bool
     marks: tuple[str, ...]
     captions: tuple[str, ...]
 
 
-def size(captions: int) -> tuple[int, int]:
-    """Width and height, px, of a picture with so many captions."""
-    return WIDTH, HEADER + SIDE + GAP + LINE * (captions + 1) + GAP // 2
+def size(captions: int, *, imagined: bool = False) -> tuple[int, int]:
+    """Width and height, px, of a picture with so many captions, and with or without imagined frames."""
+    strip = HEADER + SMALL if imagined else 0
+    return WIDTH, HEADER + SIDE + GAP + strip + LINE * (captions + 1) + GAP // 2
 
 
 def place_at(pixel: tuple[int, int]) -> Vector | None:
@@ -79,7 +84,7 @@ def place_at(pixel: tuple[int, int]) -> Vector | None:
 
 def draw(scene: Scene) -> pygame.Surface:
     """Draw everything; needs no display."""
-    canvas = pygame.Surface(size(len(scene.captions)), depth=32)
+    canvas = pygame.Surface(size(len(scene.captions), imagined=scene.imagined is not None), depth=32)
     canvas.fill(PAPER)
     now = _surface(scene.frame)
     _draw_goal(now, scene.goal_places)
@@ -91,6 +96,9 @@ def draw(scene: Scene) -> pygame.Surface:
         canvas.fill(color, (left - 3, HEADER - 3, SIDE + 6, SIDE + 6))
         canvas.blit(frame, (left, HEADER))
     top = HEADER + SIDE + GAP // 2
+    if scene.imagined is not None:
+        _draw_imagined(canvas, top, scene.imagined)
+        top += HEADER + SMALL
     for row, caption in enumerate(scene.captions):
         _write(canvas, caption, (GAP, top + LINE * row), INK if row == 0 else FAINT)
     _draw_legend(canvas, top + LINE * len(scene.captions), scene.marks)
@@ -104,7 +112,16 @@ def pixels(picture: pygame.Surface) -> NDArray[np.uint8]:
 
 
 def _surface(frame: Frames) -> pygame.Surface:
-    return pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), (SIDE, SIDE), "RGB")
+    height, width, _ = frame.shape
+    return pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), (width, height), "RGB")
+
+
+def _draw_imagined(canvas: pygame.Surface, top: int, frames: Frames) -> None:
+    """A row of small frames, as many as fit."""
+    _write(canvas, "what the plan expects to see, block by block", (GAP, top), INK)
+    for place, frame in enumerate(frames[: WIDTH // (SMALL + GAP // 2)]):
+        small = pygame.transform.smoothscale(_surface(frame), (SMALL, SMALL))
+        canvas.blit(small, (GAP + place * (SMALL + GAP // 2), top + LINE))
 
 
 def _draw_goal(canvas: pygame.Surface, places: Vector) -> None:

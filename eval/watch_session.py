@@ -17,6 +17,7 @@ from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.envs.goal_env import GoalEnv, Vector
 from lewm_agent.eval.watch_drawing import SIDE, Path, Scene
 from lewm_agent.eval.watch_worlds import Task, world_of
+from lewm_agent.frame_decoder import FrameDecoder
 
 RIDGE = 1e-3
 """Of the kernel regression, whose kernel is 1 at distance 0."""
@@ -67,6 +68,7 @@ class Session:
         agent: of an environment in ``WORLDS``.
         seed: of starts, goals and the planner's noise.
         tasks: starts and goals, taken in turn; also the known states. By default those of the world.
+        decoder: draws what plans expect to see.
 
     Raises:
         ValueError: the model's environment has no id, or there are no tasks for it.
@@ -76,8 +78,14 @@ class Session:
     path: Path | None
     _goal_frame: Frames
 
-    def __init__(self, agent: LeWMAgent, seed: int = 0, tasks: Sequence[Task] | None = None) -> None:
-        self.agent, self._seed = agent, seed
+    def __init__(
+        self,
+        agent: LeWMAgent,
+        seed: int = 0,
+        tasks: Sequence[Task] | None = None,
+        decoder: FrameDecoder | None = None,
+    ) -> None:
+        self.agent, self._seed, self._decoder = agent, seed, decoder
         self.env = _make(agent, agent.config.model.image_size)
         self._copy = _make(agent, SIDE)
         self.world = world_of(self.env)
@@ -87,6 +95,11 @@ class Session:
         self._episode = 0
         self.milliseconds, self.steps = 0.0, 0
         self.restart()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether scenes have imagined frames."""
+        return self._decoder is not None
 
     def restart(self) -> None:
         """Begin the next task."""
@@ -132,6 +145,7 @@ class Session:
             goal_frame=self._goal_picture,
             goal_places=self.world.places(self.info["goal_state"]),
             path=self.path,
+            imagined=self._imagined,
             solved=self.info["is_success"],
             marks=self.world.marks,
             captions=(self.caption(), *captions),
@@ -149,7 +163,15 @@ class Session:
         self._goal_frame = self.env.goal_frame()
         self._goal_picture = self._picture(goal_state)
         self.path = None
+        self._imagined = self._decoded(np.empty((0, self.agent.config.model.latent_dim)))
         self.milliseconds, self.steps = 0.0, 0
+
+    def _decoded(self, latents: Vector) -> Frames | None:
+        """Frames of latents (P, D), where there is a decoder."""
+        if self._decoder is None:
+            return None
+        frames: Frames = self._decoder.frames(torch.as_tensor(latents).float().to(self.agent.device)).cpu().numpy()
+        return frames
 
     def _picture(self, state: Vector) -> Frames:
         self._copy.reset(options={"state": state})
@@ -172,6 +194,7 @@ class Session:
     def _path(self, memory: EpisodeMemory) -> Path:
         """Where the plan leads that ``memory`` has just begun to execute: imagined, and in the simulator."""
         actions, latents = imagine(self.agent, memory)
+        self._imagined = self._decoded(latents)
         states = self._really(actions)
         places = self.world.places
         return Path(places(self.info["state"]), self.readout(latents), places(states))

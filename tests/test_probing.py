@@ -17,7 +17,9 @@ def test_a_probe_finds_what_the_features_hold_and_not_what_they_do_not(kind: str
     features = rng.normal(size=(1200, 6))
     wanted = np.stack([features[:, 0] - 2 * features[:, 1], rng.normal(size=1200)], axis=1)
     episodes = np.repeat(np.arange(60), 20)
-    error, correlation = probing.scores(*probing.probe(features, wanted, episodes, kind, seed=0))
+    error, correlation = probing.scores(
+        *probing.probe(features, wanted, probing.test_frames(episodes, 0), kind, seed=0)
+    )
     assert error[0] < 0.05 and correlation[0] > 0.97
     assert error[1] > 0.8 and abs(correlation[1]) < 0.25
 
@@ -25,7 +27,10 @@ def test_a_probe_finds_what_the_features_hold_and_not_what_they_do_not(kind: str
 def test_only_a_nonlinear_probe_reads_a_square() -> None:
     features = np.random.default_rng(0).uniform(-1, 1, size=(2000, 2))
     wanted, episodes = np.square(features[:, :1]), np.repeat(np.arange(100), 20)
-    r = {k: probing.scores(*probing.probe(features, wanted, episodes, k, seed=0))[1][0] for k in probing.PROBES}
+    r = {
+        k: probing.scores(*probing.probe(features, wanted, probing.test_frames(episodes, 0), k, seed=0))[1][0]
+        for k in probing.PROBES
+    }
     assert abs(r["linear"]) < 0.2 and r["mlp"] > 0.9
 
 
@@ -34,7 +39,12 @@ def test_frames_of_test_episodes_are_in_no_training() -> None:
     episodes = np.repeat(np.arange(40), 25)
     level = np.random.default_rng(0).normal(size=40)[episodes]
     features = np.eye(40)[episodes]
-    assert probing.scores(*probing.probe(features, level[:, None], episodes, "linear", seed=0))[1][0] < 0.5
+    assert (
+        probing.scores(*probing.probe(features, level[:, None], probing.test_frames(episodes, 0), "linear", seed=0))[1][
+            0
+        ]
+        < 0.5
+    )
 
 
 def test_angles_are_also_probed_as_sine_and_cosine_and_constants_left_out() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import cli, recipes
-from lewm_agent.eval import planning_time, probing, success_rate, surprise
+from lewm_agent.eval import ablation, planning_time, probing, reconstruction, success_rate, surprise
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,6 +22,8 @@ SHORTER = {
     "cube --episodes 100": "cube --episodes 1 --budgets 0.125",
     "--output probing.json": "--output probing.json --frames 300 --seeds 1",
     "--output surprise.json": "--output surprise.json --trajectories 2",
+    "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
+    "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -54,9 +56,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    measuring = (planning_time, probing, success_rate, surprise)
+    measuring = (ablation, planning_time, probing, reconstruction, success_rate, surprise)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 13
+    assert len(commands()) == 15
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -66,6 +68,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert evaluations[arguments[0]].main(arguments[1:]) == 0, command
     made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs", "planning.png"}
     made |= {"probing.json", "probing.png", "surprise.json", "surprise.png"}
+    made |= {"reconstruction.png", "decoder.safetensors", "runs/ablation/objective.sigreg_weight.png"}
     made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
 

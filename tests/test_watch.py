@@ -22,6 +22,7 @@ from lewm_agent.envs.reacher import fingertip_position
 from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
 from lewm_agent.eval import watch, watch_drawing, watch_session
 from lewm_agent.eval.watch_worlds import Task, World, world_of
+from lewm_agent.frame_decoder import FrameDecoder
 
 CLICKS = [np.array(place) for place in itertools.product((0.02, 0.3, 0.52, 0.98), (0.01, 0.4, 0.7, 0.99))]
 
@@ -176,6 +177,19 @@ def test_imagined_latents_are_those_that_the_planner_compares(tiny_agent: LeWMAg
     distances = ((latents - memory.goal_latent.double().numpy()) ** 2).sum(axis=1)  # type: ignore[union-attr]
     assert len(actions) == len(latents) == distances.argmin() + 1
     np.testing.assert_allclose(actions[0, 1], memory.queue[0], atol=1e-6)
+
+
+def test_with_a_decoder_the_plan_is_also_shown_as_frames(tiny_agent: LeWMAgent) -> None:
+    size = tiny_agent.config.model.image_size
+    decoder = FrameDecoder.of(tiny_agent.world_model).eval()
+    session = watch_session.Session(tiny_agent, tasks=some_tasks("two_room"), decoder=decoder)
+    before = session.scene()
+    session.step()
+    after = session.scene()
+    assert before.imagined is not None and len(before.imagined) == 0
+    assert after.imagined is not None and session.path is not None
+    assert after.imagined.shape == (len(session.path.imagined), size, size, 3)
+    assert watch_drawing.draw(after).get_size() == watch_drawing.size(1, imagined=True)
 
 
 # --- every world -----------------------------------------------------------------------------------------------------

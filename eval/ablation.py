@@ -1,0 +1,308 @@
+"""What does each setting do? Train, judge and draw one agent for every value of a setting and every seed.
+
+python eval/ablation.py --env two_room --data runs/two_room/data --output runs/ablation \
+    --vary objective.sigreg_weight=0,0.01,0.09,0.5 model.latent_dim=8,32,128
+
+Each setting is varied on its own around the preset; --grid takes all combinations instead. What is finished is not
+done again, and a training that was cut off goes on. --cluster slurm hands every training to submitit.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import minimize_scalar
+from scipy.stats import spearmanr
+
+from lewm_agent import AgentConfig, LeWMAgent, environment
+from lewm_agent.config import preset
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
+from lewm_agent.eval.ablation_picture import draw
+from lewm_agent.eval.intervals import over_runs, rate
+from lewm_agent.eval.protocols import ProtocolName
+from lewm_agent.eval.solving import play_shipped
+from lewm_agent.eval.views import gather, latents
+
+Settings = dict[str, Any]
+LAMBDA = "objective.sigreg_weight"
+LAMBDA_BOUNDS = (1e-3, 1.0)
+CURVES = ("prediction", "effective_rank", "straightness")
+CURVE_POINTS = 60
+OWN = "own"
+"""Planner of the trained configuration."""
+VIEWS = 1500
+"""Held-out frames in which distances are compared."""
+PAIRS = 20_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """Vary settings of training and see what becomes of success, of the latents and of the training curves."""
+
+    env: str
+    """Environment: a short name (two_room) or a Gymnasium id."""
+    data: Path
+    """Dataset to train on (lewm collect)."""
+    output: Path
+    """Folder for one training per value and seed, ablation.json and a picture of each setting."""
+    vary: tuple[str, ...] = ()
+    """Settings and their values: model.latent_dim=8,32,128"""
+    fix: tuple[str, ...] = ()
+    """Settings that differ from the preset in all trainings: training.epochs=1"""
+    preset: str = "small"
+    """Where the other settings come from."""
+    grid: bool = False
+    """All combinations of values instead of one setting at a time."""
+    find_lambda: bool = False
+    """Search for the best weight of SIGReg, by Brent's method on its logarithm."""
+    trainings: int = 8
+    """Weights to try, with --find-lambda."""
+    seeds: int = 3
+    """Trainings of each value."""
+    protocols: tuple[ProtocolName, ...] = ("moderate",)
+    """Which pairs, and what counts as success: docs/protocols.md."""
+    planners: tuple[str, ...] = ()
+    """Planner presets that every agent is judged with; by default only its own."""
+    episodes: int = 100
+    """Pairs of each shipped list."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    cluster: Literal["none", "slurm", "local"] = "none"
+    """none: one training after the other, here. Else submitit's executor (extra cluster): all at once."""
+    cluster_options: str = "{}"
+    """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: settings that differ from the others', and its seed."""
+
+    settings: Settings = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return ",".join([*(f"{name}={value}" for name, value in self.settings.items()), f"seed={self.seed}"])
+
+
+def values(text: str) -> tuple[str, list[Any]]:
+    """Setting and values of ``model.latent_dim=8,32``; raises ``ValueError`` for anything else."""
+    name, equals, listed = text.partition("=")
+    if name.count(".") != 1 or not equals or not listed:
+        raise ValueError(f"settings are given as part.setting=value,value (model.latent_dim=8,32), got {text!r}")
+    return name, [_value(one) for one in listed.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def configured(config: AgentConfig, settings: Settings) -> AgentConfig:
+    """``config`` with other settings. Raises ``ValueError`` for unknown ones and for values that cannot be."""
+    nested = config.to_dict()
+    for name, value in settings.items():
+        part, setting = name.split(".")
+        if setting not in (nested.get(part) or {}):
+            raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")
+        nested[part][setting] = value
+    return AgentConfig.from_dict(nested)
+
+
+def cells(options: Options) -> list[Cell]:
+    """Every training asked for; where one setting is varied at a time, equal ones only once."""
+    varied = [values(text) for text in options.vary]
+    if options.grid:
+        names = [name for name, _ in varied]
+        combined = [dict(zip(names, row, strict=True)) for row in itertools.product(*(listed for _, listed in varied))]
+    else:
+        combined = [{name: value} for name, listed in varied for value in listed]
+    found = [Cell(settings, seed) for settings in combined for seed in range(options.seeds)]
+    return list({cell.name: cell for cell in found}.values())
+
+
+def base(options: Options) -> AgentConfig:
+    """The preset with what is fixed."""
+    fixed = dict(values(text) for text in options.fix)
+    if several := [name for name, listed in fixed.items() if len(listed) > 1]:
+        raise ValueError(f"{several[0]} is fixed, so it takes one value; vary it with --vary")
+    return configured(preset(options.preset), {name: listed[0] for name, listed in fixed.items()})
+
+
+def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
+    """Train and judge one agent, or read what an earlier call found; JSON-ready."""
+    folder = options.output / cell.name
+    agent = _agent(options, configured(base(options), cell.settings), cell.seed)
+    request = {
+        "settings": cell.settings,
+        "seed": cell.seed,
+        "config": agent.config.to_dict(),
+        "protocols": options.protocols,
+        "planners": options.planners,
+        "episodes": options.episodes,
+    }
+    result = folder / "result.json"
+    if result.exists():
+        found: dict[str, Any] = json.loads(result.read_text())
+        if {name: found.get(name) for name in request} == json.loads(json.dumps(request)):
+            return found
+    agent.learn(options.data, folder / "training", resume=True)
+    agent.save_pretrained(folder / "model")
+    measured = {**request, **judge(options, agent), **read_curves(folder / "training" / "metrics.jsonl")}
+    write_atomically(result, json.dumps(measured, indent=1) + "\n")
+    return measured
+
+
+def _agent(options: Options, config: AgentConfig, seed: int) -> LeWMAgent:
+    known = OfflineDataset(options.data).metadata
+    kwargs = {} if known is None else {k: v for k, v in known.environment_kwargs.items() if k != "image_size"}
+    env = environment.make(options.env, config.model.image_size, **kwargs)
+    return LeWMAgent(env, config, device=options.device, seed=seed)
+
+
+def judge(options: Options, agent: LeWMAgent) -> dict[str, Any]:
+    """Success, and how the latent distance of two frames of an episode follows the steps between them."""
+    name = environment_id(options.env)
+    views = gather(agent, name, VIEWS)
+    encoded = latents(agent.world_model, views.pixels, agent.device)
+    first, second = np.random.default_rng(0).integers(len(encoded), size=(2, PAIRS))
+    together = (views.episodes[first] == views.episodes[second]) & (first != second)
+    first, second = first[together], second[together]
+    distance = np.linalg.norm(encoded[first] - encoded[second], axis=1)
+    correlation = float(spearmanr(distance, abs(first - second)).statistic) if distance.std() > 0 else 0.0
+    own = agent.config.planner
+    success = []
+    for planner, protocol in itertools.product(options.planners or (OWN,), options.protocols):
+        agent.set_planner(own if planner == OWN else planner)
+        solved = [won for _, won in play_shipped(agent, name, protocol, options.episodes, num_envs=8)]
+        success.append({"planner": planner, "protocol": protocol, **rate(sum(solved), len(solved)), "solved": solved})
+    return {"steps_correlation": correlation, "success": success}
+
+
+def read_curves(metrics: Path) -> dict[str, Any]:
+    """The held-out figures at the end of a training, and some of its curves, thinned."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    held_out = [line for line in lines if line["split"] == "held_out"][-1]
+    train = [line for line in lines if line["split"] == "train"]
+    shown = train[:: max(1, len(train) // CURVE_POINTS)]
+    curves = {name: [line[name] for line in shown] for name in ("step", *CURVES)}
+    return {"held_out": {name: held_out[name] for name in (*CURVES, "sigreg")}, "curves": curves}
+
+
+def run_cells(options: Options, wanted: Sequence[Cell]) -> list[dict[str, Any]]:
+    """All results, trained here or by a cluster."""
+    if options.cluster == "none":
+        console = Console(stderr=True)
+        results = []
+        for number, cell in enumerate(wanted):
+            console.print(f"[{number + 1}/{len(wanted)}] {cell.name}", markup=False, highlight=False)
+            results.append(run_cell(options, cell))
+        return results
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError("--cluster needs submitit: pip install 'lewm-agent[cluster]'") from error
+    executor = submitit.AutoExecutor(options.output / "jobs", cluster=options.cluster)
+    executor.update_parameters(name="lewm-ablation", **json.loads(options.cluster_options))
+    jobs = executor.map_array(run_cell, [options] * len(wanted), list(wanted))
+    return [job.result() for job in jobs]
+
+
+def search_lambda(options: Options) -> list[dict[str, Any]]:
+    """Results of all weights tried, by Brent's method on the logarithm; equal success is decided by the correlation."""
+    results: list[dict[str, Any]] = []
+
+    def loss(exponent: float) -> float:
+        weight = float(f"{10**exponent:.3g}")
+        found = run_cells(options, [Cell({LAMBDA: weight}, seed) for seed in range(options.seeds)])
+        results.extend(found)
+        return -float(np.mean([mean_success(one) + one["steps_correlation"] for one in found]))
+
+    low, high = np.log10(LAMBDA_BOUNDS)
+    minimize_scalar(loss, bounds=(low, high), method="bounded", options={"maxiter": options.trainings, "xatol": 0.02})
+    return list({(one["settings"][LAMBDA], one["seed"]): one for one in results}.values())
+
+
+def mean_success(result: dict[str, Any]) -> float:
+    """Percent, over planners and protocols."""
+    return float(np.mean([one["success_rate"] for one in result["success"]]))
+
+
+def table(results: Sequence[dict[str, Any]]) -> Table:
+    """One line for each value, planner and protocol: means over seeds."""
+    shown = Table()
+    shown.add_column("setting", no_wrap=True)
+    for head in ("planner", "protocol", "success %", "of each seed", "95 %", "rank", "prediction", "steps correlation"):
+        shown.add_column(head)
+    for settings, runs in grouped(results).items():
+        for row, judged in enumerate(runs[0]["success"]):
+            rates = [run["success"][row]["success_rate"] for run in runs]
+            low, high = over_runs(rates) if len(runs) > 1 else judged["success_rate_ci95"]
+            shown.add_row(
+                settings,
+                judged["planner"],
+                judged["protocol"],
+                f"{np.mean(rates):.1f}",
+                " ".join(f"{one:.0f}" for one in rates),
+                f"{low:.1f} to {high:.1f}",
+                f"{np.mean([run['held_out']['effective_rank'] for run in runs]):.1f}",
+                f"{np.mean([run['held_out']['prediction'] for run in runs]):.4f}",
+                f"{np.mean([run['steps_correlation'] for run in runs]):.2f}",
+            )
+    return shown
+
+
+def grouped(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Results by their settings, in the order in which these came."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        name = " ".join(f"{setting}={value}" for setting, value in result["settings"].items())
+        found.setdefault(name, []).append(result)
+    return found
+
+
+def _work(options: Options) -> None:
+    if options.seeds < 1 or options.trainings < 3:
+        raise ValueError("seeds must be at least 1, and trainings at least 3")
+    wanted = cells(options)
+    if not wanted and not options.find_lambda:
+        raise ValueError("nothing to do: give --vary part.setting=value,value, or --find-lambda")
+    for cell in wanted:
+        configured(base(options), cell.settings)  # before hours are spent on the others
+    results = run_cells(options, wanted) + (search_lambda(options) if options.find_lambda else [])
+    summary = {"options": {k: str(v) for k, v in dataclasses.asdict(options).items()}, "results": results}
+    summary["command"] = " ".join(["python", *sys.argv])
+    write_atomically(options.output / "ablation.json", json.dumps(summary, indent=1) + "\n")
+    console = Console()
+    console.print(table(results))
+    if options.find_lambda:
+        best = max(grouped(results).items(), key=lambda item: np.mean([mean_success(run) for run in item[1]]))
+        console.print(f"best: {best[0]}")
+    for picture in draw(results, options.output):
+        console.print(f"drawn: {picture}", markup=False, soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return command.run(Options, _work, arguments, resumes=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Pictures of an ablation: outcomes against the values of a setting, and the training curves of each value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+Result = dict[str, Any]
+OUTCOMES: dict[str, Callable[[Result], float]] = {
+    "effective rank": lambda result: result["held_out"]["effective_rank"],
+    "prediction error": lambda result: result["held_out"]["prediction"],
+    "correlation with steps": lambda result: result["steps_correlation"],
+}
+CURVES = {"effective_rank": "effective rank", "prediction": "prediction error", "straightness": "straightness"}
+
+
+def draw(results: Sequence[Result], folder: Path) -> list[Path]:
+    """One PNG for each set of settings that were varied together; returns their paths."""
+    sets = dict.fromkeys(tuple(result["settings"]) for result in results)
+    paths = []
+    for names in sets:
+        chosen = [result for result in results if tuple(result["settings"]) == names]
+        path = folder / f"{'-'.join(names)}.png"
+        _draw(chosen, names, path)
+        paths.append(path)
+    return paths
+
+
+def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
+    if len(names) == 1:
+        results = sorted(results, key=lambda result: _order(result["settings"][names[0]]))
+    of_value: dict[str, list[Result]] = {}
+    for result in results:
+        of_value.setdefault(", ".join(str(value) for value in result["settings"].values()), []).append(result)
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    above, below = np.asarray(figure.subfigures(2, 1)).tolist()
+    panels = above.subplots(1, 1 + len(OUTCOMES))
+    for row, judged in enumerate(results[0]["success"]):
+        rates = [[run["success"][row]["success_rate"] for run in runs] for runs in of_value.values()]
+        _draw_outcomes(panels[0], rates, f"C{row}", f"{judged['planner']}, {judged['protocol']}")
+    panels[0].legend(fontsize=8)
+    for panel, outcome in zip(panels[1:], OUTCOMES.values(), strict=True):
+        _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()], "C0", "")
+    for panel, title in zip(panels, ("success in %", *OUTCOMES), strict=True):
+        panel.set_xticks(range(len(of_value)), of_value, rotation=45, ha="right", fontsize=8)
+        panel.set(title=title, xlabel=", ".join(names))
+    for panel, (curve, title) in zip(below.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+        for color, (value, runs) in enumerate(of_value.items()):
+            for number, run in enumerate(runs):
+                steps, heights = run["curves"]["step"], run["curves"][curve]
+                panel.plot(steps, heights, f"C{color}", lw=1, label="" if number else value)
+        panel.set(title=f"{title} in training", xlabel="step", yscale="log" if curve == "prediction" else "linear")
+        panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_outcomes(panel: Any, outcomes: list[list[float]], color: str, label: str) -> None:
+    """A dot for each seed and a line through the means."""
+    panel.plot([np.mean(seeds) for seeds in outcomes], color=color, label=label)
+    for place, seeds in enumerate(outcomes):
+        panel.scatter([place] * len(seeds), seeds, color=color, s=16)
+    panel.grid(alpha=0.3)
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Numbers by size, then the rest by name."""
+    is_number = isinstance(value, int | float)
+    return not is_number, value if is_number else str(value)
