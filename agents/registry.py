@@ -27,23 +27,37 @@ def agent_classes() -> dict[str, type[Agent]]:
     return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **policies}
 
 
-def agent_config(name: str, base: AgentConfig) -> AnyConfig:
+def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> AnyConfig:
     """The configuration of the agent called ``name``, with the sizes and the training of a LeWM configuration.
 
     What others do not have is left out: an inverse-dynamics head, whose planners give way to planner ``small``, and,
     for DINO-WM, the slow metric.
 
+    Args:
+        name: of the agent.
+        base: whose sizes and training it gets.
+        frozen: encoder that is taken over and not trained, by policies and DINO-WM: bundled name, folder or Hub id of a
+            trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
+
     Raises:
-        ValueError: no agent of that name.
+        ValueError: no agent of that name, or one that trains its encoder was given a frozen one.
     """
     agent_class = named(name, agent_classes(), "agent")
     if agent_class is GoalPolicyAgent:
-        return GoalPolicyConfig.like(base, next(known for known in get_args(Algorithm) if known == name))
+        algorithm = next(known for known in get_args(Algorithm) if known == name)
+        return dataclasses.replace(GoalPolicyConfig.like(base, algorithm), frozen=frozen)
+    if agent_class is LeWMAgent and frozen is not None:
+        raise ValueError(f"`{name}` learns its encoder and takes no frozen one")
     if agent_class is LeWMAgent and name == objectives.name_of(base.objective):
         return base
     planner = planner_preset("small", base.model) if base.planner.proposals else base.planner
     if agent_class is DinoWMAgent:
-        return DinoWMConfig.like(base, dataclasses.replace(planner, metric="euclidean"))
+        config = DinoWMConfig.like(base, dataclasses.replace(planner, metric="euclidean"))
+        return (
+            config
+            if frozen is None
+            else dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=frozen))
+        )
     return dataclasses.replace(base, objective=objectives.find(name).settings(), planner=planner, inverse_dynamics=None)
 
 
@@ -52,6 +66,7 @@ def make_agent(
     env: str | Environment,
     config: str | AnyConfig = "small",
     *,
+    frozen: str | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> Agent:
@@ -62,6 +77,7 @@ def make_agent(
         env: short name (``two_room``), Gymnasium id, or an environment, as for ``LeWMAgent``.
         config: name of a preset or a LeWM configuration, whose sizes and training the agent takes over; or a
             configuration of its own kind, which is used as it is.
+        frozen: as for :func:`agent_config`.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the initial weights, of training and of the planner's noise.
 
@@ -70,7 +86,7 @@ def make_agent(
     """
     agent_class = named(name, agent_classes(), "agent")
     config = preset(config) if isinstance(config, str) else config
-    config = agent_config(name, config) if isinstance(config, AgentConfig) else config
+    config = agent_config(name, config, frozen) if isinstance(config, AgentConfig) else config
     if not isinstance(config, agent_class.config_type) or agent_class.kind_of(config) != name:
         raise ValueError(f"a {type(config).__name__} does not describe the agent `{name}`; give a preset's name")
     return agent_class(env, config, device=device, seed=seed)

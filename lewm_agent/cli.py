@@ -71,6 +71,7 @@ def learn(
     output: Path,
     config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"],
     agent: str = "lewm",
+    frozen: str | None = None,
     seed: int = 0,
     device: str = "auto",
     environment_kwargs: str = "{}",
@@ -84,12 +85,15 @@ def learn(
         output: gets training/ (logs, checkpoints) and model/.
         config: preset, with any of its settings changed.
         agent: lewm, or with the preset's sizes and training pldm, dino_wm, gcbc, gcivl or gciql.
+        frozen: encoder that is taken over and not trained, by policies and dino_wm: a trained world model, or for
+            dino_wm a ViT of timm.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object: those the data were collected with.
         resume: continue from the last checkpoint.
     """
-    learner = make_agent(agent, _environment(env, config, environment_kwargs), config, device=device, seed=seed)
+    world = _environment(env, config, environment_kwargs)
+    learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
     learner.learn(dataset, output / "training", resume=resume)
     Console().print(f"saved in {learner.save_pretrained(output / 'model')}")
 

@@ -273,6 +273,10 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         self._finish_training(dataset, clips, seed, progress)
         return self
 
+    def steps_per_epoch(self, dataset: OfflineDataset) -> int:
+        """Optimisation steps in one pass over the training clips. Raises ``ValueError`` as :meth:`learn` does."""
+        return TrainingClips(dataset, self._clips, self.config.training, self.seed, workers=0).steps_per_epoch
+
     @abstractmethod
     def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
         """What the model is trained on."""

@@ -66,7 +66,7 @@ class Learner(nn.Module, ABC):
         return True
 
     def fetch(self) -> None:
-        """Fetch weights that are not trained here, for a new model or where a checkpoint lacks them; by default none."""
+        """Fetch weights that are not trained, for a new model or where a checkpoint lacks them; by default none."""
 
     def normalize_actions(self, actions: Tensor) -> Tensor:
         """Actions (..., action_dim) in the environment's units to z-scores; the only place where this happens."""

@@ -9,9 +9,25 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import config
+from lewm_agent.objectives import registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORTER = {"episodes=400": "episodes=6", "episodes=800": "episodes=16", "(40, 2": "(2, 2", "steps=50": "steps=12"}
+
+
+def test_an_objective_of_ones_own_in_under_fifty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_entries", registry.entries())
+    usual = config.PRESETS["small"]
+    brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
+    monkeypatch.setitem(config.PRESETS, "small", dataclasses.replace(usual, training=brief))
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), flags=re.DOTALL)
+    assert len(examples[0].splitlines()) < 50
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for example in examples:
+        exec(compile(example.replace("episodes=400", "episodes=6"), "extending.md", "exec"), namespace)
+    assert '"spread"' in (tmp_path / "runs" / "spread" / "metrics.jsonl").read_text()
+    assert '"kind": "spread"' in (tmp_path / "models" / "spread" / "config.json").read_text()
 
 
 def test_examples_of_other_environments_run(

@@ -1,0 +1,82 @@
+"""The table command, end to end: it goes on where it stopped, and says who wins."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lewm_agent import LeWMAgent, cli
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def rivals(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("rivals", BENCHMARKS / "rivals.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "rivals", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_trains_measures_and_goes_on(rivals: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    LeWMAgent("two_room", "small", device="cpu").collect(tmp_path / "data" / "two_room", episodes=6, progress=False)
+    done: list[str] = []
+    execute = rivals.execute
+
+    def counted(command: list[str]) -> float:
+        if len(done) == 3:
+            raise RuntimeError("interrupted")
+        done.append(command[0])
+        return float(execute(command)) if len(done) == 1 else cli.main(command) or 1000.0  # a process costs seconds
+
+    monkeypatch.setattr(rivals, "execute", counted)
+    arguments = ["--env", "two_room", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    arguments += ["--agents", "lewm", "gcbc", "--steps", "2", "--episodes", "2", "--protocols", "paper"]
+    assert rivals.main(arguments) == 2
+    assert done == ["learn", "eval", "learn"]
+    done.clear()
+    assert rivals.main(arguments) == 0
+    assert done == ["eval"]
+    content = json.loads((tmp_path / "out" / "rivals.json").read_text())
+    lewm, gcbc = content["results"]["tables"]["two_room"]["paper"]
+    assert (lewm["agent"], gcbc["agent"], lewm["steps"], gcbc["steps"]) == ("lewm", "gcbc", 2, 2)
+    assert lewm["difference"] == 0 and lewm["parameters"] > gcbc["parameters"]
+    assert gcbc["training_minutes"] > 0 and gcbc["peak_memory_mb"] > 100
+    text = (tmp_path / "out" / "rivals.md").read_text()
+    assert "| GCBC |" in text and "2 steps" in text
+    assert (tmp_path / "out" / "curves-two_room.png").stat().st_size > 5000
+    assert rivals.main([*arguments, "--preset", "fine"]) == 2  # begun with another one
+
+
+def run(agent: str, seed: int, outcomes: list[bool]) -> dict[str, Any]:
+    numbers = ("training_minutes", "ms_per_decision", "peak_memory_mb", "steps", "parameters", "trained_parameters")
+    return {"env": "e", "agent": agent, "seed": seed, "outcomes": {"paper": outcomes}, **dict.fromkeys(numbers, 1.0)}
+
+
+def test_seeds_are_pooled_and_a_winning_rival_is_named(rivals: ModuleType) -> None:
+    runs = [run("lewm", s, [True, False] * 20) for s in (0, 1)] + [run("gcbc", s, [True] * 40) for s in (0, 1)]
+    lewm, gcbc = rivals.table(runs, "e", "paper")
+    assert lewm["success_rate"] == 50 and lewm["by_seed"] == [50, 50]
+    assert gcbc["difference"] == 50 and gcbc["difference_ci95"][0] > 0
+    assert rivals._difference(gcbc).endswith(", better")
+    lewm["difference_ci95"] = [-1.0, 1.0]
+    assert rivals._difference(lewm).endswith("]")
+
+
+def test_arguments_are_checked(rivals: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = ["--env", "two_room", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert rivals.main(usual) == 2
+    assert rivals.main([*usual, "--steps", "1", "--agents", "gcbc"]) == 2
+    assert rivals.main([*usual, "--steps", "1"]) == 2
+    errors = " ".join(capsys.readouterr().err.split())
+    assert "either --steps or --minutes" in errors and "must include lewm" in errors and "no dataset" in errors
