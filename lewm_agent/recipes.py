@@ -22,6 +22,7 @@ class Recipe:
         episodes: how many.
         preset: of model, objective, training and planner.
         epochs: passes over the clips, with a schedule as long.
+        cycles: how often the schedule starts anew in them.
         frame_interval: steps between two recorded frames.
         environment_kwargs: of the environment the data are collected in.
         planner: another one than the preset's.
@@ -32,6 +33,7 @@ class Recipe:
     episodes: int
     preset: str
     epochs: float
+    cycles: int = 1
     frame_interval: int = 1
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     planner: str | None = None
@@ -39,15 +41,18 @@ class Recipe:
     def config(self) -> AgentConfig:
         """The preset, with this recipe's training length and planner."""
         config = preset(self.preset)
-        training = dataclasses.replace(config.training, epochs=self.epochs, schedule_epochs=self.epochs)
+        length = {"epochs": self.epochs, "schedule_epochs": self.epochs, "schedule_cycles": self.cycles}
+        training = dataclasses.replace(config.training, **length)
         planner = planner_preset(self.planner) if self.planner else config.planner
         return dataclasses.replace(config, training=training, planner=planner)
 
 
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
-    "cube": Recipe("cube", "expert", 1000, "fine", 5.0, 5, {"terminate_on_success": False}),
-    "push_t": Recipe("push_t", "expert", 6000, "shapes", 5.0),
+    "cube": Recipe(
+        "cube", "expert", 1000, "fine", 5.0, frame_interval=5, environment_kwargs={"terminate_on_success": False}
+    ),
+    "push_t": Recipe("push_t", "expert", 6000, "shapes", 10.0, cycles=2),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
         "reacher", "random", 800, "small_straight", 2.2, environment_kwargs={"terminate_on_success": False}
