@@ -25,6 +25,8 @@ Metric = Literal["euclidean", "slow"]
 SearchName = Literal["cem", "icem", "mppi", "gradient", "mixture"]
 PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn"]
+HeadNorm = Literal["batch", "layer"]
+PredictorName = Literal["autoregressive", "prefix"]
 Precision = Literal["float32", "bfloat16"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 SettingsT = TypeVar("SettingsT")
@@ -55,6 +57,11 @@ class ClipConfig:
         """Size of one action block: ``frame_skip`` actions side by side."""
         return self.frame_skip * self.action_dim
 
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a training clip."""
+        return self.history + 1
+
 
 @dataclass(frozen=True)
 class EncoderConfig(ClipConfig):
@@ -73,6 +80,8 @@ class EncoderConfig(ClipConfig):
     """Size of the latent vector of one frame."""
     projector_width: int = 2048
     """Hidden width of the projector and of the prediction head (Linear, BatchNorm, GELU, Linear)."""
+    head_norm: HeadNorm = "batch"
+    """BatchNorm or LayerNorm in these two; ``layer`` is there to show what BatchNorm is for."""
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
@@ -89,12 +98,18 @@ class EncoderConfig(ClipConfig):
         )
         require_one_of("pixel_normalization", self.pixel_normalization, get_args(PixelNormalization))
         require_one_of("encoder", self.encoder, get_args(Backbone))
+        require_one_of("head_norm", self.head_norm, get_args(HeadNorm))
 
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
     """Sizes of the world model. The defaults are the released ones (18,034,478 parameters with 2-D actions)."""
 
+    predictor: PredictorName = "autoregressive"
+    """``autoregressive`` imagines one block after the other; ``prefix`` all at once, each from what the actions so far
+    make of the real frames (:mod:`lewm_agent.prefix_predictor`)."""
+    prefix_length: int = 5
+    """Blocks that ``prefix`` imagines at once; its training clips are that much longer."""
     predictor_width: int = 192
     predictor_depth: int = 6
     predictor_heads: int = 16
@@ -105,6 +120,12 @@ class ModelConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
+        require_one_of("predictor", self.predictor, get_args(PredictorName))
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a training clip."""
+        return self.history + (1 if self.predictor == "autoregressive" else self.prefix_length)
 
 
 @dataclass(frozen=True)
@@ -131,13 +152,16 @@ class ObjectiveConfig(ObjectiveSettings):
     """Quadrature nodes on [0, 3]."""
     straightening_weight: float = 0.0
     """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
+    cross_time_weight: float = 0.0
+    """Weight of SIGReg on the change from one latent to the next, divided by the root of 2: standard normal only where
+    successive latents are independent. A control, against the paper's idea that freedom in time straightens latents."""
     inverse_weight: float = 0.0
     """Weight of the error of the inverse-dynamics head, whose gradient then also shapes the latents."""
     reconstruction_weight: float = 0.0
     """Weight of the error of small pictures decoded from the latents."""
 
     def __post_init__(self) -> None:
-        for name in ("sigreg_weight", "straightening_weight", "inverse_weight", "reconstruction_weight"):
+        for name in (name for name in dataclasses.asdict(self) if name.endswith("_weight")):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
         require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
@@ -145,7 +169,7 @@ class ObjectiveConfig(ObjectiveSettings):
     def check(self, agent: AgentConfig) -> None:
         """Raise ``ValueError`` unless there are velocities to straighten and a head to train, where these are."""
         require(
-            agent.model.history > 1 or not self.straightening_weight,
+            agent.model.clip_frames > 2 or not self.straightening_weight,
             "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",
         )
         has_head = agent.inverse_dynamics is not None
@@ -154,7 +178,7 @@ class ObjectiveConfig(ObjectiveSettings):
     def goal_blocks(self, agent: AgentConfig) -> int | None:
         """As far as the inverse-dynamics head looks, if it is trained with the rest."""
         head = agent.inverse_dynamics if self.inverse_weight else None
-        return head.furthest - agent.model.history if head else None
+        return head.furthest - agent.model.clip_frames + 1 if head else None
 
 
 @dataclass(frozen=True)
@@ -311,9 +335,10 @@ class AgentConfig:
         require(has_head or not self.planner.proposals, "planner.proposals needs a model with inverse_dynamics")
         self.objective.check(self)
         if self.inverse_dynamics is not None:
-            furthest, history = self.inverse_dynamics.furthest, self.model.history
+            furthest, blocks = self.inverse_dynamics.furthest, self.model.clip_frames - 1
             require(
-                furthest >= history, f"inverse_dynamics.furthest ({furthest}) must be at least {history}, the history"
+                furthest >= blocks,
+                f"inverse_dynamics.furthest ({furthest}) must be at least {blocks}, the blocks of a training clip",
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,14 +15,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def projection_head(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
-    """Linear, BatchNorm, GELU, Linear (stable-worldmodel ``wm/lewm/module.py``, class MLP).
+def projection_head(input_dim: int, config: EncoderConfig) -> nn.Sequential:
+    """Linear, BatchNorm, GELU, Linear to a latent (stable-worldmodel ``wm/lewm/module.py``, class MLP).
 
     The BatchNorm makes the Gaussian target reachable: the LayerNorm that ends the ViT fixes the norm of its output.
     """
-    return nn.Sequential(
-        nn.Linear(input_dim, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.GELU(), nn.Linear(hidden_dim, output_dim)
-    )
+    hidden = config.projector_width
+    norm = nn.BatchNorm1d(hidden) if config.head_norm == "batch" else nn.LayerNorm(hidden)
+    return nn.Sequential(nn.Linear(input_dim, hidden), norm, nn.GELU(), nn.Linear(hidden, config.latent_dim))
 
 
 class _ViT(VisionTransformer):
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
             self.vit = _ViT(config)
         else:
             self.cnn = _CNN(config, features)
-        self.projector = projection_head(features, config.projector_width, config.latent_dim)
+        self.projector = projection_head(features, config)
         side, mean = config.image_size, torch.tensor(IMAGENET_MEAN) * 255
         whole_frame = config.pixel_normalization == "mean_frame"
         self.register_buffer("pixel_mean", mean.repeat(side, side, 1) if whole_frame else mean)

@@ -59,7 +59,7 @@ class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
 
     def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
         model = self.config.model
-        return Clips(dataset, episodes, model.history + 1, model.frame_skip, self._goal_blocks())
+        return Clips(dataset, episodes, model.clip_frames, model.frame_skip, self._goal_blocks())
 
     def _goal_blocks(self) -> int | None:
         """Furthest goal that clips come with, in action blocks after the clip; None for clips without a goal."""

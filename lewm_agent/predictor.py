@@ -6,11 +6,15 @@ begin with a LayerNorm of their own, so the modulated input is normalised twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_agent.config import ModelConfig
+
+Head = Callable[[Tensor], Tensor]
 
 
 class KeyValueCache:
@@ -123,12 +127,17 @@ def _projection(input_dim: int, output_dim: int) -> nn.Module:
 
 
 class Predictor(nn.Module):
-    """Latents and action embeddings, both (B, T, latent_dim), T <= history, to next latents (B, T, latent_dim)."""
+    """Latents and action embeddings, both (B, T, latent_dim), T <= history, to next latents (B, T, latent_dim).
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: sizes.
+        length: tokens at most, the history by default.
+    """
+
+    def __init__(self, config: ModelConfig, length: int | None = None) -> None:
         super().__init__()
         self.history = config.history
-        self.position = nn.Parameter(torch.randn(1, config.history, config.latent_dim))
+        self.position = nn.Parameter(torch.randn(1, length or config.history, config.latent_dim))
         self.latent_projection = _projection(config.latent_dim, config.predictor_width)
         self.condition_projection = _projection(config.latent_dim, config.predictor_width)
         self.blocks = nn.ModuleList(ConditionalBlock(config) for _ in range(config.predictor_depth))
@@ -138,6 +147,32 @@ class Predictor(nn.Module):
     def forward(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """Entry k of the result is predicted from the tokens 0..k; token k's condition is the block leaving frame k."""
         return self._run(latents, self.modulations(conditions), None, last_only=False)
+
+    def taught(self, latents: Tensor, conditions: Tensor) -> Tensor:
+        """What training compares with the next latents, (B, T, latent_dim); here by teacher forcing."""
+        return self(latents, conditions)  # type: ignore[no-any-return]
+
+    def imagine(self, known: Tensor, modulations: list[Tensor], head: Head) -> Tensor:
+        """Latents (B, P, latent_dim) after each of P blocks.
+
+        While the history still grows, keys and values of earlier tokens are cached; once it is full the window slides,
+        which moves every token to another position, and the window is computed anew. Only the last token goes through
+        the end of the last layer and the head.
+
+        Args:
+            known: (B, H, latent_dim), the last H <= history real frames.
+            modulations: of the H - 1 blocks between them and of the P blocks, as :meth:`modulations` gives them.
+            head: from outputs (B, T, latent_dim) to latents.
+        """
+        sequence, cache = known, KeyValueCache()
+        for end in range(known.shape[1], modulations[0].shape[1] + 1):
+            if end <= self.history:
+                tokens, seen = slice(cache.length, end), cache
+            else:
+                tokens, seen = slice(end - self.history, end), None
+            output = self.last(sequence[:, tokens], [m[:, tokens] for m in modulations], seen)
+            sequence = torch.cat([sequence, head(output)], dim=1)
+        return sequence[:, known.shape[1] :]
 
     def modulations(self, conditions: Tensor) -> list[Tensor]:
         """What each layer makes of the actions, (B, T, 6 width): the same wherever a token stands in the window."""

@@ -13,7 +13,7 @@ from lewm_agent.learner import LatentModel, Loss
 from lewm_agent.objectives import registry
 from lewm_agent.objectives.base import EncodedClip, Objective
 from lewm_agent.objectives.lewm import straightness as straightness
-from lewm_agent.predictor import KeyValueCache, Predictor
+from lewm_agent.prefix_predictor import make_predictor
 
 
 class ActionEncoder(nn.Module):
@@ -50,8 +50,8 @@ class WorldModel(LatentModel):
         self._config = config
         self.encoder = Encoder(config)
         self.action_encoder = ActionEncoder(config.block_dim, config.latent_dim)
-        self.predictor = Predictor(config)
-        self.prediction_head = projection_head(config.latent_dim, config.projector_width, config.latent_dim)
+        self.predictor = make_predictor(config)
+        self.prediction_head = projection_head(config.latent_dim, config)
         self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
         settings = objective or ObjectiveConfig()
         self.objective: Objective = registry.find(registry.name_of(settings)).objective(settings, config)
@@ -78,6 +78,10 @@ class WorldModel(LatentModel):
         unflattened: Tensor = latents.unflatten(0, frames.shape[:-3])
         return unflattened
 
+    def taught(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """As :meth:`predict`, but as in training, and for clips that may be longer than the history."""
+        return self._head(self.predictor.taught(latents, self.action_encoder(blocks)))
+
     def predict(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """Next latents by teacher forcing.
 
@@ -91,11 +95,7 @@ class WorldModel(LatentModel):
         return self._head(self.predictor(latents, self.action_encoder(blocks)))
 
     def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
-        """Imagine S futures for each of N histories.
-
-        While the history still grows, keys and values of earlier tokens are cached; once it is full the window slides,
-        which moves every token to another position, and the window is computed anew. What the actions do to each
-        layer is computed once, and only the last token goes through the end of the last layer and the head.
+        """Imagine S futures for each of N histories; what the actions do to each layer is computed once.
 
         Args:
             latents: (N, H, latent_dim), the last H <= history real frames.
@@ -105,19 +105,10 @@ class WorldModel(LatentModel):
         Returns:
             (N, S, P, latent_dim): the latent after each block.
         """
-        count, samples, steps, _ = blocks.shape
-        known = latents.shape[1]
+        count, samples = blocks.shape[:2]
         modulations = self._rollout_modulations(past_blocks, blocks)
-        sequence = latents.repeat_interleave(samples, dim=0)
-        cache = KeyValueCache()
-        for end in range(known, known + steps):
-            if end <= self.config.history:
-                tokens, seen = slice(cache.length, end), cache
-            else:
-                tokens, seen = slice(end - self.config.history, end), None
-            output = self.predictor.last(sequence[:, tokens], [m[:, tokens] for m in modulations], seen)
-            sequence = torch.cat([sequence, self._head(output)], dim=1)
-        imagined: Tensor = sequence[:, known:].unflatten(0, (count, samples))
+        known = latents.repeat_interleave(samples, dim=0)
+        imagined: Tensor = self.predictor.imagine(known, modulations, self._head).unflatten(0, (count, samples))
         return imagined
 
     def _rollout_modulations(self, past_blocks: Tensor, blocks: Tensor) -> list[Tensor]:
@@ -131,7 +122,7 @@ class WorldModel(LatentModel):
         """The objective on a batch of clips.
 
         Args:
-            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = history + 1; then, with
+            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = clip_frames; then, with
                 ``blocks_to_goal``, one later frame of the episode as a goal.
             actions: (B, T - 1, frame_skip, action_dim) in the environment's units.
             blocks_to_goal: (B,), how many action blocks after frame T - 1 the goal comes, at least 0.

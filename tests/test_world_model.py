@@ -13,6 +13,7 @@ from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, Planner
 from lewm_agent.decoder import ThumbnailDecoder
 from lewm_agent.encoder import Encoder
 from lewm_agent.fast_rollout import fast_rollout
+from lewm_agent.objectives.base import EncodedClip
 from lewm_agent.world_model import WorldModel, straightness
 
 TINY = ModelConfig(
@@ -135,6 +136,28 @@ def test_loss_sums_its_terms_and_reaches_every_parameter() -> None:
     loss.total.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
+
+
+def test_without_batch_norm_a_latent_does_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8)
+    for norm, alone in (("layer", True), ("batch", False)):
+        model = WorldModel(dataclasses.replace(TINY, head_norm=norm)).train()
+        assert torch.allclose(model.encode(frames)[:4], model.encode(frames[:4]), atol=1e-5) == alone
+
+
+def test_the_cross_time_term_wants_successive_latents_to_be_independent() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(TINY, ObjectiveConfig(sigreg_weight=0.0, sigreg_projections=64, cross_time_weight=2.0))
+    independent = torch.randn(512, 4, TINY.latent_dim)
+    still = independent[:, :1].expand(-1, 4, -1)
+    blocks = torch.zeros(512, 3, TINY.block_dim)
+    frames = torch.zeros(512, 4, 16, 16, 3, dtype=torch.uint8)
+    (near, terms), (far, _) = (
+        model.objective(EncodedClip(model, frames, latents, blocks)) for latents in (independent, still)
+    )
+    assert near < 0.05 * far
+    torch.testing.assert_close(near, terms["prediction"] + 2.0 * terms["cross_time"])
 
 
 def test_a_model_of_single_frames_has_no_velocities_to_straighten() -> None:

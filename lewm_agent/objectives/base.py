@@ -54,8 +54,8 @@ class EncodedClip:
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The latents (B, T - 1, latent_dim) of frames 1 to T - 1 as predicted by teacher forcing, with gradient."""
-        return self.model.predict(self.latents[:, :-1], self.blocks)
+        """The latents (B, T - 1, latent_dim) of frames 1 to T - 1 as predicted in training, with gradient."""
+        return self.model.taught(self.latents[:, :-1], self.blocks)
 
     @cached_property
     def prediction_error(self) -> Tensor:

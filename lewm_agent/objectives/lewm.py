@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -43,7 +45,11 @@ class LeWM(Objective):
         total = prediction + weights.sigreg_weight * sigreg - weights.straightening_weight * straight
         total = total + weights.inverse_weight * inverse + weights.reconstruction_weight * reconstruction
         terms = {"prediction": prediction, "sigreg": sigreg, "straightness": straight}
-        return total, {**terms, "inverse": inverse, "reconstruction": reconstruction}
+        terms |= {"inverse": inverse, "reconstruction": reconstruction}
+        if weights.cross_time_weight:
+            terms["cross_time"] = self.sigreg(latents.diff(dim=1).transpose(0, 1) / math.sqrt(2))
+            total = total + weights.cross_time_weight * terms["cross_time"]
+        return total, terms
 
 
 def _reconstruction_error(clip: EncodedClip) -> Tensor:
