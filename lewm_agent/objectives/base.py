@@ -25,8 +25,8 @@ class Predictive(Protocol):
     inverse_dynamics: InverseDynamics | None
     decoder: ThumbnailDecoder | None
 
-    def predict(self, latents: Tensor, blocks: Tensor) -> Tensor:
-        """Next latents (B, T, latent_dim) from latents and normalised blocks (B, T, block_dim), by teacher forcing."""
+    def taught(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """Next latents (B, T, latent_dim) from latents and normalised blocks (B, T, block_dim), as in training."""
 
 
 @dataclass(frozen=True)
