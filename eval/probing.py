@@ -39,6 +39,8 @@ from lewm_agent.world_model import WorldModel
 
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""
+SYMMETRIES = {"cube_yaw": 4, "effector_yaw": 2}
+"""Turns after which a thing looks as before: sine and cosine are of the angle times this, all that a frame can show."""
 TEST_SHARE = 0.25
 """Of the episodes."""
 NEVER_CHANGES = 1e-6
@@ -66,7 +68,9 @@ def targets(quantities: dict[str, Matrix]) -> dict[str, Matrix]:
     """What is probed for: all quantities that change, angles also as sine and cosine."""
     found = {name: values for name, values in quantities.items() if values.std() > NEVER_CHANGES}
     for name in [name for name in found if name.endswith(ANGLES)]:
-        found[f"sin {name}"], found[f"cos {name}"] = np.sin(found[name]), np.cos(found[name])
+        turns = SYMMETRIES.get(name, 1)
+        label = f"{turns} {name}" if turns > 1 else name
+        found[f"sin {label}"], found[f"cos {label}"] = np.sin(turns * found[name]), np.cos(turns * found[name])
     return found
 
 

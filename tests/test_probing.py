@@ -52,6 +52,14 @@ def test_angles_are_also_probed_as_sine_and_cosine_and_constants_left_out() -> N
     assert list(probing.targets(values)) == ["block_angle", "x", "sin block_angle", "cos block_angle"]
 
 
+def test_a_quarter_turn_of_a_cube_changes_nothing_that_is_probed() -> None:
+    yaw = np.linspace(0, 1, 10)
+    first, second = (probing.targets({"cube_yaw": angles}) for angles in (yaw, yaw + np.pi / 2))
+    assert list(first) == ["cube_yaw", "sin 4 cube_yaw", "cos 4 cube_yaw"]
+    for name in list(first)[1:]:
+        np.testing.assert_allclose(first[name], second[name], atol=1e-9)
+
+
 def test_command(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / "probing.json", tmp_path / "probing.png"
     arguments = ["--env", "two_room", "--model", str(trained_folder), "--frames", "240", "--seeds", "2"]
