@@ -111,7 +111,7 @@ def imported_modules(tree: ast.Module, at_import_time: bool) -> set[str]:
 def test_every_import_is_a_declared_dependency(at_import_time: bool) -> None:
     """Extras may be imported inside functions only; nothing may lean on what another library happens to bring."""
     extras = PYPROJECT["project"]["optional-dependencies"]
-    importable = ("fast", "video", "minari", "lerobot", "compare")
+    importable = ("fast", "video", "minari", "lerobot", "cluster", "compare")
     shipped_extras = [requirement for name in importable for requirement in extras[name]]
     declared = distribution_names(PYPROJECT["project"]["dependencies"] + ([] if at_import_time else shipped_extras))
     providers = importlib.metadata.packages_distributions()
