@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
+
+from lewm_agent.datasets.metadata import write_atomically
 
 OptionsT = TypeVar("OptionsT")
 
@@ -28,6 +31,14 @@ class ModelOptions:
     """Where to write the JSON."""
     picture: Path | None = None
     """Where to draw the figures (PNG)."""
+
+
+def keep(options: ModelOptions, result: dict[str, Any], draw: Callable[[Path], None]) -> None:
+    """Write the result and draw the picture where the options ask for them."""
+    if options.output is not None:
+        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+    if options.picture is not None:
+        draw(options.picture)
 
 
 def run(

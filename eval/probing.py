@@ -6,7 +6,6 @@ python eval/probing.py --env push_t --output probing.json --picture probing.png
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import warnings
 from collections import defaultdict
@@ -29,7 +28,6 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from lewm_agent import LeWMAgent
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
@@ -226,10 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _work(options: Options) -> None:
     result = measure(options)
     show(result, Console())
-    if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
-    if options.picture is not None:
-        draw(result, options.picture)
+    command.keep(options, result, lambda path: draw(result, path))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ learns nothing from it. With --save, eval/watch.py --decoder shows what the agen
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from rich.table import Table
 from torch import Tensor
 
 from lewm_agent import LeWMAgent
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
@@ -200,10 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _work(options: Options) -> None:
     result, strips = measure(options)
     show(result, Console())
-    if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
-    if options.picture is not None:
-        draw(result, strips, options.picture)
+    command.keep(options, result, lambda path: draw(result, strips, path))
 
 
 if __name__ == "__main__":

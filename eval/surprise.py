@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from lewm_agent import LeWMAgent
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
@@ -224,10 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _work(options: Options) -> None:
     result, moment = measure(options)
     show(result, Console())
-    if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
-    if options.picture is not None:
-        draw(result, moment, options.picture)
+    command.keep(options, result, lambda path: draw(result, moment, path))
 
 
 if __name__ == "__main__":
