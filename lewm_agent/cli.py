@@ -90,7 +90,7 @@ def learn(
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object: those the data were collected with.
-        resume: continue from the last checkpoint.
+        resume: continue from the last checkpoint; a finished run goes on when given more epochs and cycles.
     """
     world = _environment(env, config, environment_kwargs)
     learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
