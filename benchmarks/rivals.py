@@ -209,7 +209,7 @@ def summary(run: Run) -> dict[str, Any]:
         "agent": run.agent,
         "seed": run.seed,
         "steps": rows[-1]["step"],
-        "training_minutes": round(training_minutes(rows, run), 2),
+        "training_minutes": round(training_minutes(rows, run), 4),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "ms_per_decision": round(1000 * float(np.mean(decisions)), 2),

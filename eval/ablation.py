@@ -40,7 +40,9 @@ from lewm_agent.eval.views import gather, latents
 Settings = dict[str, Any]
 LAMBDA = "objective.sigreg_weight"
 LAMBDA_BOUNDS = (1e-3, 1.0)
-CURVES = ("prediction", "effective_rank", "straightness")
+CURVES = ("prediction", "effective_rank", "latent_variance", "straightness")
+FIGURES = {"rank": "effective_rank", "variance": "latent_variance", "prediction": "prediction"}
+"""Heads of the table and what they are of held-out clips."""
 CURVE_POINTS = 60
 OWN = "own"
 """Planner of the trained configuration."""
@@ -249,7 +251,7 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
     """One line for each value, planner and protocol: means over seeds."""
     shown = Table()
     shown.add_column("setting", no_wrap=True)
-    for head in ("planner", "protocol", "success %", "of each seed", "95 %", "rank", "prediction", "steps correlation"):
+    for head in ("planner", "protocol", "success %", "of each seed", "95 %", *FIGURES, "steps correlation"):
         shown.add_column(head)
     for settings, runs in grouped(results).items():
         for row, judged in enumerate(runs[0]["success"]):
@@ -262,8 +264,7 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
                 f"{np.mean(rates):.1f}",
                 " ".join(f"{one:.0f}" for one in rates),
                 f"{low:.1f} to {high:.1f}",
-                f"{np.mean([run['held_out']['effective_rank'] for run in runs]):.1f}",
-                f"{np.mean([run['held_out']['prediction'] for run in runs]):.4f}",
+                *(f"{np.mean([run['held_out'][name] for run in runs]):.3g}" for name in FIGURES.values()),
                 f"{np.mean([run['steps_correlation'] for run in runs]):.2f}",
             )
     return shown

@@ -15,7 +15,12 @@ OUTCOMES: dict[str, Callable[[Result], float]] = {
     "prediction error": lambda result: result["held_out"]["prediction"],
     "correlation with steps": lambda result: result["steps_correlation"],
 }
-CURVES = {"effective_rank": "effective rank", "prediction": "prediction error", "straightness": "straightness"}
+CURVES = {
+    "effective_rank": "effective rank",
+    "latent_variance": "variance of the latents",
+    "prediction": "prediction error",
+    "straightness": "straightness",
+}
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
