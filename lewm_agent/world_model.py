@@ -95,16 +95,7 @@ class WorldModel(LatentModel):
         return self._head(self.predictor(latents, self.action_encoder(blocks)))
 
     def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
-        """Imagine S futures for each of N histories; what the actions do to each layer is computed once.
-
-        Args:
-            latents: (N, H, latent_dim), the last H <= history real frames.
-            past_blocks: (N, H - 1, block_dim), the normalised blocks executed between them.
-            blocks: (N, S, P, block_dim), the normalised candidates.
-
-        Returns:
-            (N, S, P, latent_dim): the latent after each block.
-        """
+        """As :meth:`LatentModel.rollout`; what the actions do to each layer is computed once."""
         count, samples = blocks.shape[:2]
         modulations = self._rollout_modulations(past_blocks, blocks)
         known = latents.repeat_interleave(samples, dim=0)
