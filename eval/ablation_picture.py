@@ -21,6 +21,7 @@ CURVES = {
     "prediction": "prediction error",
     "straightness": "straightness",
 }
+LOGARITHMIC = {"latent_variance", "prediction"}
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
@@ -58,7 +59,7 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
             for number, run in enumerate(runs):
                 steps, heights = run["curves"]["step"], run["curves"][curve]
                 panel.plot(steps, heights, f"C{color}", lw=1, label="" if number else value)
-        panel.set(title=f"{title} in training", xlabel="step", yscale="log" if curve == "prediction" else "linear")
+        panel.set(title=f"{title} in training", xlabel="step", yscale="log" if curve in LOGARITHMIC else "linear")
         panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
-from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset
+from lewm_agent.config import AgentConfig, PlannerConfig, Precision, planner_preset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
@@ -47,6 +47,8 @@ class Options:
     """Pairs of the shipped list."""
     planner_seed: int = 0
     """Of the planner's noise."""
+    precision: Precision = "float32"
+    """Of the predictor in imagination."""
     threads: int = 1
     """Threads of torch."""
     device: str = "auto"
@@ -93,7 +95,7 @@ def settings_of(options: Options, agent: AgentConfig) -> list[tuple[str, Planner
     """Every planner with every budget; the share of elites stays, but every Gaussian has two."""
     found = []
     for name in options.planners:
-        planner = planner_preset(name, agent.model)
+        planner = dataclasses.replace(planner_preset(name, agent.model), precision=options.precision)
         if planner.proposals and agent.inverse_dynamics is None:
             continue
         fewest = 2 * planner.components if planner.search == "mixture" else 2

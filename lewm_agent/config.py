@@ -150,6 +150,8 @@ class ObjectiveConfig(ObjectiveSettings):
     """Random directions drawn afresh at every step."""
     sigreg_knots: int = 17
     """Quadrature nodes on [0, 3]."""
+    sigreg_subspaces: int = 1
+    """Fixed random subspaces of latent_dim / this many dimensions that the directions lie in: LeWM 1, Sub-JEPA 32."""
     straightening_weight: float = 0.0
     """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
     cross_time_weight: float = 0.0
@@ -165,9 +167,18 @@ class ObjectiveConfig(ObjectiveSettings):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
         require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
+        require(
+            1 <= self.sigreg_subspaces <= self.sigreg_projections,
+            f"sigreg_subspaces must be 1 to sigreg_projections, got {self.sigreg_subspaces}",
+        )
 
     def check(self, agent: AgentConfig) -> None:
-        """Raise ``ValueError`` unless there are velocities to straighten and a head to train, where these are."""
+        """Raise ``ValueError`` unless there are the velocities, the head and the dimensions that the terms need."""
+        dimensions = agent.model.latent_dim
+        require(
+            dimensions % self.sigreg_subspaces == 0,
+            f"objective.sigreg_subspaces ({self.sigreg_subspaces}) must divide model.latent_dim ({dimensions})",
+        )
         require(
             agent.model.clip_frames > 2 or not self.straightening_weight,
             "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",

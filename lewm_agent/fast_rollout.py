@@ -19,13 +19,15 @@ def fast_rollout(world_model: LatentModel, planner: PlannerConfig) -> Rollout:
     """How ``planner`` imagines with the present weights; later changes of the weights may not reach it.
 
     ``torch.compile`` needs a C++ compiler on the CPU and takes a minute before the first plan, and again for every
-    number of frames known so far. On a GPU it also records CUDA graphs.
+    number of frames known so far. There it also packs the weights once for the matrix products to come; on a GPU it
+    records CUDA graphs.
     """
     rollout = world_model.rollout if planner.precision == "float32" else _bfloat16_rollout(world_model)
     if not planner.compile:
         return rollout
-    on_gpu = world_model.action_mean.device.type == "cuda"
-    return torch.compile(rollout, dynamic=False, mode="reduce-overhead" if on_gpu else "default")
+    if world_model.action_mean.device.type == "cuda":
+        return torch.compile(rollout, dynamic=False, mode="reduce-overhead")
+    return torch.compile(rollout, dynamic=False, options={"freezing": True})
 
 
 def _bfloat16_rollout(world_model: LatentModel) -> Rollout:

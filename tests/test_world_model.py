@@ -174,6 +174,13 @@ def test_a_model_of_single_frames_has_no_velocities_to_straighten() -> None:
         )
 
 
+def test_subspaces_must_divide_the_latent() -> None:
+    with pytest.raises(ValueError, match=r"sigreg_subspaces \(5\) must divide model\.latent_dim \(8\)"):
+        AgentConfig(model=TINY, objective=ObjectiveConfig(sigreg_subspaces=5))
+    with pytest.raises(ValueError, match="1 to sigreg_projections"):
+        ObjectiveConfig(sigreg_subspaces=0)
+
+
 def test_a_decoder_learns_to_draw_what_the_latents_say() -> None:
     torch.manual_seed(0)
     decoder = ThumbnailDecoder(TINY)

@@ -31,7 +31,12 @@ class LeWM(Objective):
         super().__init__(settings, model)
         self.weights = settings
         self.needs_decoder = settings.reconstruction_weight > 0
-        self.sigreg = SIGReg(settings.sigreg_projections, settings.sigreg_knots)
+        self.sigreg = SIGReg(
+            settings.sigreg_projections,
+            settings.sigreg_knots,
+            latent_dim=model.latent_dim,
+            subspaces=settings.sigreg_subspaces,
+        )
 
     def forward(self, clip: EncodedClip) -> tuple[Tensor, Terms]:
         """The total and its terms; those that are switched off are 0, but straightness is always told."""
