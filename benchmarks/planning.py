@@ -35,14 +35,18 @@ from rich.table import Table
 from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig
+from lewm_agent.agents.patch_world_model import PatchModelConfig, PatchWorldModel
 from lewm_agent.config import PLANNERS, PlannerConfig, Precision
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import goal_cost
+from lewm_agent.learner import LatentModel
 from lewm_agent.official import official_weights
 from lewm_agent.planning import CEM
 from lewm_agent.world_model import WorldModel
 
-OURS, THEIRS = "lewm-agent", "stable-worldmodel"
+OURS, THEIRS, DINO_WM = "lewm-agent", "stable-worldmodel", "DINO-WM"
+DINO_WM_CANDIDATES = 4
+"""Imagined at once by DINO-WM's predictor: enough for large matrix products, as each has 256 tokens a frame."""
 Plan = Callable[[int], Tensor]
 """From a seed to a plan (T, A)."""
 
@@ -57,6 +61,8 @@ class Arguments:
     """Whose samples, elites, iterations and horizon both use."""
     compiled: bool = False
     """Also our planner with compiled rollouts; compiling takes some minutes."""
+    dino_wm: bool = False
+    """Also how long a predictor of DINO-WM's size takes to imagine a candidate, beside LeWM's."""
     repeats: int = 5
     """Plans of each planner, in turns; the medians are shown."""
     threads: int = 2
@@ -187,6 +193,34 @@ def measure(found: dict[str, Plan], repeats: int) -> dict[str, Any]:
     }
 
 
+def imagination_seconds(settings: PlannerConfig, repeats: int) -> dict[str, list[float]]:
+    """Seconds in which LeWM and DINO-WM imagine one candidate from one frame: both random, of the released sizes."""
+    models: dict[str, LatentModel] = {OURS: random_model(), DINO_WM: PatchWorldModel(PatchModelConfig()).eval()}
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(1 + repeats):
+        for name, model in models.items():
+            config = model.config
+            samples = settings.samples if name == OURS else DINO_WM_CANDIDATES
+            frame = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
+            latents, past = model.encode(frame)[:, None], torch.zeros(1, 0, config.block_dim)
+            blocks = torch.randn(1, samples, settings.horizon, config.block_dim)
+            began = time.perf_counter()
+            model.rollout(latents, past, blocks)
+            if turn:  # the first warms up
+                seconds[name].append((time.perf_counter() - began) / samples)
+    return seconds
+
+
+def show_imagination(seconds: dict[str, list[float]], console: Console) -> dict[str, Any]:
+    """Print how the two compare; returns the results."""
+    ratio = statistics.median(b / a for a, b in zip(seconds[OURS], seconds[DINO_WM], strict=True))
+    table = Table("predictor", "ms per candidate", title="Imagining one candidate, medians")
+    for name, times in seconds.items():
+        table.add_row(name, f"{1000 * statistics.median(times):.2f}")
+    console.print(table, f"{DINO_WM} takes {ratio:.0f} times as long", highlight=False)
+    return {"seconds_per_candidate": seconds, "ratio": round(ratio, 1)}
+
+
 def show(results: dict[str, Any], console: Console) -> None:
     """Print the table."""
     table = Table("planner", "s per plan", "range", "ratio", "plans differ by at most", title="One plan, medians")
@@ -213,6 +247,10 @@ def main(arguments: Arguments) -> None:
     found = planners(trained or random_model(), PLANNERS[arguments.planner], arguments.compiled)
     results = measure(found, arguments.repeats)
     show(results, Console())
+    if arguments.dino_wm:
+        results["imagination"] = show_imagination(
+            imagination_seconds(PLANNERS[arguments.planner], arguments.repeats), Console()
+        )
     if arguments.output is not None:
         settings = {name: value for name, value in vars(arguments).items() if name != "output"}
         record.write(arguments.output, settings, results)

@@ -298,9 +298,11 @@ def draw_curves(runs: list[Run], path: Path) -> None:
     """One column per agent, one panel per term of its loss, one line per seed."""
     matplotlib.use("Agg")
     curves: dict[str, dict[str, list[Any]]] = {}
+    straightens = getattr(preset(runs[0].arguments.preset).objective, "straightening_weight", 0) > 0
+    hidden = NOT_A_TERM if straightens else NOT_A_TERM | {"straightness"}
     for run in runs:
         rows = training_rows(run.folder)
-        for term in (name for name in rows[0] if name not in NOT_A_TERM and any(row[name] for row in rows)):
+        for term in (name for name in rows[0] if name not in hidden and any(row[name] for row in rows)):
             points = [(row["step"], row[term]) for row in rows]
             curves.setdefault(run.agent, {}).setdefault(term, []).append(points)
     height = max(len(terms) for terms in curves.values())

@@ -23,6 +23,8 @@ Environment = gym.Env[Any, Any]
 MakeEnvironment = Callable[[], Environment]
 Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
 """Pair, time step, info of the environment and a generator to an action."""
+Watcher = Callable[[Any, bool], None]
+"""Is given the agent's memory of an episode after a decision, and whether a plan was made."""
 
 
 @dataclass
@@ -92,12 +94,14 @@ class Player:
         agent: who acts.
         seed: of the planner's noise; every pair has its own, so a trace does not depend on which others are played.
         budget: environment steps on each pair.
+        watcher: is shown every decision of every pair.
     """
 
     make: MakeEnvironment
     agent: GoalAgent[Any, Any]
     seed: int
     budget: int
+    watcher: Watcher | None = None
     _environments: list[Environment] = field(default_factory=list)
 
     def play(self, numbers: Sequence[int], pairs: Sequence[Pair]) -> list[Trace]:
@@ -120,7 +124,10 @@ class Player:
             actions, memories = self.agent.predict({"pixels": frames, "goal": goals}, memories)
             seconds = (time.perf_counter() - began) / len(envs)
             for env, action, trace, memory, before in zip(envs, actions, traces, memories, plans, strict=True):
-                trace.add_decision(seconds, memory.plans > before)
+                planned = memory.plans > before
+                trace.add_decision(seconds, planned)
+                if self.watcher is not None:
+                    self.watcher(memory, planned)
                 trace.add(env.step(action)[-1])
         return traces
 

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.checks import named
+from lewm_agent.controller import Frames
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.floors import floors
+from lewm_agent.eval.imagination import Expectations
 from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
@@ -45,6 +48,7 @@ from lewm_agent.eval.rollouts import (
     play_in_processes,
 )
 from lewm_agent.eval.videos import write_gif
+from lewm_agent.frame_decoder import FrameDecoder
 from lewm_agent.model_card import agent_title
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
@@ -88,6 +92,8 @@ class Options:
     """Folder for GIFs of the agent beside its goal."""
     videos: int = 10
     """How many GIFs, with --video: half of them the nearest failures, then solved pairs."""
+    decoder: Path | None = None
+    """Decoder made by eval/reconstruction.py --save: the GIFs also show what each plan expects to see at its end."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,6 +134,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     trained_in = agent.description.environment_kwargs
     if agent.description.environment != environment:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
+    expectations = _expectations(options, agent)
     make = functools.partial(make_environment, environment, {**trained_in, **rules.environment_kwargs})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
@@ -139,7 +146,8 @@ def evaluate(options: Options) -> dict[str, Any]:
             others = _play_floors(make(), chosen, rules, journal, progress)
     result = _result(options, environment, agent, chosen, traces, rules, others)
     if options.video is not None:
-        _write_videos(options, make(), result["records"], chosen.pairs, traces)
+        expect = functools.partial(_expected, expectations, Player(make, agent, options.planner_seed, rules.budget))
+        _write_videos(options, make(), result["records"], chosen.pairs, traces, expect)
     return result
 
 
@@ -151,6 +159,16 @@ def _agent(options: Options) -> Agent:
         if agent.kind != options.agent:
             raise ValueError(f"`{name}` is a `{agent.kind}` agent, not a `{options.agent}` one; give it with --model")
     return agent
+
+
+def _expectations(options: Options, agent: Agent) -> Expectations | None:
+    if options.decoder is None:
+        return None
+    if options.video is None:
+        raise ValueError("--decoder draws what the agent expects into GIFs; give a folder for them with --video")
+    if not isinstance(agent, LeWMAgent):
+        raise ValueError(f"--decoder needs an agent that imagines in LeWM's latents; this one is `{agent.kind}`")
+    return Expectations(agent, FrameDecoder.load(options.decoder, agent.world_model))
 
 
 def _make_player(options: Options, make: MakeEnvironment, budget: int) -> Player:
@@ -350,8 +368,23 @@ def summary(result: dict[str, Any]) -> Group:
     return Group(title, table, notes)
 
 
+def _expected(expectations: Expectations | None, player: Player, number: int, pair: Pair) -> list[Frames]:
+    """What the plan of every step leads to: the pair is played once more, which goes as before."""
+    if expectations is None:
+        return []
+    expectations.frames = []
+    player.watcher = expectations
+    player.play([number], [pair])
+    return expectations.frames
+
+
 def _write_videos(
-    options: Options, env: gym.Env[Any, Any], records: list[dict[str, Any]], pairs: list[Pair], traces: list[Trace]
+    options: Options,
+    env: gym.Env[Any, Any],
+    records: list[dict[str, Any]],
+    pairs: list[Pair],
+    traces: list[Trace],
+    expect: Callable[[int, Pair], list[Frames]],
 ) -> None:
     """GIFs of the nearest failures and of solved pairs; their paths go into the records."""
     folder = options.video or Path()
@@ -364,7 +397,8 @@ def _write_videos(
     for number in [*few, *solved[: options.videos - len(few)]]:
         record = records[number]
         path = folder / f"pair-{number:03d}-{'solved' if record['success'] else 'failed'}.gif"
-        write_gif(path, env, pairs[number], traces[number], record["first_success_step"])
+        expected = expect(number, pairs[number])
+        write_gif(path, env, pairs[number], traces[number], record["first_success_step"], expected)
         record["video"] = os.path.relpath(path, start)
 
 

@@ -1,7 +1,8 @@
-"""GIFs of an episode: what the agent saw, beside its goal."""
+"""GIFs of an episode: what the agent saw, beside what it expected and its goal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -18,7 +19,14 @@ MILLISECONDS = 100
 SOLVED, UNSOLVED = (40, 160, 60), (210, 210, 210)
 
 
-def write_gif(path: Path, env: Environment, pair: Pair, trace: Trace, solved_at: int | None) -> None:
+def write_gif(
+    path: Path,
+    env: Environment,
+    pair: Pair,
+    trace: Trace,
+    solved_at: int | None,
+    expected: Sequence[Frames] = (),
+) -> None:
     """Agent left, goal right, framed in green from the step at which the pair was solved.
 
     Args:
@@ -27,13 +35,16 @@ def write_gif(path: Path, env: Environment, pair: Pair, trace: Trace, solved_at:
         pair: what was played.
         trace: what happened.
         solved_at: time step of the first success, or None.
+        expected: for every step the frame that the plan led to, shown between the two.
     """
     pictures = []
     for step, state in enumerate(trace.states):
         restore(env, pair, state)
         goal = _enlarge(env.unwrapped.goal_frame())  # type: ignore[attr-defined]
         color = SOLVED if solved_at is not None and step >= solved_at else UNSOLVED
-        pictures.append(_beside(_enlarge(np.asarray(env.render())), goal, color))
+        now = _enlarge(np.asarray(env.render()))
+        between = [_enlarge(expected[min(step, len(expected) - 1)])] if expected else []
+        pictures.append(_beside([now, *between, goal], color))
     path.parent.mkdir(parents=True, exist_ok=True)
     imageio.imwrite(path, np.stack(pictures), extension=".gif", duration=MILLISECONDS, loop=0)
 
@@ -43,10 +54,11 @@ def _enlarge(frame: Frames) -> Frames:
     return frame.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _beside(left: Frames, right: Frames, color: tuple[int, int, int]) -> Frames:
-    height, width, _ = left.shape
-    canvas = np.empty((height + 2 * GAP, 2 * width + 3 * GAP, 3), np.uint8)
+def _beside(panels: Sequence[Frames], color: tuple[int, int, int]) -> Frames:
+    height, width, _ = panels[0].shape
+    canvas = np.empty((height + 2 * GAP, GAP + len(panels) * (width + GAP), 3), np.uint8)
     canvas[:] = color
-    canvas[GAP:-GAP, GAP : GAP + width] = left
-    canvas[GAP:-GAP, 2 * GAP + width : -GAP] = right
+    for place, panel in enumerate(panels):
+        left = GAP + place * (width + GAP)
+        canvas[GAP:-GAP, left : left + width] = panel
     return canvas

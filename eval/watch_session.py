@@ -10,11 +10,11 @@ from typing import Any, cast
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lewm_agent import LeWMAgent
 from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.envs.goal_env import GoalEnv, Vector
+from lewm_agent.eval.imagination import array, draw, imagine
 from lewm_agent.eval.watch_drawing import SIDE, Path, Scene
 from lewm_agent.eval.watch_worlds import Task, world_of
 from lewm_agent.frame_decoder import FrameDecoder
@@ -170,8 +170,7 @@ class Session:
         """Frames of latents (P, D), where there is a decoder."""
         if self._decoder is None:
             return None
-        frames: Frames = self._decoder.frames(torch.as_tensor(latents).float().to(self.agent.device)).cpu().numpy()
-        return frames
+        return draw(self._decoder, latents)
 
     def _picture(self, state: Vector) -> Frames:
         self._copy.reset(options={"state": state})
@@ -189,7 +188,7 @@ class Session:
     @torch.inference_mode()
     def _encode(self, frames: Frames) -> Vector:
         chunks = torch.as_tensor(frames).to(self.agent.device).split(ENCODED_AT_ONCE)
-        return _array(torch.cat([self.agent.world_model.encode(chunk) for chunk in chunks]))
+        return array(torch.cat([self.agent.world_model.encode(chunk) for chunk in chunks]))
 
     def _path(self, memory: EpisodeMemory) -> Path:
         """Where the plan leads that ``memory`` has just begun to execute: imagined, and in the simulator."""
@@ -203,34 +202,6 @@ class Session:
         """States (P, S) after each block when actions (P, frame_skip, action_dim) follow the present state."""
         self._copy.reset(options={"state": self.info["state"]})
         return np.stack([[self._copy.step(action)[-1]["state"] for action in block][-1] for block in actions])
-
-
-@torch.inference_mode()
-def imagine(agent: LeWMAgent, memory: EpisodeMemory) -> tuple[Actions, Vector]:
-    """The plan of which a memory has just begun to execute the first action, and what the model expects of it.
-
-    Returns:
-        Actions (P, frame_skip, action_dim) in the environment's units, and latents (P, D) after each block. Where the
-        planner counts the best block of a plan (cost ``best``), P ends with that block: what follows is arbitrary.
-    """
-    model, skip = agent.world_model, agent.config.model.frame_skip
-    if memory.rest is None or memory.goal_latent is None:
-        raise ValueError("there is no plan yet")
-    queue = [model.normalize_actions(torch.as_tensor(action, device=agent.device)) for action in memory.queue]
-    plan = torch.cat([torch.stack([memory.executing[-1], *queue]), memory.rest[0]])
-    latents = torch.stack(memory.latents)
-    past = torch.stack(memory.blocks) if memory.blocks else latents.new_zeros(0, agent.config.model.block_dim)
-    blocks = plan.unflatten(0, (-1, skip))
-    imagined = model.rollout(latents[None], past[None], blocks.flatten(1)[None, None])[0, 0]
-    best = int((imagined - memory.goal_latent).square().sum(dim=1).argmin())
-    length = best + 1 if agent.config.planner.cost == "best" else len(imagined)
-    actions: NDArray[np.float32] = model.denormalize_actions(blocks[:length]).cpu().numpy()
-    return actions, _array(imagined[:length])
-
-
-def _array(values: torch.Tensor) -> Vector:
-    array: Vector = values.double().cpu().numpy()
-    return array
 
 
 def _make(agent: LeWMAgent, image_size: int) -> GoalEnv[Any]:

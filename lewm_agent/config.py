@@ -3,8 +3,8 @@
 Preset ``paper`` is the released LeWorldModel recipe to the letter (lucas-maes/le-wm ``config/train`` and
 stable-worldmodel ``planning/solver/cem.py``); where the text of arXiv 2603.19312 and the released code disagree, the
 code is followed. Presets of ours are sized for two CPU cores: ``small`` keeps the paper's two loss terms,
-``small_straight`` adds a straightening term, ``fine`` also pixels, small patches for small objects, and an
-inverse-dynamics head; ``shapes`` is for objects whose rotation matters: a CNN, single frames, large batches and a
+``small_straight`` adds a straightening term and an inverse-dynamics head, ``fine`` also pixels and small patches for
+small objects; ``shapes`` is for objects whose rotation matters: a CNN, single frames, large batches and a
 reconstruction term. What each of them reaches is in ``docs/results.md``.
 """
 
@@ -475,7 +475,9 @@ PRESETS: dict[str, AgentConfig] = {
     "shapes": _SHAPES,
     "small": _SMALL,
     "small_straight": dataclasses.replace(
-        _SMALL, objective=dataclasses.replace(_SMALL_OBJECTIVE, straightening_weight=0.3)
+        _SMALL,
+        objective=dataclasses.replace(_SMALL_OBJECTIVE, straightening_weight=0.3),
+        inverse_dynamics=InverseDynamicsConfig(furthest=20),
     ),
 }
 

@@ -52,7 +52,13 @@ RECIPES: dict[str, Recipe] = {
     "push_t": Recipe("push_t", "expert", 6000, "shapes", 5.0),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
-        "reacher", "random", 800, "small_straight", 2.2, environment_kwargs={"terminate_on_success": False}
+        "reacher",
+        "random",
+        800,
+        "small_straight",
+        2.2,
+        environment_kwargs={"terminate_on_success": False},
+        planner="hybrid",
     ),
     "two_room": Recipe("two_room", "expert", 2000, "small_straight", 4.0, planner="slow"),
 }

@@ -91,6 +91,7 @@ class SIGReg(nn.Module):
 
     def _directions(self, latents: Tensor) -> Tensor:
         """(D, projections) unit columns."""
+        directions: Tensor
         if self.subspaces == 1:
             directions = torch.randn(latents.shape[-1], self.projections, device=latents.device)
         else:

@@ -36,7 +36,10 @@ def test_examples_of_other_environments_run(
     monkeypatch.chdir(tmp_path)
     usual = config.PRESETS["small_straight"]
     brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
-    monkeypatch.setitem(config.PRESETS, "small_straight", dataclasses.replace(usual, training=brief))
+    head = config.InverseDynamicsConfig(steps=10)
+    monkeypatch.setitem(
+        config.PRESETS, "small_straight", dataclasses.replace(usual, training=brief, inverse_dynamics=head)
+    )
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "any_environment.md").read_text(), flags=re.DOTALL)
     assert len(examples) == 2
     namespace: dict[str, object] = {}

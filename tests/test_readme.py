@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lewm_agent import cli, recipes
+from lewm_agent import cli, config, recipes
 from lewm_agent.eval import ablation, planning_time, probing, reconstruction, success_rate, surprise
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+BRIEF_HEAD = "inverse-dynamics:inverse-dynamics-config --inverse-dynamics.steps 10"
 SHORTER = {
     "episodes=2000": "episodes=6",
     "--episodes 2000": "--episodes 6",
@@ -24,10 +25,18 @@ SHORTER = {
     "--output surprise.json": "--output surprise.json --trajectories 2",
     "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
     "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
+    "mine small_straight": f"mine small_straight {BRIEF_HEAD}",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
 """``tests/test_make.py`` and CI run these."""
+
+
+@pytest.fixture(autouse=True)
+def brief_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = config.PRESETS["small_straight"]
+    brief = dataclasses.replace(usual, inverse_dynamics=config.InverseDynamicsConfig(steps=10))
+    monkeypatch.setitem(config.PRESETS, "small_straight", brief)
 
 
 def blocks(language: str) -> list[str]:

@@ -12,6 +12,7 @@ import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 
 from lewm_agent import LeWMAgent
 from lewm_agent.agents.behavior import behavior_policy
@@ -25,6 +26,7 @@ from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
 from lewm_agent.eval.rollouts import Trace, make_environment, play_floor
 from lewm_agent.eval.two_room_rules import clean_crossing, legal_arrival, near_goal
+from lewm_agent.frame_decoder import FrameDecoder
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 FIELDS = {
@@ -141,6 +143,26 @@ def test_videos_show_agent_and_goal(trained_folder: Path, tmp_path: Path) -> Non
     assert len(gifs) == 2
     frames = imageio.imread(gifs[0])
     assert frames.shape[0] > 1 and frames.shape[2] > 1.8 * frames.shape[1] and frames.shape[3] == 3
+
+
+def test_videos_also_show_what_the_plan_expects(
+    trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = LeWMAgent.from_pretrained(trained_folder, device="cpu").world_model
+    decoder = FrameDecoder.of(model)
+    torch.nn.init.zeros_(decoder.draw[1].weight)
+    torch.nn.init.constant_(decoder.draw[1].bias, 100.0)  # white, whatever is imagined
+    decoder.save(tmp_path / "decoder.safetensors", model)
+    options = ("--videos", "1", "--decoder", str(tmp_path / "decoder.safetensors"))
+    run(trained_folder, tmp_path / "out.json", "--video", str(tmp_path / "gifs"), *options)
+    (gif,) = (tmp_path / "gifs").glob("*.gif")
+    frames = imageio.imread(gif)
+    assert frames.shape[2] > 2.8 * frames.shape[1]
+    left, middle, right = (part[:, 20:-20, 40:-40] for part in np.array_split(frames, 3, axis=2))
+    assert middle.min() > 250 > max(left.min(), right.min())
+    arguments = ["--env", "two_room", "--model", str(trained_folder), *options]
+    assert success_rate.main(arguments) == 2
+    assert "with --video" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

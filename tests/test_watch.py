@@ -20,7 +20,7 @@ from lewm_agent.envs.cube import cube_positions, with_cube_at
 from lewm_agent.envs.push_t_simulation import is_free
 from lewm_agent.envs.reacher import fingertip_position
 from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
-from lewm_agent.eval import watch, watch_drawing, watch_session
+from lewm_agent.eval import imagination, watch, watch_drawing, watch_session
 from lewm_agent.eval.watch_worlds import Task, World, world_of
 from lewm_agent.frame_decoder import FrameDecoder
 
@@ -173,7 +173,7 @@ def test_imagined_latents_are_those_that_the_planner_compares(tiny_agent: LeWMAg
     env = make("two_room")
     env.reset(seed=0)
     _, (memory,) = tiny_agent.predict({"pixels": env.render(), "goal": env.goal_frame()})
-    actions, latents = watch_session.imagine(tiny_agent, memory)
+    actions, latents = imagination.imagine(tiny_agent, memory)
     distances = ((latents - memory.goal_latent.double().numpy()) ** 2).sum(axis=1)  # type: ignore[union-attr]
     assert len(actions) == len(latents) == distances.argmin() + 1
     np.testing.assert_allclose(actions[0, 1], memory.queue[0], atol=1e-6)
