@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from lewm_agent import checkpoint, environment, official, slow_metric
 from lewm_agent.checkpoint import Description
-from lewm_agent.config import AgentConfig, PlannerConfig, preset
+from lewm_agent.config import AgentConfig, ObjectiveConfig, PlannerConfig, preset
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import prepared
@@ -79,6 +79,16 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             sentence = f"LeWorldModel's encoder and predictor, trained with the objective `{self.kind}`; it plans."
         load = 'from lewm_agent import LeWMAgent\n\nagent = LeWMAgent.from_pretrained("PATH_OR_HUB_ID")'
         return About(sentence, load, traits)
+
+    def _check_ready(self) -> None:
+        objective = self.config.objective
+        learns_with_the_rest = isinstance(objective, ObjectiveConfig) and objective.inverse_weight > 0
+        has_begun, has_ended = bool(self.description.training), bool(self.world_model.metric.any())
+        if self.config.planner.proposals and has_begun and not has_ended and not learns_with_the_rest:
+            raise ValueError(
+                "the inverse-dynamics head is trained when the rest has been, and this model's training has not ended; "
+                "until then, choose a planner that searches from nothing: small"
+            )
 
     # --- learn -------------------------------------------------------------------------------------------------------
 

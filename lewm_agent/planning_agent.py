@@ -36,8 +36,12 @@ class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
 
     @functools.cached_property
     def controller(self) -> Controller:
-        """Plans with the present weights and planner settings."""
+        """Plans with the present weights and settings. Raises ``ValueError`` if the model is not ready for them."""
+        self._check_ready()
         return Controller(self.model, self.config.planner, *self._bounds, self._cost)
+
+    def _check_ready(self) -> None:
+        """Raise ``ValueError`` if the planner uses what training has not come to yet."""
 
     @property
     def planner_settings(self) -> dict[str, Any]:

@@ -184,6 +184,14 @@ def test_a_model_without_the_head_refuses_its_planners(tiny_agent: LeWMAgent) ->
         tiny_agent.set_planner("hybrid")
 
 
+def test_a_checkpoint_from_before_the_head_was_trained_does_not_act_on_it(learned: Path) -> None:
+    unfinished = LeWMAgent.from_pretrained(learned / "run" / "checkpoints" / "last", device="cpu")
+    frame = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match="head is trained when the rest has been"):
+        unfinished.act(frame, frame)
+    assert unfinished.set_planner("small").act(frame, frame).shape == (2,)
+
+
 def test_weights_of_a_head_that_the_configuration_lacks_are_refused(learned: Path, tmp_path: Path) -> None:
     agent = LeWMAgent.from_pretrained(learned / "model").set_planner("small")
     bare = dataclasses.replace(agent.config, inverse_dynamics=None)
