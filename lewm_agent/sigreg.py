@@ -91,10 +91,10 @@ class SIGReg(nn.Module):
 
     def _directions(self, latents: Tensor) -> Tensor:
         """(D, projections) unit columns."""
-        directions: Tensor
         if self.subspaces == 1:
             directions = torch.randn(latents.shape[-1], self.projections, device=latents.device)
         else:
             within = (self.subspaces, self.bases.shape[-1], self.projections // self.subspaces)
             directions = (self.bases @ torch.randn(within, device=latents.device)).transpose(0, 1).flatten(1)
-        return directions / directions.norm(dim=0)
+        unit: Tensor = directions / directions.norm(dim=0)
+        return unit

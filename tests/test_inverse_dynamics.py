@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
-from lewm_agent.config import InverseDynamicsConfig
+from lewm_agent.config import InverseDynamicsConfig, planner_preset
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.eval.imagination import imagine
 from lewm_agent.hindsight import HindsightPairs, fit
 from lewm_agent.inverse_dynamics import InverseDynamics
 from lewm_agent.world_model import WorldModel
@@ -182,6 +183,20 @@ def test_a_resumed_run_learns_the_head_anew(
 def test_a_model_without_the_head_refuses_its_planners(tiny_agent: LeWMAgent) -> None:
     with pytest.raises(ValueError, match="needs a model with inverse_dynamics"):
         tiny_agent.set_planner("hybrid")
+
+
+def test_what_an_amortised_plan_leads_to_is_imagined_beyond_the_next_block(learned: Path) -> None:
+    agent = LeWMAgent.from_pretrained(learned / "model", device="cpu")
+    agent.set_planner(dataclasses.replace(planner_preset("amortised", agent.config.model), cost="terminal"))
+    frame, goal = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 200, np.uint8)
+    horizon, memories = agent.config.planner.horizon, None
+    plans = []
+    for _ in range(1 + agent.config.model.frame_skip):
+        before = memories[0].plans if memories else 0
+        _, memories = agent.predict({"pixels": frame, "goal": goal}, memories)
+        if memories[0].plans > before:
+            plans.append(imagine(agent, memories[0]))
+    assert [len(actions) for actions, _ in plans] == [len(latents) for _, latents in plans] == [horizon, horizon]
 
 
 def test_a_checkpoint_from_before_the_head_was_trained_does_not_act_on_it(learned: Path) -> None:
