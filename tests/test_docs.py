@@ -12,7 +12,14 @@ from lewm_agent import config
 from lewm_agent.objectives import registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SHORTER = {"episodes=400": "episodes=6", "episodes=800": "episodes=16", "(40, 2": "(2, 2", "steps=50": "steps=12"}
+SHORTER = {
+    "episodes=150": "episodes=6",
+    "episodes=300": "episodes=16",
+    "max_episode_steps=200": "max_episode_steps=50",
+    "(40, 2": "(2, 2",
+    " steps=50": " steps=12",
+    " steps=100": " steps=12",
+}
 
 
 def test_an_objective_of_ones_own_in_under_fifty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
