@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 
 def draw(points: list[dict[str, Any]], protocol: str, path: Path) -> None:
@@ -27,7 +27,9 @@ def draw(points: list[dict[str, Any]], protocol: str, path: Path) -> None:
             line = [point for point in points if (point["env"], point["planner"]) == (world, name)]
             _draw_line(panel, sorted(line, key=lambda point: point["milliseconds_per_step"]), name, color)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set(title=world, xlabel="milliseconds per environment step", ylim=(-2, 102))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(f"success in %, protocol {protocol}")
