@@ -44,6 +44,8 @@ CURVES = ("prediction", "effective_rank", "latent_variance", "straightness")
 FIGURES = {"rank": "effective_rank", "variance": "latent_variance", "prediction": "prediction"}
 """Heads of the table and what they are of held-out clips."""
 CURVE_POINTS = 60
+WIDTH = 160
+"""Columns of the table where it is written to a file."""
 OWN = "own"
 """Planner of the trained configuration."""
 VIEWS = 1500
@@ -291,7 +293,7 @@ def _work(options: Options) -> None:
     summary = {"options": {k: str(v) for k, v in dataclasses.asdict(options).items()}, "results": results}
     summary["command"] = " ".join(["python", *sys.argv])
     write_atomically(options.output / "ablation.json", json.dumps(summary, indent=1) + "\n")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(table(results))
     if options.find_lambda:
         best = max(grouped(results).items(), key=lambda item: np.mean([mean_success(run) for run in item[1]]))
