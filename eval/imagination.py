@@ -70,5 +70,5 @@ def imagine(agent: LeWMAgent, memory: EpisodeMemory) -> tuple[Actions, Vector]:
 
 def array(values: torch.Tensor) -> Vector:
     """In double precision."""
-    array: Vector = values.double().cpu().numpy()
-    return array
+    doubles: Vector = values.double().cpu().numpy()
+    return doubles
