@@ -1,6 +1,6 @@
-"""Is latent distance a distance one can walk down? Diagnosis of a Two-Room model on held-out episodes.
+"""Is latent distance a distance one can walk down? Diagnosis of Two-Room models on held-out episodes.
 
-python eval/latent_geometry.py --model two_room --output geometry.json
+python eval/latent_geometry.py --model two_room --output geometry.json --picture geometry.png
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from scipy.stats import spearmanr
 
 from lewm_agent import LeWMAgent
 from lewm_agent.datasets.metadata import write_atomically
-from lewm_agent.envs.two_room import TwoRoomEnv
-from lewm_agent.envs.two_room_geometry import Geometry, segment_is_clear
-from lewm_agent.eval import command
+from lewm_agent.envs.two_room_geometry import WORLD_SIZE, Geometry, disk_is_clear, segment_is_clear
+from lewm_agent.eval import command, views
+from lewm_agent.eval.geometry_picture import Distances, Picture, draw
 from lewm_agent.eval.protocols import held_out_episodes
 from lewm_agent.world_model import straightness
 
@@ -32,14 +32,19 @@ NEAR = 60.0
 """px: pairs closer than this are what a plan of five blocks has to tell apart."""
 BLOCKS = 5
 PAIRS = 4000
+PLACES = 500
+GOAL = (160.0, 175.0)
+"""px; of the map: in the right room, away from the door, which is at (112, 49)."""
+GRID = 48
+"""Places of the map on each axis."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the latent space of a Two-Room model relates to the two rooms, on held-out episodes."""
+    """How the latent spaces of Two-Room models relate to the two rooms, on held-out episodes."""
 
-    model: str = "two_room"
-    """Bundled name, folder or Hub id."""
+    model: tuple[str, ...] = ("two_room",)
+    """Bundled names, folders or Hub ids."""
     episodes: int = 200
     """Held-out episodes."""
     seed: int = 0
@@ -48,6 +53,8 @@ class Options:
     """auto, cpu, cuda or mps."""
     output: Path | None = None
     """Where to write the JSON."""
+    picture: Path | None = None
+    """Where to draw the distances around a goal and against the distance to walk (PNG)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,6 @@ def walking_distance(start: NDArray[np.float64], end: NDArray[np.float64]) -> fl
 @torch.inference_mode()
 def gather(agent: LeWMAgent, episodes: int, seed: int) -> Walks:
     """Cut held-out episodes into pieces of five blocks and encode them."""
-    env = gym.make(ENVIRONMENT, render_mode="rgb_array", image_size=agent.config.model.image_size).unwrapped
     skip = agent.config.model.frame_skip
     positions, actions = [], []
     for number, episode in held_out_episodes(ENVIRONMENT, seed):
@@ -83,17 +89,20 @@ def gather(agent: LeWMAgent, episodes: int, seed: int) -> Walks:
         for start in range(0, len(episode["state"]) - BLOCKS * skip, BLOCKS * skip):
             positions.append(episode["state"][start : start + BLOCKS * skip + 1 : skip])
             actions.append(episode["action"][start : start + BLOCKS * skip].reshape(BLOCKS, skip, -1))
-    frames = torch.as_tensor(np.stack([[_frame(env, position) for position in walk] for walk in positions]))
-    latents = torch.cat([agent.world_model.encode(chunk.to(agent.device)).cpu() for chunk in frames.split(64)])
+    latents = encode_places(agent, np.concatenate(positions)).unflatten(0, (len(positions), -1))
     blocks = agent.world_model.normalize_actions(torch.as_tensor(np.stack(actions)).to(agent.device)).flatten(-2)
     return Walks(np.stack(positions), latents, blocks)
 
 
-def _frame(env: Any, position: NDArray[np.float64]) -> NDArray[np.uint8]:
-    if not isinstance(env, TwoRoomEnv):
-        raise TypeError(f"this diagnosis is of the two-room world, not of {env}")
-    env.reset(seed=0, options={"state": position})
-    return env.render()
+@torch.inference_mode()
+def encode_places(agent: LeWMAgent, positions: NDArray[np.float64]) -> torch.Tensor:
+    """Latents (N, D) of frames with the agent at these places (N, 2), px."""
+    env = gym.make(ENVIRONMENT, render_mode="rgb_array", image_size=agent.config.model.image_size).unwrapped
+    frames = []
+    for position in positions:
+        env.reset(seed=0, options={"state": position})
+        frames.append(np.asarray(env.render()))
+    return torch.as_tensor(views.latents(agent.world_model, np.stack(frames), agent.device)).float()
 
 
 def linear_r2(latents: NDArray[np.float32], positions: NDArray[np.float64]) -> list[float]:
@@ -117,37 +126,74 @@ def open_loop_error(agent: LeWMAgent, walks: Walks) -> list[float]:
     return [round(float(error), 4) for error in errors]
 
 
+def some_pairs(walks: Walks, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.float64]]:
+    """Latents (N, D) of frames drawn at random and of others, and the px to walk between them (N,)."""
+    latents, positions = walks.latents.flatten(0, 1), walks.positions.reshape(-1, 2)
+    first, second = rng.integers(len(latents), size=(2, PAIRS))
+    walked = [walking_distance(a, b) for a, b in zip(positions[first], positions[second], strict=True)]
+    return latents[first], latents[second], np.array(walked)
+
+
 def rank_correlations(walks: Walks, rng: np.random.Generator) -> tuple[float, float]:
     """Spearman correlation of latent distance with walking distance: over all pairs of frames, and over near ones."""
-    latents, positions = walks.latents.flatten(0, 1).numpy(), walks.positions.reshape(-1, 2)
-    first, second = rng.integers(len(latents), size=(2, PAIRS))
-    walked = np.array([walking_distance(a, b) for a, b in zip(positions[first], positions[second], strict=True)])
-    latent = np.linalg.norm(latents[first] - latents[second], axis=1)
-    near = walked < NEAR
-    every, close = (spearmanr(latent[chosen], walked[chosen]).statistic for chosen in (slice(None), near))
+    first, second, walked = some_pairs(walks, rng)
+    latent = (first - second).norm(dim=1).numpy()
+    every, close = (spearmanr(latent[chosen], walked[chosen]).statistic for chosen in (slice(None), walked < NEAR))
     return round(float(every), 3), round(float(close), 3)
 
 
-def diagnose(options: Options) -> dict[str, Any]:
+def patch_repetition(agent: LeWMAgent, rng: np.random.Generator) -> float:
+    """Mean latent distance between places one patch of the encoder apart, as a share of that of half a patch.
+
+    Below 1, a step of a whole patch seems shorter than the half of it: the latent tells where in its patch the agent
+    is better than in which patch.
+    """
+    geometry, config = Geometry(), agent.config.model
+    patch = WORLD_SIZE * config.patch_size / config.image_size
+    rooms = np.array([[geometry.lower_limit, geometry.wall_band[0]], [geometry.wall_band[1], geometry.upper_limit]])
+    x = rng.uniform(*rooms[rng.integers(2, size=PLACES)].T)
+    y = rng.uniform(geometry.lower_limit, geometry.upper_limit - patch, PLACES)
+    here, half, whole = (encode_places(agent, np.stack([x, y + down], axis=1)) for down in (0, patch / 2, patch))
+    return round(float((whole - here).norm(dim=1).mean() / (half - here).norm(dim=1).mean()), 3)
+
+
+def diagnose(agent: LeWMAgent, name: str, walks: Walks, seed: int) -> dict[str, Any]:
     """All figures of one model."""
-    agent = LeWMAgent.from_pretrained(options.model, device=options.device)
-    walks = gather(agent, options.episodes, options.seed)
     flat = walks.latents.flatten(0, 1)
     steps = walks.latents.diff(dim=1).square().sum(-1).mean() / flat.var(0).sum()
-    every, near = rank_correlations(walks, np.random.default_rng(options.seed))
+    every, near = rank_correlations(walks, np.random.default_rng(seed))
     return {
-        "model": options.model,
-        "episodes": options.episodes,
-        "seed": options.seed,
+        "model": name,
         "frames": len(flat),
         "linear_r2_x_y": linear_r2(flat.numpy(), walks.positions.reshape(-1, 2)),
         "rank_correlation_all": every,
         "rank_correlation_near": near,
+        "patch_repetition": patch_repetition(agent, np.random.default_rng(seed)),
         "persistence": round(float(steps), 3),
         "straightness": round(float(straightness(walks.latents)), 3),
         "straightness_of_positions": round(float(straightness(torch.as_tensor(walks.positions))), 3),
         "open_loop_error": open_loop_error(agent, walks),
     }
+
+
+def picture(agent: LeWMAgent, name: str, walks: Walks, seed: int) -> Picture:
+    """Distances of one model, Euclidean and, where the model has it, in the slow metric."""
+    geometry, model = Geometry(), agent.world_model
+    grid = np.linspace(geometry.lower_limit, geometry.upper_limit, GRID)
+    places = np.array([[x, y] for y in grid for x in grid])
+    clear = np.array([disk_is_clear(place, geometry) for place in places])
+    latents = encode_places(agent, np.concatenate([places[clear], [GOAL]]))
+    first, second, walked = some_pairs(walks, np.random.default_rng(seed))
+    metrics = {"Euclidean": torch.eye(latents.shape[1])}
+    if model.metric.any():
+        metrics["slow"] = model.metric.cpu()
+    distances = {}
+    for metric, matrix in metrics.items():
+        apart = ((first - second) @ matrix).norm(dim=1)
+        around = np.full(len(places), np.nan)
+        around[clear] = ((latents[:-1] - latents[-1]) @ matrix).norm(dim=1) / apart.mean()
+        distances[metric] = Distances(around.reshape(GRID, GRID), (apart / apart.mean()).numpy())
+    return Picture(Path(name).name, grid, np.array(GOAL), walked, distances)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,13 +202,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _work(options: Options) -> None:
-    result = diagnose(options)
-    table = Table("figure", "value", title=f"latent geometry of {options.model}")
-    for name, value in result.items():
-        table.add_row(name.replace("_", " "), str(value))
+    results, pictures = [], []
+    for name in options.model:
+        agent = LeWMAgent.from_pretrained(name, device=options.device)
+        walks = gather(agent, options.episodes, options.seed)
+        results.append(diagnose(agent, name, walks, options.seed))
+        pictures.append(picture(agent, name, walks, options.seed))
+    table = Table("figure", *options.model, title="latent geometry")
+    for figure in list(results[0])[1:]:
+        table.add_row(figure.replace("_", " "), *(str(result[figure]) for result in results))
     Console().print(table)
     if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+        content = {"episodes": options.episodes, "seed": options.seed, "models": results}
+        write_atomically(options.output, json.dumps(content, indent=1) + "\n")
+    if options.picture is not None:
+        draw(pictures, options.picture)
 
 
 if __name__ == "__main__":

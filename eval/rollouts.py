@@ -114,7 +114,7 @@ class Player:
             trace.add(restore(env, pair, pair.state)[1])
         goals = np.stack([env.unwrapped.goal_frame() for env in envs])  # type: ignore[attr-defined]
         frames = np.zeros_like(goals)
-        memories = self.agent.initial_memories([_seed_of(self.seed, number) for number in numbers])
+        memories = self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers])
         for _ in range(self.budget):
             for i, env in enumerate(envs):
                 if self.agent.controller.needs_frame(memories[i]):
@@ -176,5 +176,6 @@ def restore(env: Environment, pair: Pair, state: NDArray[np.float64]) -> tuple[A
     return env.reset(seed=0, options={"state": state, "goal_state": pair.goal_state, "factors": pair.factors})
 
 
-def _seed_of(seed: int, index: int) -> int:
+def pair_seed(seed: int, index: int) -> int:
+    """Seed of the planner's noise on one pair of a list."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])

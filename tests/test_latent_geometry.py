@@ -31,10 +31,12 @@ def test_latents_that_are_positions_have_a_perfect_metric_within_a_room() -> Non
 
 
 def test_command(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "geometry.json"
-    arguments = ["--model", str(trained_folder), "--episodes", "6", "--output", str(out)]
-    assert latent_geometry.main(arguments) == 0
-    result = json.loads(out.read_text())
+    out, picture = tmp_path / "geometry.json", tmp_path / "geometry.png"
+    arguments = ["--model", str(trained_folder), "two_room", "--episodes", "6", "--output", str(out)]
+    assert latent_geometry.main([*arguments, "--picture", str(picture)]) == 0
+    result, bundled = json.loads(out.read_text())["models"]
+    assert bundled["rank_correlation_near"] > 0.5
+    assert picture.stat().st_size > 10_000
     assert len(result["open_loop_error"]) == latent_geometry.BLOCKS and min(result["open_loop_error"]) > 0
     assert -1 <= result["rank_correlation_all"] <= 1
     assert "persistence" in capsys.readouterr().out

@@ -1,0 +1,157 @@
+"""Success when plans are tried in the world itself instead of in imagination: what then fails is the latents' fault.
+
+python eval/true_dynamics.py --env two_room --planner small --episodes 50 --output true_dynamics.json
+
+Search, cost and pairs stay the same; each candidate is played in a second environment from the present state, and its
+frames are encoded. That takes seconds per plan.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from lewm_agent import LeWMAgent
+from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.environment import Environment, action_bounds
+from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
+from lewm_agent.eval.intervals import rate
+from lewm_agent.eval.pairs import shipped
+from lewm_agent.eval.protocols import Pair, Protocol, ProtocolName, protocol
+from lewm_agent.eval.rollouts import make_environment, pair_seed, restore
+from lewm_agent.eval.solving import play_shipped
+from lewm_agent.world_model import WorldModel
+
+States = NDArray[np.float64]
+FRAMES_AT_ONCE = 256
+"""Frames encoded together."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Success with the true dynamics in place of the predictor, beside that with the predictor, on the same pairs."""
+
+    env: str
+    """Environment: a short name (two_room) or a Gymnasium id."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    planner: str | None = None
+    """Planner preset; by default the model's own."""
+    protocol: ProtocolName = "strict"
+    """Which pairs, and what counts as success: docs/protocols.md."""
+    episodes: int = 50
+    """Pairs of the shipped list."""
+    planner_seed: int = 0
+    """Of the planner's noise."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Where to write the JSON."""
+
+
+class TrueDynamics:
+    """A rollout by the world itself, for one episode at a time.
+
+    Args:
+        world_model: encodes the frames, and knows how actions are normalised.
+        env: in which candidates are played; not the one that is acted in.
+    """
+
+    def __init__(self, world_model: WorldModel, env: Environment) -> None:
+        self._model, self._env = world_model, env
+        self._low, self._high = (np.asarray(bound) for bound in action_bounds(env.action_space))
+
+    def start_from(self, pair: Pair, state: States) -> None:
+        """Play the next candidates from this state (S,)."""
+        self._pair, self._state = pair, state
+
+    def __call__(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
+        """Candidate blocks (1, S, P, block_dim) to the latents (1, S, P, latent_dim) of the frames they lead to."""
+        actions = self._model.denormalize_actions(blocks[0].unflatten(-1, (self._model.config.frame_skip, -1)))
+        frames = np.concatenate([self._play(candidate) for candidate in actions.cpu().numpy()])
+        chunks = torch.as_tensor(frames).split(FRAMES_AT_ONCE)
+        encoded = torch.cat([self._model.encode(chunk.to(blocks.device)) for chunk in chunks])
+        return encoded.view(*blocks.shape[:3], -1)
+
+    def _play(self, blocks: NDArray[np.float32]) -> NDArray[np.uint8]:
+        restore(self._env, self._pair, self._state)
+        frames = []
+        for block in blocks:
+            for action in block:
+                self._env.step(np.clip(action, self._low, self._high).astype(np.float32))
+            frames.append(np.asarray(self._env.render()))
+        return np.stack(frames)
+
+
+@torch.inference_mode()
+def solves(agent: LeWMAgent, dynamics: TrueDynamics, env: Environment, rules: Protocol, pair: Pair, seed: int) -> bool:
+    """Whether the agent comes to the goal in ``env`` when its plans are tried in the world itself."""
+    agent.controller.rollout = dynamics
+    _, info = restore(env, pair, pair.state)
+    states = [np.array(info["state"])]
+    goal = env.unwrapped.goal_frame()  # type: ignore[attr-defined]
+    memories = agent.initial_memories([seed])
+    for _ in range(rules.budget):
+        dynamics.start_from(pair, states[-1])
+        actions, memories = agent.predict({"pixels": np.asarray(env.render())[None], "goal": goal[None]}, memories)
+        states.append(np.array(env.step(actions[0])[-1]["state"]))
+        if rules.success(np.stack(states), pair.goal_state)[1:].any():
+            return True
+    return False
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Success of one model with both dynamics, pair by pair."""
+    environment = environment_id(options.env)
+    agent = LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
+    rules = protocol(environment, options.protocol)
+    make = functools.partial(
+        make_environment, environment, {**agent.description.environment_kwargs, **rules.environment_kwargs}
+    )
+    imagined = [
+        solved
+        for _, solved in play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed)
+    ]
+    env, dynamics = make(), TrueDynamics(agent.world_model, make())
+    pairs = shipped(environment, options.protocol).first(options.episodes).pairs
+    seeds = [pair_seed(options.planner_seed, number) for number in range(len(pairs))]
+    shown = track(list(zip(pairs, seeds, strict=True)), "pairs", console=Console(stderr=True))
+    true = [solves(agent, dynamics, env, rules, pair, seed) for pair, seed in shown]
+    return {
+        **{name: value for name, value in asdict(options).items() if name not in ("output", "device")},
+        "true_dynamics": {**rate(sum(true), len(true)), "solved": true},
+        "imagination": {**rate(sum(imagined), len(imagined)), "solved": imagined},
+    }
+
+
+def _work(options: Options) -> None:
+    result = measure(options)
+    table = Table("plans tried in", "success %", "95 % interval", title=f"{options.env}, {options.protocol}")
+    for name in ("true_dynamics", "imagination"):
+        low, high = result[name]["success_rate_ci95"]
+        table.add_row(name.replace("_", " "), f"{result[name]['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
+    Console().print(table)
+    if options.output is not None:
+        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return command.run(Options, _work, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
