@@ -13,24 +13,18 @@ from lewm_agent.frame_decoder import FrameDecoder
 
 
 class Expectations:
-    """For every step of an episode, the frame that the plan of that step leads to; a watcher of ``Player``."""
-
-    frames: list[Frames]
-    """Empty it before another episode."""
+    """For every step of one episode, the frame that the plan of that step leads to; a watcher of ``Player``."""
 
     def __init__(self, agent: LeWMAgent, decoder: FrameDecoder) -> None:
         self._agent, self._decoder = agent, decoder
-        self.frames = []
+        self.frames: list[Frames] = []
 
     def __call__(self, memory: EpisodeMemory, planned: bool) -> None:
         """Take note of one decision."""
         self.frames.append(self._last_frame(memory) if planned else self.frames[-1])
 
     def _last_frame(self, memory: EpisodeMemory) -> Frames:
-        _, latents = imagine(self._agent, memory)
-        frame: Frames = (
-            self._decoder.frames(torch.as_tensor(latents[-1:]).float().to(self._agent.device))[0].cpu().numpy()
-        )
+        frame: Frames = draw(self._decoder, imagine(self._agent, memory)[1][-1:])[0]
         return frame
 
 

@@ -134,7 +134,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     trained_in = agent.description.environment_kwargs
     if agent.description.environment != environment:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
-    expectations = _expectations(options, agent)
+    decoder = _decoder(options, agent)
     make = functools.partial(make_environment, environment, {**trained_in, **rules.environment_kwargs})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
@@ -146,7 +146,7 @@ def evaluate(options: Options) -> dict[str, Any]:
             others = _play_floors(make(), chosen, rules, journal, progress)
     result = _result(options, environment, agent, chosen, traces, rules, others)
     if options.video is not None:
-        expect = functools.partial(_expected, expectations, Player(make, agent, options.planner_seed, rules.budget))
+        expect = functools.partial(_expected, decoder, Player(make, agent, options.planner_seed, rules.budget))
         _write_videos(options, make(), result["records"], chosen.pairs, traces, expect)
     return result
 
@@ -161,14 +161,14 @@ def _agent(options: Options) -> Agent:
     return agent
 
 
-def _expectations(options: Options, agent: Agent) -> Expectations | None:
+def _decoder(options: Options, agent: Agent) -> FrameDecoder | None:
     if options.decoder is None:
         return None
     if options.video is None:
         raise ValueError("--decoder draws what the agent expects into GIFs; give a folder for them with --video")
     if not isinstance(agent, LeWMAgent):
         raise ValueError(f"--decoder needs an agent that imagines in LeWM's latents; this one is `{agent.kind}`")
-    return Expectations(agent, FrameDecoder.load(options.decoder, agent.world_model))
+    return FrameDecoder.load(options.decoder, agent.world_model)
 
 
 def _make_player(options: Options, make: MakeEnvironment, budget: int) -> Player:
@@ -368,11 +368,11 @@ def summary(result: dict[str, Any]) -> Group:
     return Group(title, table, notes)
 
 
-def _expected(expectations: Expectations | None, player: Player, number: int, pair: Pair) -> list[Frames]:
+def _expected(decoder: FrameDecoder | None, player: Player, number: int, pair: Pair) -> list[Frames]:
     """What the plan of every step leads to: the pair is played once more, which goes as before."""
-    if expectations is None:
+    if decoder is None or not isinstance(player.agent, LeWMAgent):
         return []
-    expectations.frames = []
+    expectations = Expectations(player.agent, decoder)
     player.watcher = expectations
     player.play([number], [pair])
     return expectations.frames
