@@ -35,7 +35,7 @@ def test_command(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["--model", str(trained_folder), "two_room", "--episodes", "6", "--output", str(out)]
     assert latent_geometry.main([*arguments, "--picture", str(picture)]) == 0
     result, bundled = json.loads(out.read_text())["models"]
-    assert bundled["rank_correlation_near"] > 0.5
+    assert bundled["rank_correlation_near"] > 0.5 and bundled["patch_repetition"] > 1
     assert picture.stat().st_size > 10_000
     assert len(result["open_loop_error"]) == latent_geometry.BLOCKS and min(result["open_loop_error"]) > 0
     assert -1 <= result["rank_correlation_all"] <= 1

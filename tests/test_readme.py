@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import cli, config, recipes
-from lewm_agent.eval import ablation, planning_time, probing, reconstruction, success_rate, surprise
+from lewm_agent.eval import (
+    ablation,
+    latent_geometry,
+    planning_time,
+    probing,
+    reconstruction,
+    success_rate,
+    surprise,
+    true_dynamics,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,6 +31,8 @@ SHORTER = {
     "--episodes 50": "--episodes 2",
     "cube --episodes 100": "cube --episodes 1 --budgets 0.125",
     "--output probing.json": "--output probing.json --frames 300 --seeds 1",
+    "--output geometry.json": "--output geometry.json --episodes 6",
+    "--planner small --episodes 2": "--planner small --episodes 1",
     "--output surprise.json": "--output surprise.json --trajectories 2",
     "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
     "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
@@ -65,9 +76,10 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    measuring = (ablation, planning_time, probing, reconstruction, success_rate, surprise)
+    measuring = (ablation, latent_geometry, planning_time, probing, reconstruction, success_rate, surprise)
+    measuring += (true_dynamics,)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 17
+    assert len(commands()) == 19
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -78,6 +90,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs", "planning.png"}
     made |= {"probing.json", "probing.png", "surprise.json", "surprise.png"}
     made |= {"reconstruction.png", "decoder.safetensors", "runs/ablation/objective.sigreg_weight.png"}
+    made |= {"latent_maps.png", "geometry.json", "true_dynamics.json"}
     made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
 
