@@ -3,7 +3,8 @@
 python eval/true_dynamics.py --env two_room --planner small --episodes 50 --output true_dynamics.json
 
 Search, cost and pairs stay the same; each candidate is played in a second environment from the present state, and its
-frames are encoded. That takes seconds per plan.
+frames are encoded. That takes seconds per plan. Only the proposals of an inverse-dynamics head still come about in
+imagination, before they are tried.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def measure(options: Options) -> dict[str, Any]:
     """Success of one model with both dynamics, pair by pair."""
     environment = environment_id(options.env)
     agent = LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
+    if agent.config.planner.search == "gradient":
+        raise ValueError("the world itself has no gradient to descend; use another --planner")
     rules = protocol(environment, options.protocol)
     make = functools.partial(
         make_environment, environment, {**agent.description.environment_kwargs, **rules.environment_kwargs}

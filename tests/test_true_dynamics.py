@@ -45,3 +45,5 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["true_dynamics"]["solved"] == [True] and result["imagination"]["solved"] == [True]
     assert "true dynamics" in capsys.readouterr().out
     assert true_dynamics.main(["--env", "two_room", "--model", str(tmp_path)]) == 2
+    assert true_dynamics.main(["--env", "two_room", "--planner", "gradient"]) == 2
+    assert "no gradient" in capsys.readouterr().err
