@@ -12,7 +12,9 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from lewm_agent import LeWMAgent
 from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.goal_agent import GoalAgent
 
 OptionsT = TypeVar("OptionsT")
 
@@ -31,6 +33,19 @@ class ModelOptions:
     """Where to write the JSON."""
     picture: Path | None = None
     """Where to draw the figures (PNG)."""
+
+
+def load_model(name: str, environment: str, device: str, planner: str | None = None) -> LeWMAgent:
+    """The agent of that name. Raises ``ValueError`` if it was trained on another environment than this Gymnasium id."""
+    agent = LeWMAgent.from_pretrained(name, planner=planner, device=device)
+    check_world(agent, environment)
+    return agent
+
+
+def check_world(agent: GoalAgent[Any, Any], environment: str) -> None:
+    """Raise ``ValueError`` if an agent was trained on another environment than this Gymnasium id."""
+    if agent.description.environment != environment:
+        raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
 
 
 def keep(options: ModelOptions, result: dict[str, Any], draw: Callable[[Path], None]) -> None:

@@ -204,10 +204,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _work(options: Options) -> None:
     results, pictures = [], []
     for name in options.model:
-        agent = LeWMAgent.from_pretrained(name, device=options.device)
+        agent = command.load_model(name, ENVIRONMENT, options.device)
         walks = gather(agent, options.episodes, options.seed)
         results.append(diagnose(agent, name, walks, options.seed))
-        pictures.append(picture(agent, name, walks, options.seed))
+        if options.picture is not None:
+            pictures.append(picture(agent, name, walks, options.seed))
     table = Table("figure", *options.model, title="latent geometry")
     for figure in list(results[0])[1:]:
         table.add_row(figure.replace("_", " "), *(str(result[figure]) for result in results))

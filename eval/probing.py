@@ -126,7 +126,7 @@ def measure(options: Options) -> dict[str, Any]:
     if options.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {options.seeds}")
     environment = environment_id(options.env)
-    agent = LeWMAgent.from_pretrained(options.model or options.env, device=options.device)
+    agent = command.load_model(options.model or options.env, environment, options.device)
     views = gather(agent, environment, options.frames)
     if len(np.unique(views.episodes)) < 4:
         raise ValueError(f"{options.frames} frames are of fewer than 4 episodes; ask for more frames")

@@ -137,7 +137,7 @@ def measure(options: Options) -> tuple[dict[str, Any], list[Strip]]:
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
     environment = environment_id(options.env)
-    agent = LeWMAgent.from_pretrained(options.model or options.env, device=options.device)
+    agent = command.load_model(options.model or options.env, environment, options.device)
     views = gather(agent, environment, options.frames, EPISODES_SEED)
     encoded = torch.as_tensor(latents(agent.world_model, views.pixels, agent.device)).float().to(agent.device)
     torch.manual_seed(options.seed)

@@ -32,6 +32,7 @@ from lewm_agent.checks import named
 from lewm_agent.controller import Frames
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
+from lewm_agent.eval.command import check_world
 from lewm_agent.eval.floors import floors
 from lewm_agent.eval.imagination import Expectations
 from lewm_agent.eval.intervals import rate
@@ -132,8 +133,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     rules = protocol(environment, options.protocol)
     agent = _agent(options)
     trained_in = agent.description.environment_kwargs
-    if agent.description.environment != environment:
-        raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
+    check_world(agent, environment)
     decoder = _decoder(options, agent)
     make = functools.partial(make_environment, environment, {**trained_in, **rules.environment_kwargs})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

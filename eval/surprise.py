@@ -139,7 +139,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     environment = environment_id(options.env)
     if environment not in EVENTS:
         raise ValueError(f"no event is known for {environment}; there are events for {', '.join(EVENTS)}")
-    agent = LeWMAgent.from_pretrained(options.model or options.env, device=options.device)
+    agent = command.load_model(options.model or options.env, environment, options.device)
     skip = agent.config.model.frame_skip
     env = make_environment(environment, agent.description.environment_kwargs).unwrapped
     told = list(itertools.islice(trajectories(environment, skip), options.trajectories))

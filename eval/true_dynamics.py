@@ -99,8 +99,7 @@ class TrueDynamics:
 
 @torch.inference_mode()
 def solves(agent: LeWMAgent, dynamics: TrueDynamics, env: Environment, rules: Protocol, pair: Pair, seed: int) -> bool:
-    """Whether the agent comes to the goal in ``env`` when its plans are tried in the world itself."""
-    agent.controller.rollout = dynamics
+    """Whether the agent, whose controller tries its plans with ``dynamics``, comes to the goal in ``env``."""
     _, info = restore(env, pair, pair.state)
     states = [np.array(info["state"])]
     goal = env.unwrapped.goal_frame()  # type: ignore[attr-defined]
@@ -117,7 +116,7 @@ def solves(agent: LeWMAgent, dynamics: TrueDynamics, env: Environment, rules: Pr
 def measure(options: Options) -> dict[str, Any]:
     """Success of one model with both dynamics, pair by pair."""
     environment = environment_id(options.env)
-    agent = LeWMAgent.from_pretrained(options.model or options.env, planner=options.planner, device=options.device)
+    agent = command.load_model(options.model or options.env, environment, options.device, options.planner)
     if agent.config.planner.search == "gradient":
         raise ValueError("the world itself has no gradient to descend; use another --planner")
     rules = protocol(environment, options.protocol)
@@ -129,6 +128,7 @@ def measure(options: Options) -> dict[str, Any]:
         for _, solved in play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed)
     ]
     env, dynamics = make(), TrueDynamics(agent.world_model, make())
+    agent.controller.rollout = dynamics
     pairs = shipped(environment, options.protocol).first(options.episodes).pairs
     seeds = [pair_seed(options.planner_seed, number) for number in range(len(pairs))]
     shown = track(list(zip(pairs, seeds, strict=True)), "pairs", console=Console(stderr=True))

@@ -24,12 +24,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lewm_agent import LeWMAgent
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.controller import Frames
 from lewm_agent.envs import short_name
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval import watch_drawing
+from lewm_agent.eval.command import load_model
 from lewm_agent.eval.watch_drawing import pygame
 from lewm_agent.eval.watch_session import Session
 from lewm_agent.eval.watch_worlds import watchable
@@ -90,9 +90,7 @@ def watch(options: Options, console: Console) -> None:
     if record is not None:
         check_recording(record, options.episodes)
     model = options.model or name
-    agent = LeWMAgent.from_pretrained(model, planner=options.planner, device=options.device)
-    if agent.description.environment != environment:
-        raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
+    agent = load_model(model, environment, options.device, options.planner)
     console.print("drawing and encoding known states ...", highlight=False)
     decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
     session = Session(agent, options.seed, decoder=decoder)

@@ -41,3 +41,5 @@ def test_command(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert -1 <= result["rank_correlation_all"] <= 1
     assert "persistence" in capsys.readouterr().out
     assert latent_geometry.main(["--model", str(tmp_path)]) == 2
+    assert latent_geometry.main(["--model", "reacher"]) == 2
+    assert "trained on lewm/Reacher-v0" in capsys.readouterr().err
