@@ -1,16 +1,21 @@
-"""A tiny agent and a tiny dataset of the real environment, shared by the tests that need to learn or to act."""
+"""What several test files share: a tiny agent, a tiny dataset of a real environment, an episode of the cube task."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, PlannerConfig, TrainingConfig
+from lewm_agent.agents.cube_expert import CubeExpert
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.envs.cube import CubeEnv
 
 MODEL = ModelConfig(
     image_size=16,
@@ -62,3 +67,35 @@ def trained_folder(
     folder = tmp_path_factory.mktemp("trained")
     agent = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, folder / "run", workers=0, progress=False)
     return agent.save_pretrained(folder / "model")
+
+
+CubeExpertOf = Callable[..., CubeExpert]
+
+
+@pytest.fixture(scope="session")
+def cube_expert_of() -> CubeExpertOf:
+    """Makes experts that follow one of the two oracles."""
+
+    def make(oracle: str, env: Any, **kwargs: Any) -> CubeExpert:
+        expert = CubeExpert(env, **kwargs)
+        seed = 0
+        while expert.oracle != oracle:
+            seed += 1
+            expert.reset(seed)
+        return expert
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def recorded_cube(cube_expert_of: CubeExpertOf) -> dict[str, np.ndarray]:
+    """Ninety steps in which the expert grasps, lifts and places the cube."""
+    env = CubeEnv()
+    _, info = env.reset(seed=1)
+    expert = cube_expert_of("plan", env, burst_episodes=0.0)
+    states, actions = [info["state"]], []
+    for _ in range(90):
+        actions.append(expert(None, info))
+        info = env.step(actions[-1])[4]
+        states.append(info["state"])
+    return {"states": np.array(states), "actions": np.array(actions), "goal": info["goal_state"]}

@@ -1,4 +1,4 @@
-"""The cube task: Gymnasium's contract, OGBench's motion, exact restore, goals, drawing, its expert and its rules."""
+"""The cube task: Gymnasium's contract, OGBench's motion, exact restore, goals and drawing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
-from scipy.spatial.transform import Rotation
 from stable_baselines3.common.env_checker import check_env as stable_baselines_check_env
 
-from lewm_agent.agents.cube_expert import ORACLES, CubeExpert
+from lewm_agent.agents.cube_expert import CubeExpert
 from lewm_agent.envs import cube_scene
 from lewm_agent.envs.cube import (
     ACTION_SCALE,
@@ -28,7 +27,6 @@ from lewm_agent.envs.cube import (
     JOINT_POSITIONS,
     SAMPLING_RANGE,
     CubeEnv,
-    cube_distances,
     cube_positions,
     cube_values,
     cube_yaws,
@@ -39,7 +37,6 @@ from lewm_agent.envs.cube import (
 )
 from lewm_agent.envs.cube_scene import CubeFactors
 from lewm_agent.envs.wrappers import make_pixel_env
-from lewm_agent.eval import cube_rules
 
 STAY = np.zeros(5)
 PLACE = np.array([0.45, -0.1, 0.02])
@@ -60,29 +57,6 @@ def placed(place: Any = PLACE, goal: Any = ELSEWHERE, **kwargs: Any) -> CubeEnv:
 
 def episode(env: CubeEnv, actions: np.ndarray) -> np.ndarray:
     return np.array([env.step(action)[4]["state"] for action in actions])
-
-
-def expert_of(oracle: str, env: Any, **kwargs: Any) -> CubeExpert:
-    expert = CubeExpert(env, **kwargs)
-    seed = 0
-    while expert.oracle != oracle:
-        seed += 1
-        expert.reset(seed)
-    return expert
-
-
-@pytest.fixture(scope="module")
-def recorded() -> dict[str, np.ndarray]:
-    """Ninety steps in which the expert grasps, lifts and places the cube."""
-    env = CubeEnv()
-    _, info = env.reset(seed=1)
-    expert = expert_of("plan", env, burst_episodes=0.0)
-    states, actions = [info["state"]], []
-    for _ in range(90):
-        actions.append(expert(None, info))
-        info = env.step(actions[-1])[4]
-        states.append(info["state"])
-    return {"states": np.array(states), "actions": np.array(actions), "goal": info["goal_state"]}
 
 
 @pytest.fixture
@@ -266,17 +240,17 @@ def test_the_farthest_cube_decides() -> None:
     assert not env.reset(options={"state": state, "goal_state": goal})[1]["is_success"]
 
 
-def test_restores_any_state_of_an_episode_bit_for_bit(recorded: dict[str, np.ndarray]) -> None:
-    states, actions = recorded["states"], recorded["actions"]
+def test_restores_any_state_of_an_episode_bit_for_bit(recorded_cube: dict[str, np.ndarray]) -> None:
+    states, actions = recorded_cube["states"], recorded_cube["actions"]
     assert states[:, CUBES + 2].max() > 0.08  # it is lifted
     env = CubeEnv()
     for first in range(0, 90, 11):
         env.reset(seed=99)
         episode(env, np.random.default_rng(first).uniform(-1.0, 1.0, (7, 5)))
-        _, info = env.reset(seed=99, options={"state": states[first], "goal_state": recorded["goal"]})
+        _, info = env.reset(seed=99, options={"state": states[first], "goal_state": recorded_cube["goal"]})
         replay = np.array([info["state"], *episode(env, actions[first:])])
         assert replay.tobytes() == states[first:].tobytes()
-        assert info["goal_state"].tobytes() == recorded["goal"].tobytes()
+        assert info["goal_state"].tobytes() == recorded_cube["goal"].tobytes()
 
 
 def test_two_environments_do_not_share_a_simulation() -> None:
@@ -438,167 +412,6 @@ def test_merging_vertices_keeps_what_spans_cells_and_drops_what_collapses() -> N
     merged, kept = cube_scene.merge_vertices(vertices, faces, 1.0)
     np.testing.assert_allclose(merged, [[0.2, 0.2, 0.2], [0.5, 1.5, 0.6], [1.5, 0.5, 0.5]])
     assert sorted(kept.tolist()) == [[0, 1, 2], [0, 2, 1]]  # one triangle, seen from both sides
-
-
-# The expert
-
-
-@pytest.mark.parametrize("oracle", ORACLES)
-def test_expert_reaches_goals_and_goes_on_to_new_targets(oracle: str) -> None:
-    env = CubeEnv()
-    reached, places = 0, []
-    for seed in range(4):
-        _, info = env.reset(seed=seed)
-        expert = expert_of(oracle, env, burst_episodes=0.0)
-        successes = []
-        for _ in range(200):
-            info = env.step(expert(None, info))[4]
-            successes.append(info["is_success"])
-        reached += any(successes)
-        places.append(info["distance"])
-    assert reached == 4
-    assert max(places) > 0.1  # the cube has left its goal again
-
-
-@pytest.mark.parametrize("oracle", ORACLES)
-def test_expert_builds_a_tower(oracle: str) -> None:
-    env = CubeEnv(cubes=2, terminate_on_success=True)
-    state = start(cubes=2)
-    goal = with_cube_at(state, [0.42, 0.0, 0.06], cube=0)
-    goal = with_cube_at(goal, [0.42, 0.0, 0.02], cube=1)
-    _, info = env.reset(options={"state": state, "goal_state": goal})
-    expert = expert_of(oracle, env, noise=0.0, burst_episodes=0.0)
-    for _ in range(250):
-        _, _, terminated, _, info = env.step(expert(None, info))
-        if terminated:
-            break
-    assert info["is_success"]
-    assert info["physics"]["cube_z"] > 0.04
-
-
-def test_expert_depends_on_its_seed_alone_and_can_be_pickled() -> None:
-    env = CubeEnv()
-    _, info = env.reset(seed=0)
-    expert = CubeExpert(env)
-
-    def actions(seed: int) -> list[list[float]]:
-        expert.reset(seed)
-        return [expert(None, info).tolist() for _ in range(3)]
-
-    kinds = {seed: (actions(seed), expert.oracle) for seed in range(8)}
-    assert {oracle for _, oracle in kinds.values()} == set(ORACLES)
-    assert len({str(drawn) for drawn, _ in kinds.values()}) == 8
-    for seed, (drawn, _) in kinds.items():
-        assert actions(seed) == drawn
-        copied = pickle.loads(pickle.dumps(expert))
-        np.testing.assert_array_equal(copied(None, info), expert(None, info))
-    action = expert(None, info)
-    assert action.dtype == np.float32
-    assert env.action_space.contains(action)
-
-
-def test_some_episodes_have_bursts_of_one_random_action() -> None:
-    env = CubeEnv()
-    _, info = env.reset(seed=0)
-    for share, longest in ((0.0, 0), (1.0, 8)):
-        expert = expert_of("markov", env, burst_episodes=share)
-        actions = np.array([expert(None, info) for _ in range(150)])  # the noise makes all others differ
-        same = "".join("r" if repeat else "." for repeat in (actions[1:] == actions[:-1]).all(axis=1))
-        lengths = [len(run) + 1 for run in same.split(".") if run]
-        assert max(lengths, default=0) <= longest
-        assert bool(lengths) == bool(longest)
-        assert min(lengths, default=3) >= 3
-
-
-def test_expert_refuses_other_environments_and_bad_arguments() -> None:
-    with pytest.raises(TypeError, match="needs a cube environment"):
-        CubeExpert(gym.make("CartPole-v1"))
-    with pytest.raises(ValueError, match="noise must be zero or more, got -1"):
-        CubeExpert(CubeEnv(), noise=-1.0)
-    with pytest.raises(ValueError, match=r"burst_episodes must lie in \[0, 1\], got 2"):
-        CubeExpert(CubeEnv(), burst_episodes=2.0)
-
-
-# The rules of evaluation
-
-
-def test_rule_of_the_cubes_is_the_success_of_the_environment(recorded: dict[str, np.ndarray]) -> None:
-    states, goal = recorded["states"], recorded["goal"]
-    env = CubeEnv()
-    told = [env.reset(options={"state": state, "goal_state": goal})[1]["is_success"] for state in states]
-    assert cube_rules.cubes_at_goal(states, goal).tolist() == told
-    assert set(told) == {True, False}
-
-
-def test_angle_between_cubes_is_modulo_the_turns_of_a_cube() -> None:
-    rng = np.random.default_rng(0)
-    assert cube_rules.CUBE_ROTATIONS.shape == (24, 4)
-    group = Rotation.create_group("O")
-    goal, states = start(), np.repeat(start()[None], 40, axis=0)
-    turned = Rotation.random(40, rng=rng)
-    goal_turn = Rotation.random(rng=rng)
-    goal[CUBES + 3 : CUBES + 7] = goal_turn.as_quat(scalar_first=True)
-    states[:, CUBES + 3 : CUBES + 7] = (goal_turn * turned).as_quat(scalar_first=True)
-    expected = np.min([(turned * turn).magnitude() for turn in group], axis=0)
-    np.testing.assert_allclose(cube_rules.cube_angles(states, goal)[:, 0], expected, atol=1e-6)
-
-
-def test_strict_rule_wants_place_and_turn_for_three_steps_in_a_row() -> None:
-    state = start()
-    quarter, degree = math.pi / 2, math.pi / 180
-    goal = with_cube_at(state, PLACE, yaw=0.3)
-    near = with_cube_at(state, PLACE + np.array([0.029, 0.0, 0.0]), yaw=0.3 + quarter + 14 * degree)
-    far = with_cube_at(state, PLACE + np.array([0.031, 0.0, 0.0]), yaw=0.3)
-    turned = with_cube_at(state, PLACE, yaw=0.3 - 16 * degree)
-    states = np.array([near, near, far, near, near, near, near, turned, near])
-    match = [True, True, False, True, True, True, True, False, True]
-    assert cube_rules.cubes_match_goal(states, goal).tolist() == match
-    stays = [False, False, False, False, False, True, True, False, False]
-    assert cube_rules.cubes_stay_at_goal(states, goal).tolist() == stays
-    assert not cube_rules.cubes_stay_at_goal(states[:2], goal).any()
-
-
-def test_pairs_that_start_solved_do_not_count() -> None:
-    state = start()
-
-    def window(offset: float, yaw: float = 0.0) -> np.ndarray:
-        ends = [with_cube_at(state, PLACE + np.array([offset, 0.0, 0.0]), yaw), with_cube_at(state, PLACE)]
-        return np.linspace(*ends, 26)
-
-    assert cube_rules.cubes_start_apart(window(0.041))
-    assert not cube_rules.cubes_start_apart(window(0.039))
-    assert cube_rules.cubes_start_unmatched(window(0.031))
-    assert not cube_rules.cubes_start_unmatched(window(0.029))
-    assert cube_rules.cubes_start_unmatched(window(0.0, yaw=0.4))
-
-
-def test_every_cube_counts_in_the_rules() -> None:
-    state = start(cubes=2)
-    goal = with_cube_at(state, cube_positions(state)[1] + [0.0, 0.05, 0.0], cube=1)
-    assert not cube_rules.cubes_at_goal(state[None], goal)[0]
-    assert not cube_rules.cubes_match_goal(state[None], goal)[0]
-    np.testing.assert_allclose(cube_distances(state, goal), [0.0, 0.05])
-
-
-def test_at_rest_stops_arm_and_cubes_where_they_are(recorded: dict[str, np.ndarray]) -> None:
-    states = recorded["states"][30:60]
-    before = states.copy()
-    resting = cube_rules.at_rest(states)
-    changed = (resting != states).any(axis=0)
-    velocities = [*range(27, 41), *range(62, 68)]
-    assert set(np.flatnonzero(changed)) <= set(velocities)
-    assert not resting[:, velocities].any()
-    assert cube_rules.at_rest(states[0]).tobytes() == resting[0].tobytes()
-    assert states.tobytes() == before.tobytes()
-    CubeEnv().reset(options={"state": resting[0]})
-
-
-def test_starts_at_the_cube_are_told_from_those_away(recorded: dict[str, np.ndarray]) -> None:
-    states = recorded["states"]
-    told = [cube_rules.gripper_at_cube(state) for state in states]
-    assert not told[0]
-    lifted = states[:, CUBES + 2] > 0.08
-    assert all(np.array(told)[lifted])
 
 
 # Errors

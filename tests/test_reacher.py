@@ -1,15 +1,12 @@
-"""The reacher: Gymnasium's contract, dynamics, exact restore, goals, factors, drawing, its expert and its rules."""
+"""The reacher: Gymnasium's contract, dynamics, exact restore, goals, factors and drawing."""
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.util
 import math
-import os
 import pickle
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as stable_baselines_check_env
 
-from lewm_agent.agents.reacher_expert import ReacherExpert
 from lewm_agent.envs import mujoco_gl
 from lewm_agent.envs.reacher import (
     WRIST_LIMIT,
@@ -31,7 +27,6 @@ from lewm_agent.envs.reacher import (
     wrapped_angle,
 )
 from lewm_agent.envs.wrappers import make_pixel_env
-from lewm_agent.eval import reacher_rules
 
 STAY = np.zeros(2)
 AT = [0.8, 1.2, 0.0, 0.0]
@@ -399,148 +394,6 @@ def test_every_factor_changes_the_picture_by_each_way_of_setting_it_and_not_the_
     np.testing.assert_array_equal(built.render(), changed)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (20, 2))
     assert episode(built, actions).tobytes() == episode(placed(), actions).tobytes()
-
-
-# OpenGL
-
-
-def test_chooses_egl_then_osmesa_and_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    for libraries, given, chosen in (
-        ({"EGL", "OSMesa"}, None, "egl"),
-        ({"OSMesa"}, None, "osmesa"),
-        (set(), None, None),
-        ({"EGL", "OSMesa"}, "", "egl"),
-        ({"EGL", "OSMesa"}, "glfw", "glfw"),
-    ):
-        monkeypatch.delitem(sys.modules, "mujoco", raising=False)
-        monkeypatch.setattr(mujoco_gl.importlib, "import_module", types.ModuleType)
-        monkeypatch.setattr(ctypes.util, "find_library", lambda name, there=libraries: name if name in there else None)
-        monkeypatch.setenv("MUJOCO_GL", given or "")
-        if given is None:
-            monkeypatch.delenv("MUJOCO_GL")
-        mujoco_gl.import_mujoco()
-        assert os.environ.get("MUJOCO_GL") == chosen
-
-
-def test_missing_libraries_are_told_with_the_packages_to_install(mujoco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    advice = (
-        r"cannot draw with MUJOCO_GL=egl: install EGL \(on Debian: apt-get install libegl1 libgl1-mesa-dri\) or OSMesa"
-    )
-
-    def fail(*arguments: Any) -> Any:
-        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
-
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    env = placed(render_mode="rgb_array")
-    monkeypatch.setattr(mujoco, "Renderer", fail)
-    with pytest.raises(RuntimeError, match=advice):
-        env.render()
-    env.step(STAY)  # the simulation goes on
-    monkeypatch.setattr(mujoco_gl.importlib, "import_module", fail)
-    with pytest.raises(RuntimeError, match=advice):
-        ReacherEnv()
-
-
-# The expert
-
-
-@pytest.mark.parametrize("wrap_shoulder", [True, False])
-@pytest.mark.parametrize("action_noise", [0.0, 0.5])
-def test_expert_reaches_every_goal(wrap_shoulder: bool, action_noise: float) -> None:
-    env = ReacherEnv(wrap_shoulder=wrap_shoulder)
-    expert = ReacherExpert(env, action_noise=action_noise)
-    steps = []
-    for seed in range(30):
-        observation, info = env.reset(seed=seed)
-        expert.reset(seed)
-        for step in range(1, 101):
-            observation, _, terminated, _, info = env.step(expert(observation, info))
-            if terminated:
-                steps.append(step)
-                break
-    assert len(steps) == 30
-    assert np.median(steps) < 25
-
-
-def test_expert_turns_the_shoulder_the_way_that_counts() -> None:
-    info = {"state": np.array([3.0, 0.0, 0.0, 0.0]), "goal_state": np.array([-3.0, 0.0, 0.0, 0.0])}
-    assert ReacherExpert(ReacherEnv(), action_noise=0.0)(None, info)[0] == 1.0
-    assert ReacherExpert(ReacherEnv(wrap_shoulder=False), action_noise=0.0)(None, info)[0] == -1.0
-
-
-def test_expert_depends_on_its_seed_alone_and_can_be_pickled() -> None:
-    env = ReacherEnv()
-    info = env.reset(options={"state": GOAL, "goal_state": GOAL})[1]  # where all torque is noise
-    expert = ReacherExpert(gym.make("lewm/Reacher-v0"))
-    expert.reset(7)
-    first = [expert(None, info) for _ in range(5)]
-    copied = pickle.loads(pickle.dumps(expert))
-    np.testing.assert_array_equal(copied(None, info), expert(None, info))
-    expert.reset(7)
-    np.testing.assert_array_equal([expert(None, info) for _ in range(5)], first)
-    expert.reset(8)
-    assert not np.array_equal([expert(None, info) for _ in range(5)], first)
-    assert first[0].dtype == np.float32
-    assert env.action_space.contains(first[0])
-
-
-def test_expert_refuses_other_environments_and_bad_noise() -> None:
-    with pytest.raises(TypeError, match="needs a reacher environment"):
-        ReacherExpert(gym.make("CartPole-v1"))
-    with pytest.raises(ValueError, match="action_noise must be zero or more, got -1"):
-        ReacherExpert(ReacherEnv(), action_noise=-1.0)
-
-
-# The rules of evaluation
-
-
-def test_rule_of_the_joints_is_the_success_of_the_environment() -> None:
-    for wrap_shoulder in (True, False):
-        env = ReacherEnv(wrap_shoulder=wrap_shoulder, terminate_on_success=False)
-        _, info = env.reset(seed=0, options={"goal_state": [3.1, 0.5, 0.0, 0.0]})
-        expert = ReacherExpert(env)
-        states, told = [info["state"]], [info["is_success"]]
-        for _ in range(60):
-            info = env.step(expert(None, info))[4]
-            states.append(info["state"])
-            told.append(info["is_success"])
-        solved = reacher_rules.joints_at_goal(np.array(states), info["goal_state"], wrap_shoulder)
-        assert solved.tolist() == told
-        assert set(told) == {True, False}
-
-
-def test_rule_of_the_fingertip_wants_two_steps_in_a_row() -> None:
-    goal = np.array([1.0, 0.5, 0.0, 0.0])
-    near = np.array([1.03, 0.5, 2.0, 0.0])  # 7 mm away along the arc
-    far = np.array([1.06, 0.5, 0.0, 0.0])  # 14 mm
-    states = np.array([near, far, near, near, near, far, near])
-    assert reacher_rules.fingertip_near_goal(states, goal).tolist() == [True, False, True, True, True, False, True]
-    stays = [False, False, False, True, True, False, False]
-    assert reacher_rules.fingertip_stays_at_goal(states, goal).tolist() == stays
-    mirrored = np.array([[1.0 + 0.5, -0.5, 0.0, 0.0]])  # another configuration, the same fingertip
-    assert reacher_rules.fingertip_near_goal(mirrored, goal).tolist() == [True]
-    assert not reacher_rules.joints_at_goal(mirrored, goal, wrap_shoulder=True)[0]
-
-
-def test_pairs_that_start_solved_do_not_count() -> None:
-    def window(start: list[float]) -> np.ndarray:
-        return np.linspace([*start, 0.0, 0.0], [3.0, 0.5, 0.0, 0.0], 26)
-
-    a_turn_away = [3.0 - 2.0 * math.pi, 0.5]
-    assert reacher_rules.joints_start_apart(window([2.9, 0.5]))
-    assert not reacher_rules.joints_start_apart(window([2.96, 0.5]))
-    assert not reacher_rules.joints_start_apart(window(a_turn_away))
-    assert reacher_rules.fingertip_starts_apart(window([2.9, 0.5]))
-    assert not reacher_rules.fingertip_starts_apart(window([2.97, 0.5]))
-    assert not reacher_rules.fingertip_starts_apart(window(a_turn_away))
-
-
-def test_at_rest_stops_the_arm_where_it_is() -> None:
-    states = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 1.0, -1.0, 2.0]])
-    assert reacher_rules.at_rest(states).tolist() == [[1.0, 2.0, 0.0, 0.0], [5.0, 1.0, 0.0, 0.0]]
-    assert reacher_rules.at_rest(states[0]).tolist() == [1.0, 2.0, 0.0, 0.0]
-    assert states[0, 2] == 3.0
 
 
 # Errors

@@ -1,0 +1,54 @@
+"""How MuJoCo draws: which OpenGL is chosen, and what is said where there is none."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lewm_agent.envs import mujoco_gl
+from lewm_agent.envs.reacher import ReacherEnv
+
+
+def test_chooses_egl_then_osmesa_and_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for libraries, given, chosen in (
+        ({"EGL", "OSMesa"}, None, "egl"),
+        ({"OSMesa"}, None, "osmesa"),
+        (set(), None, None),
+        ({"EGL", "OSMesa"}, "", "egl"),
+        ({"EGL", "OSMesa"}, "glfw", "glfw"),
+    ):
+        monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+        monkeypatch.setattr(mujoco_gl.importlib, "import_module", types.ModuleType)
+        monkeypatch.setattr(ctypes.util, "find_library", lambda name, there=libraries: name if name in there else None)
+        monkeypatch.setenv("MUJOCO_GL", given or "")
+        if given is None:
+            monkeypatch.delenv("MUJOCO_GL")
+        mujoco_gl.import_mujoco()
+        assert os.environ.get("MUJOCO_GL") == chosen
+
+
+def test_missing_libraries_are_told_with_the_packages_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = (
+        r"cannot draw with MUJOCO_GL=egl: install EGL \(on Debian: apt-get install libegl1 libgl1-mesa-dri\) or OSMesa"
+    )
+
+    def fail(*arguments: Any) -> Any:
+        raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
+
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    env = ReacherEnv(render_mode="rgb_array")
+    env.reset(seed=0)
+    monkeypatch.setattr(mujoco_gl.import_mujoco(), "Renderer", fail)
+    with pytest.raises(RuntimeError, match=advice):
+        env.render()
+    env.step(np.zeros(2))  # the simulation goes on
+    monkeypatch.setattr(mujoco_gl.importlib, "import_module", fail)
+    with pytest.raises(RuntimeError, match=advice):
+        ReacherEnv()
