@@ -178,7 +178,9 @@ def planned_epochs(run: Run) -> float:
 def _steps_in_time(run: Run, per_epoch: int) -> int:
     probe = run.folder / "probe"
     shutil.rmtree(probe, ignore_errors=True)
-    execute(run.learn_command(probe, PROBE_STEPS / per_epoch))
+    has_head = run.agent == "lewm" and preset(run.arguments.preset).inverse_dynamics is not None
+    hardly_fitted = ["inverse-dynamics:inverse-dynamics-config", "--inverse-dynamics.steps", "1"] if has_head else []
+    execute([*run.learn_command(probe, PROBE_STEPS / per_epoch), *hardly_fitted])
     rows = training_rows(probe)
     shutil.rmtree(probe)
     seconds = training_minutes(rows[1:], run, start=rows[0]["step"]) * 60
