@@ -13,8 +13,8 @@ from lewm_agent.eval import cube_rules
 PLACE = np.array([0.45, -0.1, 0.02])
 
 
-def start(seed: int = 0, cubes: int = 1) -> np.ndarray:
-    return CubeEnv(cubes=cubes).reset(seed=seed)[1]["state"]
+def start(cubes: int = 1) -> np.ndarray:
+    return CubeEnv(cubes=cubes).reset(seed=0)[1]["state"]
 
 
 def test_rule_of_the_cubes_is_the_success_of_the_environment(recorded_cube: dict[str, np.ndarray]) -> None:

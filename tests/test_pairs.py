@@ -15,6 +15,7 @@ import safetensors.numpy
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.envs.cube import cube_positions
 from lewm_agent.envs.factors import Factors
+from lewm_agent.envs.push_t_simulation import advance
 from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
 from lewm_agent.eval import cube_rules, pairs, push_t_rules, reacher_rules, success_rate, two_room_rules
 from lewm_agent.eval.looks import LOOKS
@@ -98,6 +99,15 @@ def test_far_starts_and_goals_are_2_to_4_times_as_far_apart_as_moderate_ones(nam
     assert len({pair.episode for pair in far}) == len(far)
     at_rest = PROTOCOLS[ENVIRONMENTS[name]]["moderate"].start
     assert all(np.array_equal(at_rest(pair.state), pair.state) for pair in far)
+
+
+def test_recorded_actions_of_push_t_still_lead_to_the_goal() -> None:
+    """The list is older than the simulation may be, which must not move differently from then on."""
+    for pair in pairs.shipped("push_t", "paper").first(20).pairs:
+        state = pair.state
+        for action in pair.actions:
+            state = advance(state, action)
+        np.testing.assert_allclose(state, pair.goal_state, rtol=0, atol=1e-9)
 
 
 def test_far_goals_are_rows_of_the_episode_after_that_of_the_start() -> None:
