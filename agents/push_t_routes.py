@@ -66,12 +66,6 @@ def in_picture(point: Point) -> bool:
     return min(point) >= _MARGIN and max(point) <= WORLD_SIZE - _MARGIN
 
 
-def moved_into_picture(point: Sequence[float]) -> Point:
-    """The nearest point at which the agent stays in the picture."""
-    x, y = (min(max(float(value), _MARGIN), WORLD_SIZE - _MARGIN) for value in point)
-    return x, y
-
-
 def moved_clear(point: Sequence[float], pose: Pose, distance: float = CLEARANCE) -> Point:
     """Move a point away from the block until it is ``distance`` px from it."""
     for _ in range(4):  # off one part of the T it may come near the other
