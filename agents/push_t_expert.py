@@ -96,7 +96,7 @@ class WeakPush:
 
 @dataclass(frozen=True)
 class _Stroke:
-    """A straight push: where it begins (None: where the agent is), how far ahead to head, px, and for how many steps."""
+    """A straight push: where it begins (None: where the agent is), how far ahead to head (px), for how many steps."""
 
     begin: Point | None
     ahead: Point
