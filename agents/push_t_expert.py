@@ -46,6 +46,7 @@ _PACES = ((40.0, 25.0), (15.0, 12.5), (0.0, 6.0))
 """px: with the block at least so far from its goal, the agent heads so far ahead of itself during a stroke."""
 _SPEED = 0.5  # of what it heads for ahead of itself the agent moves in a step, in the long run
 _LONGEST = 10  # steps of a stroke
+_NEARLY = 0.25  # share of the progress per step that a longer stroke may fall short
 _GIVEN_UP = 1.0  # px of progress lost after which a stroke is not followed further
 _GAP = 5.0  # px between agent and block where a stroke from a new side begins
 _TOUCH_SPACING = 30.0  # px
@@ -235,25 +236,31 @@ class _StrokePlanner:
         return [((bx, by), (ix, iy)) for (bx, by), (ix, iy) in zip(begins.tolist(), inwards.tolist(), strict=True)]
 
     def _best_end(self, begin: Point | None, ahead: Point, way: int, to_beat: float) -> tuple[float, int]:
-        """The most progress, px per step, of a stroke that ends after one step, two, and so on, and that number.
+        """The most progress, px per step, of strokes that end after one step, two, and so on.
 
-        It is not followed further when it loses progress or can no longer beat another.
+        With it comes the length of the longest of them that is nearly as good. A stroke is not followed further when
+        it loses progress or can no longer beat another.
         """
         start = self._state.copy()
         if begin is not None:
             start[:2], start[5:7] = begin, 0.0
         self._simulation.restore(start)
-        best, best_steps, most = -math.inf, 1, 0.0
+        rates: list[float] = []
+        most = 0.0
         for steps in range(1, _LONGEST + 1):
             progress = self._progress_after_step(ahead)
-            if progress / (way + steps) > best:
-                best, best_steps = progress / (way + steps), steps
+            rates.append(progress / (way + steps))
             most = max(most, progress)
-            speed = _SPEED * self._pace
-            more = min(_LONGEST - steps, (self._error - progress) / speed)
-            if progress < most - _GIVEN_UP or (progress + speed * more) / (way + steps + more) < to_beat:
+            if progress < most - _GIVEN_UP or self._hoped(progress, way + steps, _LONGEST - steps) < to_beat:
                 break
-        return best, best_steps
+        best = max(rates)
+        return best, max(steps for steps, rate in enumerate(rates, 1) if rate >= best - _NEARLY * abs(best))
+
+    def _hoped(self, progress: float, steps: int, left: int) -> float:
+        """The progress per step of a stroke that is ``steps`` old, if all its effort counts from now on."""
+        speed = _SPEED * self._pace
+        more = min(left, (self._error - progress) / speed)
+        return (progress + speed * more) / (steps + more)
 
     def _progress_after_step(self, ahead: Point) -> float:
         x, y = self._simulation.agent_position

@@ -93,6 +93,33 @@ def test_expert_with_the_block_in_place_walks_round_without_touching_it() -> Non
     np.testing.assert_allclose(info["state"][2:5], start[2:5], atol=1e-9)
 
 
+def test_without_noise_the_expert_draws_nothing() -> None:
+    env = PushTEnv()
+    expert = PushTExpert(env, action_noise=0.0)
+    observation, info = env.reset(seed=2)
+    played = []
+    for seed in (0, 1):
+        expert.reset(seed)
+        actions = []
+        observation, info = env.reset(seed=2)
+        for _ in range(60):
+            actions.append(expert(observation, info))
+            observation, *_, info = env.step(actions[-1])
+        played.append(actions)
+    np.testing.assert_array_equal(*played)
+
+
+def test_strokes_are_straight() -> None:
+    """An action while the agent touches the block is usually the one before it."""
+    env = PushTEnv()
+    changes = []
+    for seed in range(4):
+        actions, states, _ = play(PushTExpert(env, action_noise=0.0), env, seed)
+        touching = [distance_to_block(each[:2], each[2:5]) < 15.5 for each in states[1:-1]]
+        changes.append(np.linalg.norm(np.diff(actions, axis=0), axis=1)[touching])
+    assert np.mean(np.concatenate(changes) < 1e-6) > 0.6
+
+
 def test_noise_has_the_size_asked_for() -> None:
     env = PushTEnv()
     info = env.reset(seed=0)[1]
