@@ -24,7 +24,7 @@ STRICT_ANGLE = math.radians(10.0)
 """rad; limit for its angle (CLEAR-LeWM, ``strict``)."""
 STRICT_STEPS = 3
 """How many states in a row must fulfill the strict test."""
-MODERATE_SEPARATION = 164.2
+MODERATE_SEPARATION = 145.5
 """px; median over the 200 shipped ``moderate`` pairs of the norm of the differences of agent x, y and block x, y."""
 
 States = NDArray[np.float64]

@@ -464,7 +464,7 @@ _SHAPES = dataclasses.replace(
         history=1,
         pixel_normalization="mean_frame",
     ),
-    objective=dataclasses.replace(_SMALL_OBJECTIVE, sigreg_weight=0.1, inverse_weight=1.0, reconstruction_weight=1.0),
+    objective=dataclasses.replace(_SMALL_OBJECTIVE, sigreg_weight=0.003, inverse_weight=1.0, reconstruction_weight=1.0),
     training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3, precision="bfloat16"),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
 )
