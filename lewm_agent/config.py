@@ -465,8 +465,9 @@ _SHAPES = dataclasses.replace(
         pixel_normalization="mean_frame",
     ),
     objective=dataclasses.replace(_SMALL_OBJECTIVE, sigreg_weight=0.003, inverse_weight=1.0, reconstruction_weight=1.0),
-    training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3, precision="bfloat16"),
+    training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
+    inverse_dynamics=InverseDynamicsConfig(steps=12_000),
 )
 
 PRESETS: dict[str, AgentConfig] = {

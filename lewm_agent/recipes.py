@@ -49,7 +49,7 @@ RECIPES: dict[str, Recipe] = {
     "cube": Recipe(
         "cube", "expert", 1000, "fine", 5.0, frame_interval=5, environment_kwargs={"terminate_on_success": False}
     ),
-    "push_t": Recipe("push_t", "expert", 3500, "shapes", 4.0),
+    "push_t": Recipe("push_t", "expert", 3500, "shapes", 2.75),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
         "reacher",
