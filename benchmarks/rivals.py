@@ -30,6 +30,7 @@ from rich.console import Console
 from lewm_agent import preset
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
+from lewm_agent.config import Backbone
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
@@ -64,6 +65,8 @@ class Arguments:
     """Time of every training on this machine, at the speed of its first steps; or give --steps."""
     preset: str = "small"
     """Sizes and training of all agents."""
+    encoder: Backbone | None = None
+    """Another encoder than the preset's, for all agents that train theirs."""
     frozen: str | None = None
     """Encoder of DINO-WM: a ViT of timm, or a trained world model; by default DINOv2 from the Hub."""
     protocols: tuple[ProtocolName, ...] = ("paper", "moderate", "strict")
@@ -107,6 +110,7 @@ class Run:
         """What trains it."""
         options = self.arguments
         length = ["--training.epochs", repr(epochs), "--training.schedule-epochs", repr(epochs)]
+        encoder = ["--model.encoder", options.encoder] if options.encoder and self.agent != "dino_wm" else []
         frozen = ["--frozen", options.frozen] if options.frozen and self.agent == "dino_wm" else []
         data = str(options.data / self.env)
         command = ["learn", "--env", self.env, "--dataset", data, "--output", str(folder), "--agent", self.agent]
@@ -119,6 +123,7 @@ class Run:
             "--resume",
             *frozen,
             options.preset,
+            *encoder,
             *length,
         ]
 
@@ -155,7 +160,7 @@ def finish(run: Run) -> None:
 def planned_epochs(run: Run) -> float:
     """How long to train, decided once and kept. Raises ``ValueError`` if it was planned for something else."""
     plan, options = run.folder / "plan.json", run.arguments
-    request = {name: getattr(options, name) for name in ("steps", "minutes", "preset", "frozen")}
+    request = {name: getattr(options, name) for name in ("steps", "minutes", "preset", "encoder", "frozen")}
     if plan.exists():
         kept = json.loads(plan.read_text())
         if kept["request"] != request:
@@ -249,11 +254,13 @@ def table(runs: list[dict[str, Any]], env: str, protocol: str) -> list[dict[str,
 def markdown(tables: dict[str, dict[str, list[dict[str, Any]]]], arguments: Arguments) -> str:
     """The tables for people."""
     length = f"{arguments.steps} steps" if arguments.steps else f"{arguments.minutes:g} minutes"
+    encoder = f", encoder `{arguments.encoder}`" if arguments.encoder else ""
+    seeds = ", ".join(map(str, arguments.seeds))
     lines = [
-        f"Every training: preset `{arguments.preset}`, {length}, seeds {', '.join(map(str, arguments.seeds))}. "
-        f"Success in percent of {arguments.episodes} pairs per seed with Wilson's 95 % interval; difference to LeWM in "
-        "points, with the bootstrap's over pairs. Seeds are pooled: no interval knows that trainings differ. Time and "
-        "memory are of this machine (`rivals.json`).",
+        f"Every training: preset `{arguments.preset}`{encoder}, {length}, seeds {seeds}. Success in percent of "
+        f"{arguments.episodes} pairs per seed with Wilson's 95 % interval; difference to LeWM in points, with the "
+        "bootstrap's over pairs. Seeds are pooled: no interval knows that trainings differ. Time and memory are of "
+        "this machine (`rivals.json`).",
     ]
     heads = "agent", "success", "difference to LeWM", "ms per decision", "parameters", "peak memory", "steps", "minutes"
     for env, protocols in tables.items():

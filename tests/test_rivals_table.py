@@ -42,6 +42,7 @@ def test_trains_measures_and_goes_on(rivals: ModuleType, tmp_path: Path, monkeyp
     monkeypatch.setattr(rivals, "execute", counted)
     arguments = ["--env", "two_room", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
     arguments += ["--agents", "lewm", "gcbc", "--steps", "2", "--episodes", "2", "--protocols", "paper"]
+    arguments += ["--encoder", "cnn"]
     assert rivals.main(arguments) == 2
     assert done == ["learn", "eval", "learn"]
     done.clear()
@@ -53,7 +54,9 @@ def test_trains_measures_and_goes_on(rivals: ModuleType, tmp_path: Path, monkeyp
     assert lewm["difference"] == 0 and lewm["parameters"] > gcbc["parameters"]
     assert gcbc["training_minutes"] > 0 and gcbc["peak_memory_mb"] > 100
     text = (tmp_path / "out" / "rivals.md").read_text()
-    assert "| GCBC |" in text and "2 steps" in text
+    assert "| GCBC |" in text and "2 steps" in text and "encoder `cnn`" in text
+    configs = [(tmp_path / "out/two_room" / run / "model/config.json").read_text() for run in ("lewm-0", "gcbc-0")]
+    assert all('"encoder": "cnn"' in config for config in configs)
     assert (tmp_path / "out" / "curves-two_room.png").stat().st_size > 5000
     assert rivals.main([*arguments, "--preset", "fine"]) == 2  # begun with another one
 
