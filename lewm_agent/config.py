@@ -3,9 +3,10 @@
 Preset ``paper`` is the released LeWorldModel recipe to the letter (lucas-maes/le-wm ``config/train`` and
 stable-worldmodel ``planning/solver/cem.py``); where the text of arXiv 2603.19312 and the released code disagree, the
 code is followed. Presets of ours are sized for two CPU cores: ``small`` keeps the paper's two loss terms,
-``small_straight`` adds a straightening term and an inverse-dynamics head, ``fine`` also pixels and small patches for
-small objects; ``shapes`` is for objects whose rotation matters: a CNN, single frames, large batches and a
-reconstruction term. What each of them reaches is in ``docs/results.md``.
+but not its ViT, whose latents repeat with the patches (``docs/geometry.md``); ``small_straight`` adds a straightening
+term and an inverse-dynamics head, ``fine`` also pixels and a ViT with small patches for small objects; ``shapes`` is
+for objects whose rotation matters: single frames, large batches and a reconstruction term. What each of them reaches
+is in ``docs/results.md``.
 """
 
 from __future__ import annotations
@@ -418,6 +419,7 @@ _SMALL_OBJECTIVE = ObjectiveConfig(sigreg_projections=256)
 _SMALL = AgentConfig(
     model=ModelConfig(
         image_size=64,
+        encoder="cnn",
         patch_size=16,
         encoder_width=64,
         encoder_depth=4,
@@ -439,6 +441,7 @@ _FINE = AgentConfig(
     model=dataclasses.replace(
         _SMALL.model,
         image_size=96,
+        encoder="vit",
         patch_size=8,
         encoder_depth=3,
         encoder_heads=2,

@@ -60,7 +60,7 @@ RECIPES: dict[str, Recipe] = {
         environment_kwargs={"terminate_on_success": False},
         planner="hybrid",
     ),
-    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 4.0, planner="slow"),
+    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 2.0, planner="slow"),
 }
 
 
