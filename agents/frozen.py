@@ -74,7 +74,10 @@ class WorldModelPatches(PatchEncoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         if config.encoder != "vit":
-            raise ValueError(f"patches come from a ViT, and this world model's encoder is a `{config.encoder}`")
+            raise ValueError(
+                f"patches come from a ViT, and this world model's encoder is a `{config.encoder}`: learn one with "
+                "--model.encoder vit"
+            )
         self.encoder = Encoder(config)
         self.tokens, self.width = (config.image_size // config.patch_size) ** 2, config.encoder_width
 

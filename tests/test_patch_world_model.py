@@ -14,6 +14,7 @@ import torch
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.agents.dino_wm import DinoWMAgent, DinoWMConfig
 from lewm_agent.agents.patch_world_model import PatchModelConfig, PatchPredictor, PatchWorldModel, completed
+from lewm_agent.config import EncoderConfig
 
 SIZES = {"predictor_depth": 2, "predictor_heads": 2, "predictor_head_dim": 4, "predictor_mlp_width": 16}
 
@@ -75,6 +76,12 @@ def test_tokens_are_those_of_the_world_models_vit(model: PatchWorldModel, traine
     frames = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
     tokens = encoder.vit.forward_features(encoder.normalize(frames))[:, 1:]
     torch.testing.assert_close(model.encode(frames), tokens.flatten(1))
+
+
+def test_a_world_model_with_a_cnn_has_no_patches() -> None:
+    sizes = EncoderConfig(image_size=16, patch_size=8, encoder="cnn")
+    with pytest.raises(ValueError, match=r"learn one with --model\.encoder vit"):
+        PatchWorldModel(PatchModelConfig(vit=sizes, image_size=16, **SIZES))
 
 
 def test_a_timm_vit_from_a_file_and_at_random(tmp_path: Path) -> None:
