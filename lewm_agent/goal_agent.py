@@ -236,7 +236,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it
                 had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
-            checkpoint_every: steps between checkpoints.
+            checkpoint_every: steps between checkpoints; after ten minutes one is written in any case.
             workers: processes that read clips; by default none on the CPU, where they only take time from training,
                 else 4.
             progress: show a progress bar.

@@ -27,6 +27,8 @@ LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""
 HELD_OUT_BATCHES = 8
 """Batches of held-out clips looked at before every checkpoint."""
+CHECKPOINT_SECONDS = 600
+"""Training time after which a checkpoint is written even if ``checkpoint_every`` steps have not been taken."""
 FIRST_ALARM = 100
 """Steps, beyond the warm-up, before latents are judged: at the start they are small whatever happens later."""
 COLLAPSED_RANK = 2.0
@@ -107,7 +109,8 @@ class Trainer:
         save: writes a checkpoint's weights and configuration; the trainer adds ``training_state/``.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         seed: of dropout and of SIGReg's directions.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints and looks at held-out episodes; slow trainings are also saved in
+            between (``CHECKPOINT_SECONDS``).
         progress: show a progress bar.
     """
 
@@ -155,6 +158,7 @@ class Trainer:
             self._bar(start, schedule.stop) as bar,
         ):
             model.train()
+            saved = time.monotonic()
             for step, batch in enumerate(clips.train_batches(start, schedule.stop), start):
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate(step)
@@ -169,9 +173,12 @@ class Trainer:
                 if done % LOG_EVERY == 0 or done == schedule.stop:
                     rates = {"learning_rate": schedule.learning_rate(step), "gradient_norm": gradient_norm}
                     metrics.write(done, "train", {**_describe(loss), **rates}, len(batch[0]))
-                if done % self.checkpoint_every == 0 or done == schedule.stop:
+                regular = done % self.checkpoint_every == 0 or done == schedule.stop
+                if regular:
                     metrics.write(done, "held_out", self._held_out(model, clips))
+                if regular or time.monotonic() - saved >= CHECKPOINT_SECONDS:
                     self._checkpoint(optimizer, done)
+                    saved = time.monotonic()
 
     @torch.no_grad()
     def _held_out(self, model: Any, clips: Clips) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lewm_agent import AgentConfig, LeWMAgent
+from lewm_agent import AgentConfig, LeWMAgent, trainer
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.trainer import Schedule, effective_rank
 
@@ -97,6 +97,25 @@ def test_resumed_after_kill_equals_uninterrupted(
         tiny_dataset, tmp_path / "killed", workers=0, progress=False, checkpoint_every=10, resume=True
     )
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    for name, weight in whole.world_model.state_dict().items():
+        assert torch.equal(weight, agent.world_model.state_dict()[name]), name
+
+
+def test_a_slow_training_is_saved_between_regular_checkpoints(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped_at_the_fifth(bar: object, done: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    config = longer(tiny_config, 8)
+    whole = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "whole", workers=0, progress=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(trainer._Bar, "update", stopped_at_the_fifth)
+        LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "slow", workers=0, progress=False)
+    assert (tmp_path / "slow" / "checkpoints" / "last").resolve().name == "step-0000004"
+    agent = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "slow", workers=0, progress=False, resume=True)
     for name, weight in whole.world_model.state_dict().items():
         assert torch.equal(weight, agent.world_model.state_dict()[name]), name
 
