@@ -26,7 +26,7 @@ from lewm_agent.learner import Learner, Loss
 LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""
 HELD_OUT_BATCHES = 8
-"""Batches of held-out clips looked at before every checkpoint."""
+"""Batches of held-out clips looked at every ``checkpoint_every`` steps and at the end."""
 CHECKPOINT_SECONDS = 600
 """Training time after which a checkpoint is written even if ``checkpoint_every`` steps have not been taken."""
 FIRST_ALARM = 100
