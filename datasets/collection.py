@@ -87,6 +87,7 @@ def collect(
         ValueError: Arguments out of range, another request's dataset in the folder, an environment or a policy that
             does not fit. Nothing half-written is left.
         TypeError: Frames that are not uint8.
+        BlockingIOError: Another process is collecting into the folder.
         RuntimeError: A gathering process died.
         KeyboardInterrupt: Interrupted; whole shards are kept, and the message says how to go on.
     """

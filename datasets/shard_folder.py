@@ -10,6 +10,7 @@ from pathlib import Path
 from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shards import PART_SUFFIX
+from lewm_agent.folder_lock import LOCK_FILE, locked
 
 _SAME_REQUEST = (
     "environment_id",
@@ -27,7 +28,7 @@ def taken_up(folder: Path, request: DatasetMetadata, overwrite: bool) -> Dataset
     """Add the whole shards that the folder already has to the request; changes nothing on disk."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the dataset")
-    if not folder.exists() or all(file in _unfinished(folder) for file in folder.iterdir()):
+    if not folder.exists() or all(file in _left_over(folder) for file in folder.iterdir()):
         return request
     if not (folder / METADATA_FILE).is_file():
         raise ValueError(f"{folder} is not empty and holds no dataset; give another path")
@@ -47,6 +48,11 @@ def taken_up(folder: Path, request: DatasetMetadata, overwrite: bool) -> Dataset
 def _unfinished(folder: Path) -> list[Path]:
     """Files that a killed collection has left unfinished."""
     return [*folder.glob(f"shard-*.h5{PART_SUFFIX}"), *folder.glob(f"{METADATA_FILE}{PART_SUFFIX}")]
+
+
+def _left_over(folder: Path) -> list[Path]:
+    """Files that a collection killed before its first shard may have left."""
+    return [folder / LOCK_FILE, *_unfinished(folder)]
 
 
 def _with_whole_shards(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> DatasetMetadata:
@@ -81,22 +87,30 @@ def expected_shards(episodes: int, shard_episodes: int) -> dict[str, int]:
 
 @contextlib.contextmanager
 def folder_for(folder: Path, overwrite: bool) -> Iterator[None]:
-    """Create the folder; on failure, remove unfinished files, and the folder too if it holds no shard."""
+    """Create the folder and hold it; on failure, remove unfinished files, and the folder too if it holds no shard.
+
+    Raises ``BlockingIOError`` if another process is collecting into it, and then changes nothing.
+    """
     created = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    _delete(_unfinished(folder))
-    if overwrite:
-        _delete([folder / METADATA_FILE, *folder.glob("shard-*.h5")])
-    try:
-        yield
-    except BaseException:
+    with locked(folder):
         _delete(_unfinished(folder))
-        if not any(folder.glob("shard-*.h5")):
-            (folder / METADATA_FILE).unlink(missing_ok=True)
-        for place in created:
-            with contextlib.suppress(OSError):  # not empty: it holds whole shards
-                place.rmdir()
-        raise
+        if overwrite:
+            _delete([folder / METADATA_FILE, *folder.glob("shard-*.h5")])
+        try:
+            yield
+        except BaseException:
+            _remove_unfinished(folder, created)
+            raise
+
+
+def _remove_unfinished(folder: Path, created: list[Path]) -> None:
+    _delete(_unfinished(folder))
+    if not any(folder.glob("shard-*.h5")):
+        _delete([folder / METADATA_FILE, folder / LOCK_FILE])
+    for place in created:
+        with contextlib.suppress(OSError):  # not empty: it holds whole shards
+            place.rmdir()
 
 
 def _delete(files: list[Path]) -> None:

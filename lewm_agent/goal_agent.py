@@ -244,6 +244,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         Raises:
             ValueError: frames or actions do not fit the model, or the dataset has no clip long enough.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
+            BlockingIOError: another process is training into ``output``.
         """
         dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
         self._check_dataset(dataset)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lewm_agent.config import TrainingConfig
+from lewm_agent.folder_lock import locked
 from lewm_agent.learner import Learner, Loss
 
 LOG_EVERY = 20
@@ -143,9 +144,15 @@ class Trainer:
         """Run from the beginning, or from the last checkpoint, to ``schedule.stop``.
 
         Raises:
+            BlockingIOError: another process is training into the output folder.
             FileExistsError: the output folder already holds a run and ``resume`` is false.
             RuntimeError: the loss is no longer finite.
         """
+        self.output.mkdir(parents=True, exist_ok=True)
+        with locked(self.output):
+            self._fit(clips, schedule, resume)
+
+    def _fit(self, clips: Clips, schedule: Schedule, resume: bool) -> None:
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )

@@ -294,6 +294,16 @@ def test_interrupt_keeps_whole_shards_and_says_so(tiny: Any, reference: Path, tm
     assert_equal_data(path, reference)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_collections_do_not_share_a_folder(tiny: Any, reference: Path, tmp_path: Path, overwrite: bool) -> None:
+    path = tmp_path / "data"
+    process = slow_collection(tiny, path, num_envs=1)
+    with pytest.raises(BlockingIOError, match=r"another process is writing into .*data: wait for it, or give another"):
+        gathered(tiny, path, overwrite=overwrite)
+    assert not process.communicate(timeout=60)[1]
+    assert_equal_data(path, reference)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

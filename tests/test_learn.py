@@ -87,6 +87,8 @@ def test_resumed_after_kill_equals_uninterrupted(
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    with pytest.raises(BlockingIOError, match=r"another process is writing into .*killed: wait for it"):
+        LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "killed", progress=False, resume=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert last.exists()
