@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 from lewm_agent import checkpoint, official
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.dino_wm import DinoWMAgent, DinoWMConfig
 from lewm_agent.agents.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.goal_policy_agent import GoalPolicyAgent
+from lewm_agent.checkpoint import HubOptions
 from lewm_agent.checks import named
 from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
 from lewm_agent.environment import Environment
@@ -93,10 +94,7 @@ def load_agent(
     planner: str | PlannerConfig | None = None,
     device: str = "auto",
     seed: int = 0,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
+    **hub: Unpack[HubOptions],
 ) -> Agent:
     """A trained agent of whatever kind, ready to act.
 
@@ -105,18 +103,14 @@ def load_agent(
         planner: other planner settings than the saved ones, for agents that plan.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the planner's noise.
-        revision: branch, tag or commit on the Hub.
-        cache_dir: where Hub downloads are kept.
-        token: for private Hub repositories.
-        local_files_only: never use the network.
+        hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
+            (:func:`lewm_agent.checkpoint.locate`).
 
     Raises:
         CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
         ValueError: an unknown kind of agent: its objective has not been registered.
     """
-    folder = checkpoint.locate(
-        name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
-    )
+    folder = checkpoint.locate(name, **hub)
     kind = "lewm" if official.find(folder) is not None else checkpoint.agent_kind(folder)
     agent_class = named(kind, agent_classes(), "agent")
     return agent_class.from_pretrained(folder, planner=planner, device=device, seed=seed)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from lewm_agent import checkpoint, environment, official, slow_metric
-from lewm_agent.checkpoint import Description
+from lewm_agent.checkpoint import Description, HubOptions
 from lewm_agent.config import AgentConfig, ObjectiveConfig, PlannerConfig, preset
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
@@ -147,10 +147,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         dataset: OfflineDataset | str | Path | None = None,
         device: str = "auto",
         seed: int = 0,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
+        **hub: Unpack[HubOptions],
     ) -> Self:
         """A trained agent, ready to act.
 
@@ -162,17 +159,13 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             dataset: likewise; its actions' statistics are those the model is to be used with.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of the planner's noise.
-            revision: branch, tag or commit on the Hub.
-            cache_dir: where Hub downloads are kept.
-            token: for private Hub repositories.
-            local_files_only: never use the network.
+            hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
+                (:func:`lewm_agent.checkpoint.locate`).
 
         Raises:
             CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
         """
-        folder = checkpoint.locate(
-            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
-        )
+        folder = checkpoint.locate(name, **hub)
         weights_file = official.find(folder)
         if weights_file is not None:
             agent = cls._from_official(weights_file, env, dataset, device, seed)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import dacite
 import huggingface_hub
@@ -30,6 +30,15 @@ FILES = ("config.json", "model.safetensors", "README.md")
 DOWNLOADED = (*FILES, "weights.pt", "*_weight.ckpt")
 """Our files and those of the released models (:mod:`lewm_agent.official`)."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class HubOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`locate`, for those who pass them on."""
+
+    revision: str | None
+    cache_dir: str | Path | None
+    token: str | None
+    local_files_only: bool
 
 
 class CheckpointError(ValueError):
@@ -165,6 +174,13 @@ def locate(
     local_files_only: bool = False,
 ) -> Path:
     """Where a checkpoint lies: a bundled name, a local path, or a Hub repository (downloaded and cached).
+
+    Args:
+        name: a bundled model, a path, or a Hub id (``user/model``).
+        revision: branch, tag or commit on the Hub.
+        cache_dir: where Hub downloads are kept.
+        token: for private Hub repositories.
+        local_files_only: never use the network.
 
     Raises:
         CheckpointError: nothing by that name, or the Hub could not be reached.

@@ -9,7 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, Unpack, cast
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lewm_agent import __version__, checkpoint, environment
 from lewm_agent.agents.behavior import behavior_policy
-from lewm_agent.checkpoint import CheckpointError, Description
+from lewm_agent.checkpoint import CheckpointError, Description, HubOptions
 from lewm_agent.config import AgentSettings, PlannerConfig
 from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.datasets import Clips, OfflineDataset
@@ -478,10 +478,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         planner: str | PlannerConfig | None = None,
         device: str = "auto",
         seed: int = 0,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
+        **hub: Unpack[HubOptions],
     ) -> Self:
         """A trained agent, ready to act.
 
@@ -490,17 +487,13 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             planner: other planner settings than the saved ones, for agents that plan.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of whatever is random when it acts.
-            revision: branch, tag or commit on the Hub.
-            cache_dir: where Hub downloads are kept.
-            token: for private Hub repositories.
-            local_files_only: never use the network.
+            hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
+                (:func:`lewm_agent.checkpoint.locate`).
 
         Raises:
             CheckpointError: nothing by that name, or it is incomplete, damaged, foreign, or another kind of agent.
         """
-        folder = checkpoint.locate(
-            name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
-        )
+        folder = checkpoint.locate(name, **hub)
         agent = cls._from_folder(folder, device, seed)
         return agent if planner is None else agent.set_planner(planner)
 
