@@ -244,7 +244,8 @@ def test_closing_frees_the_canvas_and_the_environment_can_go_on(drawing: Any) ->
 
 
 def test_factors_change_the_picture_and_not_the_motion(drawing: Any) -> None:
-    factors = CubeFactors(cube_color=(0, 0, 255), floor_color=(200, 220, 255), light_color=(255, 120, 60))
+    blue, white = (0, 0, 255), (255, 255, 255)
+    factors = CubeFactors(cube_color=blue, second_cube_color=white, floor_color=white, light_color=(255, 120, 60))
     plain, other = drawing(), drawing(factors=factors)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (5, 5))
     assert episode(other, actions).tobytes() == episode(plain, actions).tobytes()

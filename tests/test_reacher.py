@@ -247,7 +247,9 @@ def test_closing_frees_the_canvas_and_the_environment_can_go_on(drawing: Any) ->
 
 
 def test_factors_change_the_picture_and_not_the_motion(drawing: Any) -> None:
-    factors = ReacherFactors(arm_color=(0, 0, 255), arm_radius=0.01)
+    blue, white = (0, 0, 255), (255, 255, 255)
+    colors = {"arm_color": blue, "hand_color": blue, "fingertip_color": white, "background_color": white}
+    factors = ReacherFactors(**colors, arm_radius=0.01)
     plain, other = drawing(), drawing(factors=factors)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (20, 2))
     assert episode(other, actions).tobytes() == episode(plain, actions).tobytes()

@@ -254,7 +254,7 @@ def test_a_pickled_environment_continues_alike(name: str, drawing: Callable[...,
 # Frames
 
 
-@pytest.mark.parametrize("size", [16, 64, 224])
+@pytest.mark.parametrize("size", [16, 64, 224, 300])
 @EVERY_WORLD
 def test_goal_frame_is_the_frame_at_the_goal_and_disturbs_nothing(
     name: str, size: int, begun: Callable[..., Any], drawing: Callable[..., Any]
