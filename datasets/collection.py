@@ -65,7 +65,7 @@ def collect(
 
     A folder that holds part of the same request is continued: only missing or damaged shards are gathered, and
     ``episodes`` may be larger than before. The data do not depend on ``num_envs`` or on interruptions, provided the
-    environment and the policy draw only from their seeds.
+    environment and the policy draw only from their seeds. A failure leaves nothing half-written.
 
     Args:
         path: Dataset folder; created with its parents.
@@ -84,8 +84,7 @@ def collect(
         progress: Show a progress bar on the standard error stream.
 
     Raises:
-        ValueError: Arguments out of range, another request's dataset in the folder, an environment or a policy that
-            does not fit. Nothing half-written is left.
+        ValueError: Arguments out of range, another request's dataset in the folder, or an unfit environment or policy.
         TypeError: Frames that are not uint8.
         BlockingIOError: Another process is collecting into the folder.
         RuntimeError: A gathering process died.
