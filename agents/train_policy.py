@@ -13,7 +13,6 @@ import gymnasium as gym
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from scipy.stats import binomtest
 from stable_baselines3 import SAC
 
 from lewm_agent.agents.behavior import FunctionPolicy
@@ -114,13 +113,6 @@ def count_successes(
                 policy.reset(policy_seed(seed, episode, _EVALUATION))
                 counts[name] += _reaches_goal(env, policy, episode_seed(seed, episode, _EVALUATION))
     return counts
-
-
-def rate_text(successes: int, trials: int) -> str:
-    """Success rate in percent with its Wilson 95 % interval, as a text."""
-    interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
-    low, rate, high = (100 * bound for bound in (interval.low, successes / trials, interval.high))
-    return f"{successes} of {trials} episodes, {rate:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _check_arguments(output: Path, steps: int, checkpoint_every: int) -> None:

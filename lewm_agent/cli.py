@@ -23,6 +23,7 @@ from lewm_agent.datasets.formats import open_source
 from lewm_agent.datasets.formats.minari import export
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval import success_rate
+from lewm_agent.eval.intervals import wilson
 from lewm_agent.eval.success_rate import Options
 
 if TYPE_CHECKING:
@@ -143,14 +144,16 @@ def train_policy(
         resume: continue from the last checkpoint, which is unpickled.
         overwrite: replace OUTPUT; without --resume, discard the checkpoint.
     """
-    from lewm_agent.agents.train_policy import count_successes, rate_text, train_sac  # slow to import
+    from lewm_agent.agents.train_policy import count_successes, train_sac  # slow to import
 
     if evaluation_episodes < 1:
         raise ValueError(f"evaluation_episodes must be at least 1, got {evaluation_episodes}")
     world = _environment(env, preset("small"), environment_kwargs)
     model = train_sac(world, output, steps, seed=seed, resume=resume, overwrite=overwrite)
     for kind, successes in count_successes(model, world, evaluation_episodes, seed=seed).items():
-        Console().print(f"{kind}: goal reached in {rate_text(successes, evaluation_episodes)}", markup=False)
+        low, high = wilson(successes, evaluation_episodes)
+        share = f"{100 * successes / evaluation_episodes:.1f} % [{low:.1f}, {high:.1f}]"
+        Console().print(f"{kind}: goal reached in {successes} of {evaluation_episodes} episodes, {share}", markup=False)
     Console().print(f"saved in {output}")
 
 
