@@ -106,12 +106,22 @@ class Run:
         """JSON of an evaluation."""
         return self.folder / f"{protocol}.json"
 
+    @property
+    def encoder(self) -> Backbone | None:
+        """The one asked for, where the agent trains its own."""
+        return None if self.agent == "dino_wm" else self.arguments.encoder
+
+    @property
+    def frozen(self) -> str | None:
+        """The one asked for, where the agent takes one over."""
+        return self.arguments.frozen if self.agent == "dino_wm" else None
+
     def learn_command(self, folder: Path, epochs: float) -> list[str]:
         """What trains it."""
         options = self.arguments
         length = ["--training.epochs", repr(epochs), "--training.schedule-epochs", repr(epochs)]
-        encoder = ["--model.encoder", options.encoder] if options.encoder and self.agent != "dino_wm" else []
-        frozen = ["--frozen", options.frozen] if options.frozen and self.agent == "dino_wm" else []
+        encoder = ["--model.encoder", self.encoder] if self.encoder else []
+        frozen = ["--frozen", self.frozen] if self.frozen else []
         data = str(options.data / self.env)
         command = ["learn", "--env", self.env, "--dataset", data, "--output", str(folder), "--agent", self.agent]
         return [
@@ -160,7 +170,8 @@ def finish(run: Run) -> None:
 def planned_epochs(run: Run) -> float:
     """How long to train, decided once and kept. Raises ``ValueError`` if it was planned for something else."""
     plan, options = run.folder / "plan.json", run.arguments
-    request = {name: getattr(options, name) for name in ("steps", "minutes", "preset", "encoder", "frozen")}
+    length = {"steps": options.steps, "minutes": options.minutes}
+    request = {**length, "preset": options.preset, "encoder": run.encoder, "frozen": run.frozen}
     if plan.exists():
         kept = json.loads(plan.read_text())
         if kept["request"] != request:
@@ -168,8 +179,7 @@ def planned_epochs(run: Run) -> float:
                 f"{run.folder} was begun with {kept['request']}, not with {request}; give another --output"
             )
         return float(kept["epochs"])
-    frozen = options.frozen if run.agent == "dino_wm" else None
-    config = agent_config(run.agent, preset(options.preset), frozen)
+    config = agent_config(run.agent, preset(options.preset), run.frozen)
     agent = make_agent(run.agent, run.env, config, device="cpu", seed=run.seed)
     per_epoch = agent.steps_per_epoch(OfflineDataset(options.data / run.env))
     steps = options.steps or _steps_in_time(run, per_epoch)

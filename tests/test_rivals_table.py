@@ -48,6 +48,8 @@ def test_trains_measures_and_goes_on(rivals: ModuleType, tmp_path: Path, monkeyp
     done.clear()
     assert rivals.main(arguments) == 0
     assert done == ["eval"]
+    assert rivals.main([*arguments, "--frozen", "cube"]) == 0  # concerns neither of the two
+    assert done == ["eval"]
     content = json.loads((tmp_path / "out" / "rivals.json").read_text())
     lewm, gcbc = content["results"]["tables"]["two_room"]["paper"]
     assert (lewm["agent"], gcbc["agent"], lewm["steps"], gcbc["steps"]) == ("lewm", "gcbc", 2, 2)
