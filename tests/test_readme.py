@@ -95,7 +95,19 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all((tmp_path / name).exists() for name in made)
 
 
-def test_local_links_and_pictures_exist() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+def test_local_links_pictures_and_sections_exist() -> None:
+    pages = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    links = [(page, link) for page, text in pages.items() for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
+    links += [(ROOT / "README.md", source) for source in re.findall(r'src="([^"]+)"', README)]
+    assert len(links) > 50
+    assert [(page.name, link) for page, link in links if not leads_somewhere(page, link)] == []
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Whether the file of a relative link is there, and has the section that it names."""
+    name, _, section = link.partition("#")
+    target = page.parent / name if name else page
+    if not target.exists() or not section:
+        return target.exists()
+    titles = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
+    return section in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
