@@ -32,7 +32,7 @@ from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.ablation_picture import draw
-from lewm_agent.eval.intervals import over_runs, rate
+from lewm_agent.eval.intervals import of_mean, rate
 from lewm_agent.eval.protocols import ProtocolName
 from lewm_agent.eval.solving import play_shipped
 from lewm_agent.eval.views import gather, latents
@@ -257,8 +257,8 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
         shown.add_column(head)
     for settings, runs in grouped(results).items():
         for row, judged in enumerate(runs[0]["success"]):
+            low, high = of_mean([run["success"][row] for run in runs])
             rates = [run["success"][row]["success_rate"] for run in runs]
-            low, high = over_runs(rates) if len(runs) > 1 else judged["success_rate_ci95"]
             shown.add_row(
                 settings,
                 judged["planner"],

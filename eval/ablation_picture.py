@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lewm_agent.eval.intervals import of_mean
+
 Result = dict[str, Any]
 OUTCOMES: dict[str, Callable[[Result], float]] = {
     "effective rank": lambda result: result["held_out"]["effective_rank"],
@@ -45,15 +47,12 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1)).tolist()
     panels = above.subplots(1, 1 + len(OUTCOMES))
-    for row, judged in enumerate(results[0]["success"]):
-        rates = [[run["success"][row]["success_rate"] for run in runs] for runs in of_value.values()]
-        _draw_outcomes(panels[0], rates, f"C{row}", f"{judged['planner']}, {judged['protocol']}")
-    panels[0].legend(fontsize=8)
+    _draw_success(panels[0], list(of_value.values()))
     for panel, outcome in zip(panels[1:], OUTCOMES.values(), strict=True):
-        _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()], "C0", "")
+        _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()])
     for panel, title in zip(panels, ("success in %", *OUTCOMES), strict=True):
         panel.set_xticks(range(len(of_value)), of_value, rotation=45, ha="right", fontsize=8)
-        panel.set(title=title, xlabel=", ".join(names))
+        panel.set(title=title, xlabel=",\n".join(names))
     for panel, (curve, title) in zip(below.subplots(1, len(CURVES)), CURVES.items(), strict=True):
         for color, (value, runs) in enumerate(of_value.items()):
             for number, run in enumerate(runs):
@@ -65,11 +64,28 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_outcomes(panel: Any, outcomes: list[list[float]], color: str, label: str) -> None:
+def _draw_success(panel: Any, runs: list[list[Result]]) -> None:
+    """For each planner and protocol a bar with the 95 % interval of its mean, and a dot for each seed."""
+    kinds = runs[0][0]["success"]
+    width = 0.8 / len(kinds)
+    for row, kind in enumerate(kinds):
+        rates = [[run["success"][row] for run in of_value] for of_value in runs]
+        seeds = [[rate["success_rate"] for rate in of_value] for of_value in rates]
+        means, bounds = np.mean(seeds, axis=1), np.transpose([of_mean(of_value) for of_value in rates])
+        places = np.arange(len(runs)) + (row - (len(kinds) - 1) / 2) * width
+        panel.bar(places, means, width, color=f"C{row}", alpha=0.5, label=f"{kind['planner']}, {kind['protocol']}")
+        panel.errorbar(places, means, abs(bounds - means), fmt="none", ecolor="black", elinewidth=1, capsize=2)
+        panel.scatter(np.repeat(places, len(seeds[0])), np.ravel(seeds), color=f"C{row}", s=16)
+    panel.set_ylim(0, 100)
+    panel.grid(alpha=0.3, axis="y")
+    panel.legend(fontsize=8)
+
+
+def _draw_outcomes(panel: Any, outcomes: list[list[float]]) -> None:
     """A dot for each seed and a line through the means."""
-    panel.plot([np.mean(seeds) for seeds in outcomes], color=color, label=label)
+    panel.plot([np.mean(seeds) for seeds in outcomes], color="C0")
     for place, seeds in enumerate(outcomes):
-        panel.scatter([place] * len(seeds), seeds, color=color, s=16)
+        panel.scatter([place] * len(seeds), seeds, color="C0", s=16)
     panel.grid(alpha=0.3)
 
 

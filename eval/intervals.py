@@ -37,6 +37,14 @@ def over_runs(rates: Sequence[float]) -> Interval:
     return _percentiles(means)
 
 
+def of_mean(rates: Sequence[dict[str, Any]]) -> Interval:
+    """Interval of the mean of runs, each as :func:`rate` tells it: Wilson's of a single one, else :func:`over_runs`."""
+    if len(rates) == 1:
+        low, high = rates[0]["success_rate_ci95"]
+        return low, high
+    return over_runs([one["success_rate"] for one in rates])
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two runs on the same pairs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lewm_agent.eval.intervals import compare, over_runs, rate, wilson
+from lewm_agent.eval.intervals import compare, of_mean, over_runs, rate, wilson
 
 
 def outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -70,6 +70,11 @@ def test_outcomes_of_different_pairs_are_not_compared() -> None:
 def test_two_runs_bound_their_own_interval() -> None:
     assert over_runs([90, 100]) == (90, 100)
     assert over_runs([75, 75, 75]) == (75, 75)
+
+
+def test_a_single_run_is_as_uncertain_as_its_pairs() -> None:
+    assert of_mean([rate(45, 50)]) == pytest.approx(wilson(45, 50), abs=0.005)
+    assert of_mean([rate(45, 50), rate(50, 50)]) == over_runs([90, 100])
 
 
 def test_bootstrap_over_many_runs_agrees_with_the_normal_approximation() -> None:
