@@ -15,6 +15,7 @@ from torch import Tensor
 from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.inverse_dynamics import InverseDynamics
+from lewm_agent.memory import release_freed
 from lewm_agent.world_model import WorldModel
 
 FRAMES_AT_ONCE = 256
@@ -63,10 +64,15 @@ class HindsightPairs:
 
     @torch.inference_mode()
     def _encode(self, world_model: WorldModel, dataset: OfflineDataset, progress: bool) -> Tensor:
-        chunks = np.array_split(self._rows, max(1, len(self._rows) // FRAMES_AT_ONCE))
-        shown = track(chunks, "encode", console=Console(stderr=True), disable=not progress)
-        frames = (torch.as_tensor(dataset.read_frames(rows), device=self._device) for rows in shown)
-        return torch.cat([world_model.encode(chunk) for chunk in frames]).clone()
+        latents = torch.empty(len(self._rows), world_model.config.latent_dim, device=self._device)
+        starts = range(0, len(latents), FRAMES_AT_ONCE)
+        for start in track(starts, "encode", console=Console(stderr=True), disable=not progress):
+            chunk = slice(start, start + FRAMES_AT_ONCE)
+            frames = torch.as_tensor(dataset.read_frames(self._rows[chunk]), device=self._device)
+            latents[chunk] = world_model.encode(frames)
+            if start % (20 * FRAMES_AT_ONCE) == 0:
+                release_freed()
+        return latents
 
 
 def fit(
