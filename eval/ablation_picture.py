@@ -71,11 +71,12 @@ def _draw_success(panel: Any, runs: list[list[Result]]) -> None:
     for row, kind in enumerate(kinds):
         rates = [[run["success"][row] for run in of_value] for of_value in runs]
         seeds = [[rate["success_rate"] for rate in of_value] for of_value in rates]
-        means, bounds = np.mean(seeds, axis=1), np.transpose([of_mean(of_value) for of_value in rates])
+        means = np.array([np.mean(of_value) for of_value in seeds])
+        bounds = np.transpose([of_mean(of_value) for of_value in rates])
         places = np.arange(len(runs)) + (row - (len(kinds) - 1) / 2) * width
         panel.bar(places, means, width, color=f"C{row}", alpha=0.5, label=f"{kind['planner']}, {kind['protocol']}")
         panel.errorbar(places, means, abs(bounds - means), fmt="none", ecolor="black", elinewidth=1, capsize=2)
-        panel.scatter(np.repeat(places, len(seeds[0])), np.ravel(seeds), color=f"C{row}", s=16)
+        panel.scatter(np.repeat(places, [len(one) for one in seeds]), np.concatenate(seeds), color=f"C{row}", s=16)
     panel.set_ylim(0, 100)
     panel.grid(alpha=0.3, axis="y")
     panel.legend(fontsize=8)
