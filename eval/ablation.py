@@ -257,7 +257,7 @@ def table(results: Sequence[dict[str, Any]]) -> Table:
         shown.add_column(head)
     for settings, runs in grouped(results).items():
         for row, judged in enumerate(runs[0]["success"]):
-            low, high = of_mean([run["success"][row] for run in runs])
+            low, high = of_mean([run["success"][row]["solved"] for run in runs])
             rates = [run["success"][row]["success_rate"] for run in runs]
             shown.add_row(
                 settings,

@@ -69,10 +69,10 @@ def _draw_success(panel: Any, runs: list[list[Result]]) -> None:
     kinds = runs[0][0]["success"]
     width = 0.8 / len(kinds)
     for row, kind in enumerate(kinds):
-        rates = [[run["success"][row] for run in of_value] for of_value in runs]
-        seeds = [[rate["success_rate"] for rate in of_value] for of_value in rates]
+        solved = [[run["success"][row]["solved"] for run in of_value] for of_value in runs]
+        seeds = [[100 * np.mean(run) for run in of_value] for of_value in solved]
         means = np.array([np.mean(of_value) for of_value in seeds])
-        bounds = np.transpose([of_mean(of_value) for of_value in rates])
+        bounds = np.transpose([of_mean(of_value) for of_value in solved])
         places = np.arange(len(runs)) + (row - (len(kinds) - 1) / 2) * width
         panel.bar(places, means, width, color=f"C{row}", alpha=0.5, label=f"{kind['planner']}, {kind['protocol']}")
         panel.errorbar(places, means, abs(bounds - means), fmt="none", ecolor="black", elinewidth=1, capsize=2)

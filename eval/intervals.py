@@ -37,12 +37,18 @@ def over_runs(rates: Sequence[float]) -> Interval:
     return _percentiles(means)
 
 
-def of_mean(rates: Sequence[dict[str, Any]]) -> Interval:
-    """Interval of the mean of runs, each as :func:`rate` tells it: Wilson's of a single one, else :func:`over_runs`."""
-    if len(rates) == 1:
-        low, high = rates[0]["success_rate_ci95"]
+def of_mean(runs: Sequence[Sequence[bool]]) -> Interval:
+    """95 % interval of the mean success of runs, each with its outcomes pair by pair.
+
+    Wilson's over all pairs does not know that runs differ, and :func:`over_runs` takes each rate for exact: what either
+    allows is inside.
+    """
+    outcomes = [solved for run in runs for solved in run]
+    low, high = wilson(sum(outcomes), len(outcomes))
+    if len(runs) == 1:
         return low, high
-    return over_runs([one["success_rate"] for one in rates])
+    lowest, highest = over_runs([100 * float(np.mean(run)) for run in runs])
+    return min(low, lowest), max(high, highest)
 
 
 @dataclass(frozen=True)

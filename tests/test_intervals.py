@@ -72,9 +72,12 @@ def test_two_runs_bound_their_own_interval() -> None:
     assert over_runs([75, 75, 75]) == (75, 75)
 
 
-def test_a_single_run_is_as_uncertain_as_its_pairs() -> None:
-    assert of_mean([rate(45, 50)]) == pytest.approx(wilson(45, 50), abs=0.005)
-    assert of_mean([rate(45, 50), rate(50, 50)]) == over_runs([90, 100])
+def test_the_mean_of_runs_is_as_uncertain_as_pairs_and_runs_make_it() -> None:
+    some, all_of_them = [True] * 45 + [False] * 5, [True] * 50
+    assert of_mean([some]) == wilson(45, 50)
+    assert of_mean([some, some]) == wilson(90, 100)
+    assert of_mean([some, all_of_them]) == (wilson(95, 100)[0], 100)
+    assert of_mean([some, [False] * 50]) == (0, 90)
 
 
 def test_bootstrap_over_many_runs_agrees_with_the_normal_approximation() -> None:
