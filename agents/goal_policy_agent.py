@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lewm_agent.agents.frozen import encoder_part, read_encoder
 from lewm_agent.agents.goal_policy import Algorithm, GoalPolicy, GoalPolicyConfig
-from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.goals import GoalClips
 from lewm_agent.environment import Environment
+from lewm_agent.episodes import Actions, EpisodeMemory, Frames
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.model_card import About
 

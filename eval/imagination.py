@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from lewm_agent import LeWMAgent
-from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.envs.goal_env import Vector
+from lewm_agent.episodes import Actions, EpisodeMemory, Frames
 from lewm_agent.frame_decoder import FrameDecoder
 
 

@@ -29,9 +29,9 @@ from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.checks import named
-from lewm_agent.controller import Frames
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
+from lewm_agent.episodes import Frames
 from lewm_agent.eval.command import check_world
 from lewm_agent.eval.floors import floors
 from lewm_agent.eval.imagination import Expectations

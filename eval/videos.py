@@ -8,7 +8,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
-from lewm_agent.controller import Frames
+from lewm_agent.episodes import Frames
 from lewm_agent.eval.protocols import Pair
 from lewm_agent.eval.rollouts import Environment, Trace, restore
 

@@ -25,9 +25,9 @@ import tyro
 from rich.console import Console
 
 from lewm_agent.checkpoint import CheckpointError
-from lewm_agent.controller import Frames
 from lewm_agent.envs import short_name
 from lewm_agent.envs.goal_env import Vector
+from lewm_agent.episodes import Frames
 from lewm_agent.eval import watch_drawing
 from lewm_agent.eval.command import load_model
 from lewm_agent.eval.watch_drawing import pygame

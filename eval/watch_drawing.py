@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.controller import Frames
 from lewm_agent.envs.goal_env import Vector
+from lewm_agent.episodes import Frames
 
 with contextlib.redirect_stdout(io.StringIO()):  # without its greeting
     import pygame as pygame

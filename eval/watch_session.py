@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from lewm_agent import LeWMAgent
-from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.envs.goal_env import GoalEnv, Vector
+from lewm_agent.episodes import Actions, EpisodeMemory, Frames
 from lewm_agent.eval.imagination import array, draw, imagine
 from lewm_agent.eval.watch_drawing import SIDE, Path, Scene
 from lewm_agent.eval.watch_worlds import Task, world_of

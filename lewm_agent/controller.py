@@ -5,51 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.config import PlannerConfig
+from lewm_agent.episodes import Actions, EpisodeMemory, Frames
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import LatentCost, goal_cost
 from lewm_agent.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
-
-Frames = NDArray[np.uint8]
-Actions = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EpisodeMemory:
-    """What the controller remembers of one environment between two decisions; never changed in place.
-
-    Attributes:
-        seed: of the planner's noise in this episode.
-        plans: how many plans were made.
-        goal: the goal frame (H, W, 3), or None before the first decision.
-        goal_latent: (latent_dim,), its encoding.
-        latents: real frames' latents, one per finished action block, at most ``history``.
-        blocks: the normalised blocks (block_dim,) executed between them.
-        executing: the normalised actions (k, action_dim) of the block under way.
-        queue: actions (k, action_dim) still to be executed before the next plan, in the environment's units.
-        rest: the last plan and its spares beyond what is executed (G, k, action_dim), normalised; where a warm start
-            begins.
-        arrival: blocks until the proposal that is being followed is meant to be at the goal; 0 if none is.
-    """
-
-    seed: int
-    plans: int = 0
-    goal: Frames | None = None
-    goal_latent: Tensor | None = None
-    latents: tuple[Tensor, ...] = ()
-    blocks: tuple[Tensor, ...] = ()
-    executing: tuple[Tensor, ...] = ()
-    queue: tuple[Actions, ...] = ()
-    rest: Tensor | None = None
-    arrival: int = 0
 
 
 class Controller:

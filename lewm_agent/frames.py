@@ -1,4 +1,4 @@
-"""Pictures of any size, made the model's size."""
+"""Frames as they are given, made what the model takes."""
 
 from __future__ import annotations
 
@@ -16,3 +16,19 @@ def resized(frames: NDArray[Any], side: int) -> NDArray[np.uint8]:
     flat = frames.reshape(-1, *frames.shape[-3:])
     pictures = [Image.fromarray(frame).resize((side, side), Image.Resampling.BOX) for frame in flat]
     return np.stack([np.asarray(picture) for picture in pictures]).reshape(*frames.shape[:-3], side, side, 3)
+
+
+def checked_frames(observation: dict[str, NDArray[np.uint8]], key: str, side: int) -> NDArray[np.uint8]:
+    """The frames (N, side, side, 3) under ``key``, given as one frame or N of any size.
+
+    Raises:
+        ValueError: there are none, or they are not uint8 RGB.
+    """
+    if not isinstance(observation, dict) or key not in observation:
+        raise ValueError("an observation is a dict with `pixels` and `goal`")
+    frames = np.asarray(observation[key])
+    if frames.dtype != np.uint8:
+        raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
+    if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+        raise ValueError(f"`{key}` must be (H, W, 3) or (N, H, W, 3), got {frames.shape}")
+    return resized(frames if frames.ndim == 4 else frames[None], side)

@@ -9,7 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, Unpack, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack, cast
 
 import gymnasium as gym
 import numpy as np
@@ -21,11 +21,11 @@ from lewm_agent import __version__, checkpoint, environment
 from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.checkpoint import CheckpointError, Description, HubOptions
 from lewm_agent.config import AgentSettings, PlannerConfig
-from lewm_agent.controller import Actions, EpisodeMemory, Frames
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
-from lewm_agent.frames import resized
+from lewm_agent.episodes import Actions, Controls, EpisodeMemory, Frames, Memories, begin_episodes, episode_seed
+from lewm_agent.frames import checked_frames
 from lewm_agent.learner import Learner
 from lewm_agent.model_card import About, model_card, read_results
 from lewm_agent.trainer import Schedule, Trainer
@@ -33,19 +33,6 @@ from lewm_agent.training_clips import TrainingClips
 
 ConfigT = TypeVar("ConfigT", bound=AgentSettings)
 ModelT = TypeVar("ModelT", bound=Learner)
-Memories = list[EpisodeMemory]
-
-
-class Controls(Protocol):
-    """Turns frames and goal frames into actions, for several environments at once."""
-
-    def needs_frame(self, memory: EpisodeMemory) -> bool:
-        """Whether the next decision looks at the frame."""
-
-    def decide(
-        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
-    ) -> tuple[Actions, list[EpisodeMemory]]:
-        """Actions (N, action_dim) inside the bounds for frames and goals (N, H, W, 3), and the new memories."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -338,7 +325,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
     def reset(self) -> None:
         """Forget the episode that :meth:`act` is in."""
         self._episodes = getattr(self, "_episodes", -1) + 1
-        self._memory: Memories = self.initial_memories([_episode_seed(self.seed, 0, self._episodes)])
+        self._memory: Memories = self.initial_memories([episode_seed(self.seed, 0, self._episodes)])
 
     def act(self, obs: Any, goal_obs: Frames | None = None) -> Actions:
         """The next action towards a goal image; remembers the episode until :meth:`reset` or another goal.
@@ -375,8 +362,9 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         Returns:
             Actions (action_dim,) or (N, action_dim) float32, or one choice or (N,), and the new state.
         """
-        pixels, goals = (self._checked_frames(observation, key) for key in ("pixels", "goal"))
-        memories = self._begin_episodes(state, episode_start, len(pixels))
+        side = self.config.model.image_size
+        pixels, goals = (checked_frames(observation, key, side) for key in ("pixels", "goal"))
+        memories = begin_episodes(self.seed, state, episode_start, len(pixels))
         actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
         if self.config.model.discrete_actions:
             actions = actions.argmax(axis=1)
@@ -386,27 +374,6 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
     def initial_memories(self, seeds: Sequence[int]) -> Memories:
         """A ``state`` for :meth:`predict` in which episode i plans with the noise of ``seeds[i]``."""
         return [EpisodeMemory(seed=seed) for seed in seeds]
-
-    def _begin_episodes(self, state: Memories | None, starts: NDArray[np.bool_] | None, count: int) -> Memories:
-        if state is None:
-            return self.initial_memories([_episode_seed(self.seed, row, 0) for row in range(count)])
-        if len(state) != count:
-            raise ValueError(f"got {count} observations for the state of {len(state)} environments")
-        fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)
-        return [
-            EpisodeMemory(seed=_episode_seed(memory.seed, row, 1)) if new and memory.plans else memory
-            for row, (memory, new) in enumerate(zip(state, fresh, strict=True))
-        ]
-
-    def _checked_frames(self, observation: dict[str, Frames], key: str) -> Frames:
-        if not isinstance(observation, dict) or key not in observation:
-            raise ValueError("an observation is a dict with `pixels` and `goal`")
-        frames, side = np.asarray(observation[key]), self.config.model.image_size
-        if frames.dtype != np.uint8:
-            raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
-        if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
-            raise ValueError(f"`{key}` must be (H, W, 3) or (N, H, W, 3), got {frames.shape}")
-        return resized(frames if frames.ndim == 4 else frames[None], side)
 
     # --- save and load -----------------------------------------------------------------------------------------------
 
@@ -519,10 +486,6 @@ def prepared(env: str | Environment, image_size: int) -> Environment:
 
 def _changed(config: Any, **settings: Any) -> Any:
     return dataclasses.replace(config, **settings)
-
-
-def _episode_seed(seed: int, row: int, episode: int) -> int:
-    return int(np.random.SeedSequence([seed, row, episode]).generate_state(1)[0])
 
 
 def _name_of(policy: Any) -> str:

@@ -1,0 +1,85 @@
+"""What is remembered of an episode from one decision to the next, and what decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Frames = NDArray[np.uint8]
+Actions = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EpisodeMemory:
+    """What a controller remembers of one environment between two decisions; never changed in place.
+
+    Attributes:
+        seed: of the planner's noise in this episode.
+        plans: how many plans were made.
+        goal: the goal frame (H, W, 3), or None before the first decision.
+        goal_latent: (latent_dim,), its encoding.
+        latents: real frames' latents, one per finished action block, at most ``history``.
+        blocks: the normalised blocks (block_dim,) executed between them.
+        executing: the normalised actions (k, action_dim) of the block under way.
+        queue: actions (k, action_dim) still to be executed before the next plan, in the environment's units.
+        rest: the last plan and its spares beyond what is executed (G, k, action_dim), normalised; where a warm start
+            begins.
+        arrival: blocks until the proposal that is being followed is meant to be at the goal; 0 if none is.
+    """
+
+    seed: int
+    plans: int = 0
+    goal: Frames | None = None
+    goal_latent: Tensor | None = None
+    latents: tuple[Tensor, ...] = ()
+    blocks: tuple[Tensor, ...] = ()
+    executing: tuple[Tensor, ...] = ()
+    queue: tuple[Actions, ...] = ()
+    rest: Tensor | None = None
+    arrival: int = 0
+
+
+Memories = list[EpisodeMemory]
+
+
+class Controls(Protocol):
+    """Turns frames and goal frames into actions, for several environments at once."""
+
+    def needs_frame(self, memory: EpisodeMemory) -> bool:
+        """Whether the next decision looks at the frame."""
+
+    def decide(self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames) -> tuple[Actions, Memories]:
+        """Actions (N, action_dim) inside the bounds for frames and goals (N, H, W, 3), and the new memories."""
+
+
+def begin_episodes(seed: int, state: Memories | None, starts: NDArray[np.bool_] | None, count: int) -> Memories:
+    """Memories of ``count`` environments before a decision: those of ``state``, or fresh ones where an episode begins.
+
+    Args:
+        seed: the agent's.
+        state: what the last decision left; None if there was none.
+        starts: (count,) true where an episode has just begun; None for nowhere.
+        count: observations that are to be decided on.
+
+    Raises:
+        ValueError: ``state`` is of another number of environments.
+    """
+    if state is None:
+        return [EpisodeMemory(episode_seed(seed, row, 0)) for row in range(count)]
+    if len(state) != count:
+        raise ValueError(f"got {count} observations for the state of {len(state)} environments")
+    fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)
+    return [
+        EpisodeMemory(episode_seed(memory.seed, row, 1)) if new and memory.plans else memory
+        for row, (memory, new) in enumerate(zip(state, fresh, strict=True))
+    ]
+
+
+def episode_seed(seed: int, row: int, episode: int) -> int:
+    """Of the planner's noise in one episode of the environment in a row of the batch."""
+    return int(np.random.SeedSequence([seed, row, episode]).generate_state(1)[0])
