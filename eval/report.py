@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lewm_agent.datasets.metadata import write_atomically
-from lewm_agent.eval.intervals import Comparison, Interval, compare, over_runs, wilson
+from lewm_agent.eval.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.eval.runs import Rate, Record, Run, read
 
 PAGE, VIDEOS = "index.html", "videos"
@@ -185,12 +185,12 @@ def _means(runs: list[Run]) -> list[Row]:
 
 def _mean_row(runs: list[Run]) -> Row:
     results, count = [run.result for run in runs], len(runs)
-    rates = [result.success_rate for result in results]
+    rates, interval = [result.success_rate for result in results], of_mean([run.outcomes for run in runs])
     return Row(
         "mean",
         f"Mean of runs {', '.join(str(run.number) for run in runs)}",
-        f"planner {runs[0].planner}; interval between {count} seeds, not between pairs",
-        Rate(sum(rates) / count, over_runs(rates)),
+        f"planner {runs[0].planner}; {count} seeds",
+        Rate(sum(rates) / count, interval),
         sum(result.success_at_end for result in results) / count,
         sum(result.start_solved_percent for result in results) / count,
         sum(result.seconds_per_plan for result in results) / count,
