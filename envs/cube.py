@@ -223,6 +223,7 @@ class CubeEnv(GoalEnv[CubeFactors]):
     * `cubes`: how many, 1 to 4.
     * `terminate_on_success`: whether reaching the goal ends the episode.
     * `factors`: a `CubeFactors`, or a mapping with some of its fields: colors of cubes, floor and light.
+    * `drawn_looks`: whether every reset that is given no `factors` draws other colors, for training data.
 
     Frames need EGL or OSMesa (see `lewm_agent.envs.mujoco_gl`), and vectorized environments in processes must be
     spawned (`vector_kwargs={"context": "spawn"}`): after a fork the drawing library hangs. They show OGBench's camera
@@ -251,6 +252,7 @@ class CubeEnv(GoalEnv[CubeFactors]):
         cubes: int = 1,
         terminate_on_success: bool = False,
         factors: CubeFactors | Mapping[str, Any] | None = None,
+        drawn_looks: bool = False,
     ) -> None:
         """Create the environment; see the class for the arguments.
 
@@ -258,7 +260,7 @@ class CubeEnv(GoalEnv[CubeFactors]):
             RuntimeError: if ``MUJOCO_GL`` names an OpenGL library that is not installed.
             ValueError: if an argument is outside its range.
         """
-        super().__init__(render_mode, image_size, terminate_on_success, CubeFactors.from_given(factors))
+        super().__init__(render_mode, image_size, terminate_on_success, CubeFactors.from_given(factors), drawn_looks)
         if not is_integer(cubes) or not 1 <= cubes <= MOST_CUBES:
             raise ValueError(f"cubes must be an integer from 1 to {MOST_CUBES}, got {cubes!r}")
         self.cubes = int(cubes)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 Color = tuple[int, int, int]
+
+MOST_CHANGE = 60
+"""Largest change of a color's channel in another look, of 255; chosen by eye."""
+LEAST_CONTRAST = 0.5
+"""Two colors of a picture stay at least this share of their distance apart, so that all is still told apart."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,9 @@ class Factors:
     Raises:
         ValueError: if a value is outside its range.
     """
+
+    drawn_sizes: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Lowest and highest value, in another look, of sizes that only the picture shows."""
 
     def __post_init__(self) -> None:
         """Check the colors."""
@@ -49,6 +58,18 @@ class Factors:
             raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(known)}")
         return replace(self, **changes)
 
+    def other_look(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw changes after which all looks different and moves as before, as JSON has them.
+
+        Every channel of every color changes by a whole number, uniform in [-60, 60], and turns back at 0 and 255 (white
+        always gets darker); all are drawn again until every two colors are at least half as far apart as before.
+        ``drawn_sizes`` are uniform in their bounds.
+        """
+        names = [field.name for field in fields(self) if field.name.endswith("_color")]
+        colors = _other_colors(np.array([getattr(self, name) for name in names]), rng)
+        sizes = {name: float(rng.uniform(*bounds)) for name, bounds in self.drawn_sizes.items()}
+        return {**dict(zip(names, colors.tolist(), strict=True)), **sizes}
+
     def _check_number(self, name: str, allowed: tuple[float, float]) -> None:
         """Make a field a float, if it is a number in the ``allowed`` range, ends included."""
         value, (low, high) = getattr(self, name), allowed
@@ -75,3 +96,18 @@ def _checked_color(name: str, value: Any) -> Color:
         raise ValueError(f"{name} must be three integers from 0 to 255, got {value!r}")
     red, green, blue = color.tolist()
     return red, green, blue
+
+
+def _other_colors(colors: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Other colors (N, 3) that keep their contrasts."""
+    while True:
+        change = rng.integers(-MOST_CHANGE, MOST_CHANGE, size=colors.shape, endpoint=True)
+        changed: NDArray[np.int64] = 255 - np.abs(255 - np.abs(colors + change))
+        if (_contrasts(changed) >= LEAST_CONTRAST * _contrasts(colors)).all():
+            return changed
+
+
+def _contrasts(colors: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Distances (N, N) between colors (N, 3)."""
+    distances: NDArray[np.float64] = np.linalg.norm(colors[:, None] - colors, axis=-1)
+    return distances

@@ -34,7 +34,14 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
     distance_scale: float = 1.0
     """Distance from the goal at which the reward is -1, in the unit of ``info["distance"]``."""
 
-    def __init__(self, render_mode: str | None, image_size: int, terminate_on_success: bool, factors: FactorsT) -> None:
+    def __init__(
+        self,
+        render_mode: str | None,
+        image_size: int,
+        terminate_on_success: bool,
+        factors: FactorsT,
+        drawn_looks: bool,
+    ) -> None:
         """Keep what every environment is made with.
 
         Args:
@@ -42,6 +49,8 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
             image_size: height and width of frames in pixels, at least 16.
             terminate_on_success: whether reaching the goal ends the episode.
             factors: the factors of variation that hold after every reset.
+            drawn_looks: whether a reset that is given no factors draws another look
+                (:meth:`~lewm_agent.envs.factors.Factors.other_look`).
 
         Raises:
             ValueError: if an argument is outside its range.
@@ -52,9 +61,12 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
             raise ValueError(f"image_size must be an integer of at least {MINIMUM_IMAGE_SIZE}, got {image_size!r}")
         if not isinstance(terminate_on_success, bool):
             raise ValueError(f"terminate_on_success must be True or False, got {terminate_on_success!r}")
+        if not isinstance(drawn_looks, bool):
+            raise ValueError(f"drawn_looks must be True or False, got {drawn_looks!r}")
         self.render_mode = render_mode
         self.image_size = int(image_size)
         self.terminate_on_success = terminate_on_success
+        self.drawn_looks = drawn_looks
         self._factors = self._initial_factors = factors
         self._state: Vector | None = None
         self._goal: Vector = np.empty(0)
@@ -82,9 +94,11 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
         """
         super().reset(seed=seed)
         given = self._checked_options(options or {})
-        changes = checked_mapping("reset option 'factors'", given.pop("factors", None))
-        self._factors = self._initial_factors.changed(changes)
+        changes = given.pop("factors", None)
+        self._factors = self._initial_factors.changed(checked_mapping("reset option 'factors'", changes))
         start, goal = self._sample()  # also where both are given, so that what is drawn later does not depend on it
+        if self.drawn_looks and changes is None:
+            self.set_factors(**self._factors.other_look(self.np_random))
         self._goal = given.get("goal_state", goal)
         self._state = given.get("state", start)
         self._restore(self._state)

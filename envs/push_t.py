@@ -121,6 +121,7 @@ class PushTEnv(GoalEnv[PushTFactors]):
     * `terminate_on_success`: whether reaching the goal ends the episode.
     * `factors`: a `PushTFactors`, or a mapping with some of its fields: colors of agent, block, background and mark,
       pose of the mark, and whether it is visible.
+    * `drawn_looks`: whether every reset that is given no `factors` draws other colors, for training data.
 
     ```python
     >>> import gymnasium as gym
@@ -147,13 +148,14 @@ class PushTEnv(GoalEnv[PushTFactors]):
         success_angle: float = SUCCESS_ANGLE,
         terminate_on_success: bool = True,
         factors: PushTFactors | Mapping[str, Any] | None = None,
+        drawn_looks: bool = False,
     ) -> None:
         """Create the environment; see the class for the arguments.
 
         Raises:
             ValueError: if an argument is outside its range.
         """
-        super().__init__(render_mode, image_size, terminate_on_success, PushTFactors.from_given(factors))
+        super().__init__(render_mode, image_size, terminate_on_success, PushTFactors.from_given(factors), drawn_looks)
         if block_goal not in get_args(BlockGoal):
             raise ValueError(f"block_goal must be 'random' or 'mark', got {block_goal!r}")
         if not (math.isfinite(success_radius) and success_radius > 0):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,8 @@ class ReacherFactors(Factors):
     Raises:
         ValueError: if a value is outside its range.
     """
+
+    drawn_sizes: ClassVar[Mapping[str, tuple[float, float]]] = {"arm_radius": (0.015, 0.025)}
 
     arm_color: Color = (180, 120, 60)
     hand_color: Color = (230, 190, 120)
@@ -173,6 +175,8 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
       takes the angles as they are, although the picture cannot show turns.
     * `terminate_on_success`: whether reaching the goal ends the episode.
     * `factors`: a `ReacherFactors`, or a mapping with some of its fields: colors and the radius of the drawn arm.
+    * `drawn_looks`: whether every reset that is given no `factors` draws other colors and another radius, for
+      training data.
 
     Frames need EGL or OSMesa (see `lewm_agent.envs.mujoco_gl`), and vectorized environments in processes must be
     spawned (`vector_kwargs={"context": "spawn"}`): after a fork the drawing library hangs.
@@ -201,6 +205,7 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
         wrap_shoulder: bool = True,
         terminate_on_success: bool = True,
         factors: ReacherFactors | Mapping[str, Any] | None = None,
+        drawn_looks: bool = False,
     ) -> None:
         """Create the environment; see the class for the arguments.
 
@@ -208,7 +213,7 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
             RuntimeError: if ``MUJOCO_GL`` names an OpenGL library that is not installed.
             ValueError: if an argument is outside its range.
         """
-        super().__init__(render_mode, image_size, terminate_on_success, ReacherFactors.from_given(factors))
+        super().__init__(render_mode, image_size, terminate_on_success, ReacherFactors.from_given(factors), drawn_looks)
         self.wrap_shoulder = bool(wrap_shoulder)
         bounds = np.array([1, 1, math.pi, _MOST_VELOCITY, _MOST_VELOCITY, _MOST_ERROR, _MOST_ERROR], dtype=np.float32)
         self.observation_space = spaces.Box(-bounds, bounds, dtype=np.float32)

@@ -100,6 +100,7 @@ class TwoRoomEnv(GoalEnv[TwoRoomFactors]):
     * `terminate_on_success`: whether reaching the goal ends the episode.
     * `factors`: a `TwoRoomFactors`, or a mapping with some of its fields: colors, agent radius, door position, wall
       axis.
+    * `drawn_looks`: whether every reset that is given no `factors` draws other colors, for training data.
 
     ```python
     >>> import gymnasium as gym
@@ -125,13 +126,14 @@ class TwoRoomEnv(GoalEnv[TwoRoomFactors]):
         success_radius: float = SUCCESS_RADIUS,
         terminate_on_success: bool = True,
         factors: TwoRoomFactors | Mapping[str, Any] | None = None,
+        drawn_looks: bool = False,
     ) -> None:
         """Create the environment; see the class for the arguments.
 
         Raises:
             ValueError: if an argument is outside its range.
         """
-        super().__init__(render_mode, image_size, terminate_on_success, TwoRoomFactors.from_given(factors))
+        super().__init__(render_mode, image_size, terminate_on_success, TwoRoomFactors.from_given(factors), drawn_looks)
         if collision not in get_args(Collision):
             raise ValueError(f"collision must be 'released' or 'swept', got {collision!r}")
         if not (math.isfinite(success_radius) and success_radius > 0):

@@ -13,7 +13,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -23,8 +23,9 @@ from lewm_agent.agents.behavior import behavior_policy
 from lewm_agent.config import named
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
+from lewm_agent.envs.factors import Factors
+from lewm_agent.envs.goal_env import GoalEnv
 from lewm_agent.eval import cube_rules, push_t_rules, reacher_rules, two_room_rules
-from lewm_agent.eval.looks import LOOKS, Look
 
 ProtocolName = Literal["paper", "moderate", "strict", "varied", "far"]
 PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
@@ -82,7 +83,7 @@ class Protocol:
         budget: environment steps the agent has.
         apart: which recorded states of one episode (T, S) and of the next (U, S) make a pair, (T, U); None: both are
             from one episode, as ``eligible`` says.
-        look: how pairs are drawn in other colors; None: as the world looks.
+        other_looks: whether each pair is drawn in other colors.
     """
 
     eligible: Callable[[States], bool]
@@ -92,7 +93,7 @@ class Protocol:
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     budget: int = BUDGET
     apart: Apart | None = None
-    look: Look | None = None
+    other_looks: bool = False
 
 
 def _always(states: States) -> bool:
@@ -169,7 +170,7 @@ _FAR_APART: dict[str, Apart] = {
 PROTOCOLS: dict[str, dict[str, Protocol]] = {
     environment: {
         **rules,
-        "varied": replace(rules["moderate"], look=LOOKS[environment]),
+        "varied": replace(rules["moderate"], other_looks=True),
         "far": replace(rules["moderate"], apart=_FAR_APART[environment], budget=FAR_BUDGET),
     }
     for environment, rules in _PUBLISHED.items()
@@ -212,11 +213,11 @@ def draw_pairs(
     pairs = list(itertools.islice(drawn, count))
     if len(pairs) < count:
         raise ValueError(f"{MOST_EPISODES} held-out episodes of {environment} hold only {len(pairs)} eligible pairs")
-    if rules.look is None:
+    if not rules.other_looks:
         return pairs
     looks = np.random.default_rng([seed, HELD_OUT_STREAM, LOOK_STREAM])
-    usual = (environment_kwargs or {}).get("factors")
-    return [replace(pair, factors=rules.look.draw(looks, usual)) for pair in pairs]
+    usual = cast("GoalEnv[Factors]", gym.make(environment, **(environment_kwargs or {})).unwrapped).factors
+    return [replace(pair, factors=usual.other_look(looks)) for pair in pairs]
 
 
 def _from_pool(recorded: dict[int, Episode], count: int, rng: np.random.Generator, rules: Protocol) -> list[Pair]:

@@ -52,7 +52,7 @@ from lewm_agent.eval.videos import write_gif
 from lewm_agent.frame_decoder import FrameDecoder
 from lewm_agent.model_card import agent_title
 
-ONLY_IN_TRAINING = ("image_size", "terminate_on_success")
+ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
 """Arguments of an environment that do not change which pairs can be drawn in it."""
 UNFINISHED = ".unfinished"
 """Ending of the file in which an unfinished evaluation keeps what it has."""

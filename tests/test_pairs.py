@@ -18,7 +18,6 @@ from lewm_agent.envs.factors import Factors
 from lewm_agent.envs.push_t_simulation import advance
 from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
 from lewm_agent.eval import cube_rules, pairs, push_t_rules, reacher_rules, success_rate, two_room_rules
-from lewm_agent.eval.looks import LOOKS
 from lewm_agent.eval.protocols import PROTOCOL_NAMES, PROTOCOLS, Pair, held_out_episodes, protocol
 from lewm_agent.eval.rollouts import make_environment, play_floor, restore
 
@@ -132,11 +131,11 @@ def test_far_rooms_must_differ_and_be_clear_of_walls() -> None:
 def test_varied_pairs_are_the_moderate_ones_in_other_colors(name: str) -> None:
     moderate, varied = pairs.shipped(name, "moderate"), pairs.shipped(name, "varied")
     assert pair_columns(varied) == pair_columns(moderate) and varied.sha256() != moderate.sha256()
-    factors = LOOKS[ENVIRONMENTS[name]].factors
-    usual, sizes = colors_of(factors()), LOOKS[ENVIRONMENTS[name]].sizes
+    factors = make_environment(ENVIRONMENTS[name], {}).unwrapped.factors
+    usual = colors_of(factors)
     for look in looks(varied):
-        assert set(look) == set(usual) | set(sizes)
-        changed = colors_of(factors().changed(look))
+        assert set(look) == set(usual) | set(factors.drawn_sizes)
+        changed = colors_of(factors.changed(look))
         change = np.array([changed[name] for name in usual]) - np.array(list(usual.values()))
         assert 0 < np.abs(change).max() <= 60
     assert len({json.dumps(look) for look in looks(varied)}) == len(varied.pairs)

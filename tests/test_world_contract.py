@@ -302,6 +302,22 @@ def test_every_factor_changes_the_picture_by_each_way_of_setting_it(
     np.testing.assert_array_equal(built.render(), changed)
 
 
+@EVERY_WORLD
+def test_drawn_looks_differ_and_change_nothing_else(name: str, drawing: Callable[..., Any]) -> None:
+    plain, drawn = drawing(name), drawing(name, drawn_looks=True)
+    for env in (plain, drawn):
+        env.reset(seed=3)
+    look = drawn.factors
+    assert look != plain.factors and states(drawn).tobytes() == states(plain).tobytes()
+    assert np.abs(drawn.render().astype(int) - plain.render()).max() > 5
+    drawn.reset(seed=4)
+    assert drawn.factors not in (look, plain.factors)
+    drawn.reset(seed=3)
+    assert drawn.factors == look
+    drawn.reset(options={"factors": {}})
+    assert drawn.factors == plain.factors
+
+
 # Errors
 
 
@@ -309,6 +325,7 @@ def test_every_factor_changes_the_picture_by_each_way_of_setting_it(
     ("kwargs", "message"),
     [
         ({"render_mode": "human"}, "render_mode must be None or 'rgb_array', got 'human'"),
+        ({"drawn_looks": 1}, "drawn_looks must be True or False, got 1"),
         ({"image_size": 15}, "image_size must be an integer of at least 16, got 15"),
         ({"image_size": 64.0}, "image_size must be an integer"),
         ({"factors": {"colour": (0, 0, 0)}}, "unknown factor 'colour'; the factors are "),
