@@ -175,9 +175,7 @@ def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
 
 
 def _agent(options: Options, config: AgentConfig, seed: int) -> LeWMAgent:
-    known = OfflineDataset(options.data).metadata
-    kwargs = {} if known is None else {k: v for k, v in known.environment_kwargs.items() if k != "image_size"}
-    env = environment.make(options.env, config.model.image_size, **kwargs)
+    env = environment.of_data(options.env, OfflineDataset(options.data), config.model.image_size)
     return LeWMAgent(env, config, device=options.device, seed=seed)
 
 

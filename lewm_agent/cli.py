@@ -75,7 +75,7 @@ def learn(
     frozen: str | None = None,
     seed: int = 0,
     device: str = "auto",
-    environment_kwargs: str = "{}",
+    environment_kwargs: str | None = None,
     resume: bool = False,
 ) -> None:
     """Train an agent on a dataset and save it in OUTPUT/model.
@@ -90,10 +90,13 @@ def learn(
             dino_wm a ViT of timm.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
-        environment_kwargs: arguments of the environment, as a JSON object: those the data were collected with.
+        environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
         resume: continue from the last checkpoint; a finished run goes on when given more epochs and cycles.
     """
-    world = _environment(env, config, environment_kwargs)
+    if environment_kwargs is None:
+        world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
+    else:
+        world = _environment(env, config, environment_kwargs)
     learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
     learner.learn(dataset, output / "training", resume=resume)
     Console().print(f"saved in {learner.save_pretrained(output / 'model')}")

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
 
@@ -20,6 +21,13 @@ def make(name: str, image_size: int, **kwargs: Any) -> Environment:
     gymnasium_id = environment_id(name)
     size = {"image_size": image_size} if gymnasium_id in ENVIRONMENTS.values() else {}
     return _make(gymnasium_id, {**size, **kwargs}, image_size)
+
+
+def of_data(name: str, dataset: OfflineDataset, image_size: int) -> Environment:
+    """The environment called ``name``, made with the arguments that the data were collected with, if they are of it."""
+    known = dataset.metadata
+    kwargs = known.environment_kwargs if known and known.environment_id == environment_id(name) else {}
+    return make(name, **{**kwargs, "image_size": image_size})
 
 
 def adapt(env: Environment, image_size: int) -> Environment:

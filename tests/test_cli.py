@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,10 +83,12 @@ def test_environment_arguments_reach_the_data_and_the_model(tmp_path: Path) -> N
     assert dataset.num_frames == 3 * 21  # of 101 rows each; the expert arrives earlier in some of them
     assert dataset.metadata is not None
     assert dataset.metadata.environment_kwargs == {"image_size": 64, "terminate_on_success": False}
-    to_learn = ("--env", "two_room", "--dataset", data, "--output", run, "--environment-kwargs", kwargs)
-    assert cli.main(["learn", *to_learn, *TINY]) == 0
-    agent = LeWMAgent.from_pretrained(tmp_path / "run" / "model")
-    assert agent.description.environment_kwargs == dataset.metadata.environment_kwargs
+    to_learn = ("--env", "two_room", "--dataset", data, "--output", run)
+    for given, learned in (((), False), (("--environment-kwargs", '{"terminate_on_success": true}'), True)):
+        assert cli.main(["learn", *to_learn, *given, *TINY]) == 0
+        shutil.rmtree(tmp_path / "run" / "training")
+        agent = LeWMAgent.from_pretrained(tmp_path / "run" / "model")
+        assert agent.description.environment_kwargs == {"image_size": 64, "terminate_on_success": learned}
 
 
 def test_mistyped_flags_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:
