@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ CURVES = {
     "prediction": "prediction error",
     "straightness": "straightness",
 }
+LEGEND_LINE = 16
+"""Room for two entries of the legend, side by side above the bars, in points of success."""
 LOGARITHMIC = {"latent_variance", "prediction"}
 
 
@@ -46,7 +49,7 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
         of_value.setdefault(", ".join(str(value) for value in result["settings"].values()), []).append(result)
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     above, below = np.asarray(figure.subfigures(2, 1)).tolist()
-    panels = above.subplots(1, 1 + len(OUTCOMES))
+    panels = above.subplots(1, 1 + len(OUTCOMES), width_ratios=[2] + [1] * len(OUTCOMES))
     _draw_success(panels[0], list(of_value.values()))
     for panel, outcome in zip(panels[1:], OUTCOMES.values(), strict=True):
         _draw_outcomes(panel, [[outcome(result) for result in runs] for runs in of_value.values()])
@@ -77,9 +80,10 @@ def _draw_success(panel: Any, runs: list[list[Result]]) -> None:
         panel.bar(places, means, width, color=f"C{row}", alpha=0.5, label=f"{kind['planner']}, {kind['protocol']}")
         panel.errorbar(places, means, abs(bounds - means), fmt="none", ecolor="black", elinewidth=1, capsize=2)
         panel.scatter(np.repeat(places, [len(one) for one in seeds]), np.concatenate(seeds), color=f"C{row}", s=16)
-    panel.set_ylim(0, 100)
+    panel.set_ylim(0, 108 + LEGEND_LINE * math.ceil(len(kinds) / 2))
+    panel.set_yticks(range(0, 101, 20))
     panel.grid(alpha=0.3, axis="y")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="upper center", ncols=2)
 
 
 def _draw_outcomes(panel: Any, outcomes: list[list[float]]) -> None:
