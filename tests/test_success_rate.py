@@ -184,6 +184,18 @@ def test_bad_options_give_one_sentence(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_drawn_looks_of_training_do_not_change_what_an_agent_is_measured_on(
+    trained_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["environment_kwargs"]["drawn_looks"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    plain, drawn = run(trained_folder, tmp_path / "plain.json"), run(folder, tmp_path / "drawn.json")
+    assert LeWMAgent.from_pretrained(folder).env.unwrapped.drawn_looks  # type: ignore[attr-defined]
+    assert (drawn["records"], drawn["pairs_sha256"]) == (plain["records"], plain["pairs_sha256"])
+
+
 def test_a_model_of_another_environment_is_refused(
     trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
