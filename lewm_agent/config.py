@@ -86,9 +86,12 @@ class EncoderConfig(ClipConfig):
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
+    color_jitter: float = 0.0
+    """In training, how far the colors of every frame are changed at random (:mod:`lewm_agent.color_jitter`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.color_jitter >= 0, f"color_jitter must not be negative, got {self.color_jitter}")
         require(
             self.image_size % self.patch_size == 0,
             f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})",

@@ -9,6 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lewm_agent.color_jitter import jittered
 from lewm_agent.config import EncoderConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -101,11 +102,13 @@ class Encoder(nn.Module):
         self.pixel_std.copy_(std.clamp(min=1.0))
 
     def normalize(self, frames: Tensor) -> Tensor:
-        """Frames (B, H, W, 3) uint8 to (B, 3, H, W); the only place where pixels are normalised."""
+        """Frames (B, H, W, 3) of 0 to 255 to (B, 3, H, W); the only place where pixels are normalised."""
         return ((frames.float() - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (B, H, W, 3) uint8 to latents (B, latent_dim)."""
+        """Frames (B, H, W, 3) uint8 to latents (B, latent_dim); in training, of frames in changed colors."""
+        if self.training and self.config.color_jitter:
+            frames = jittered(frames, self.config.color_jitter)
         backbone = self.vit if self.backbone == "vit" else self.cnn
         latents: Tensor = self.projector(backbone(self.normalize(frames)))
         return latents

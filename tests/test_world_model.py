@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lewm_agent.color_jitter import jittered
 from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig, preset
 from lewm_agent.decoder import ThumbnailDecoder
 from lewm_agent.encoder import Encoder
@@ -241,9 +242,36 @@ def test_cnn_keeps_where_things_are(image: int, stride: int) -> None:
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"encoder": "mlp"}, "encoder must be vit or cnn, got 'mlp'"),
         ({"pixel_normalization": "mean"}, "pixel_normalization must be imagenet or mean_frame, got 'mean'"),
+        ({"color_jitter": -0.1}, r"color_jitter must not be negative, got -0.1"),
         ({"predictor_dropout": 1.0}, r"predictor_dropout must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_impossible_sizes_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)  # type: ignore[arg-type]
+
+
+def test_jitter_gives_every_frame_colors_of_its_own_and_keeps_its_shapes() -> None:
+    torch.manual_seed(0)
+    frames = torch.randint(60, 200, (1, 4, 4, 3), dtype=torch.uint8).expand(3, 4, 4, 3).clone()
+    frames[:, 2:] = frames[:, :1, :1]
+    changed = jittered(frames, 0.1)
+    assert changed.shape == frames.shape and changed.min() >= 0 and changed.max() <= 255
+    assert (changed[:, 2:] == changed[:, :1, :1]).all(), "equal colors of a frame stay equal"
+    distances = [(changed[i] - changed[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert min(distances) > 1, "the same frame gets other colors each time"
+
+
+@pytest.mark.parametrize(("color", "share"), [((128, 128, 128), 0.5), ((64, 64, 192), 0.66)])
+def test_jitter_is_as_strong_as_it_says(color: tuple[int, int, int], share: float) -> None:
+    torch.manual_seed(0)
+    frames = torch.tensor(color, dtype=torch.uint8).expand(10_000, 2, 2, 3)
+    change = (jittered(frames, 0.1) - frames)[:, 0, 0] / 255
+    assert change.std().item() == pytest.approx(0.1 * share, rel=0.03)
+
+
+def test_only_training_jitters() -> None:
+    model = WorldModel(dataclasses.replace(TINY, color_jitter=0.3))
+    frames = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    assert torch.equal(model.eval().encode(frames), model.encode(frames))
+    assert not torch.equal(model.train().encode(frames), model.encode(frames))
