@@ -26,7 +26,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import spearmanr
 
 from lewm_agent import AgentConfig, LeWMAgent, environment
-from lewm_agent.config import preset
+from lewm_agent.config import configured, preset
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
@@ -117,17 +117,6 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def configured(config: AgentConfig, settings: Settings) -> AgentConfig:
-    """``config`` with other settings. Raises ``ValueError`` for unknown ones and for values that cannot be."""
-    nested = config.to_dict()
-    for name, value in settings.items():
-        part, setting = name.split(".")
-        if setting not in (nested.get(part) or {}):
-            raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")
-        nested[part][setting] = value
-    return AgentConfig.from_dict(nested)
 
 
 def cells(options: Options) -> list[Cell]:

@@ -12,6 +12,7 @@ is in ``docs/results.md``.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -487,6 +488,20 @@ PRESETS: dict[str, AgentConfig] = {
         inverse_dynamics=InverseDynamicsConfig(furthest=20),
     ),
 }
+
+
+def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
+    """``config`` with other settings, such as ``{"model.latent_dim": 8}``.
+
+    Raises ``ValueError`` for unknown ones and for values that cannot be.
+    """
+    nested = config.to_dict()
+    for name, value in settings.items():
+        part, setting = name.split(".")
+        if setting not in (nested.get(part) or {}):
+            raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")
+        nested[part][setting] = value
+    return AgentConfig.from_dict(nested)
 
 
 def preset(name: str) -> AgentConfig:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
-from lewm_agent.config import AgentConfig, named, planner_preset, preset
+from lewm_agent.config import AgentConfig, configured, named, planner_preset, preset
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Recipe:
         frame_interval: steps between two recorded frames.
         environment_kwargs: of the environment the data are collected in.
         planner: another one than the preset's.
+        settings: further ones that differ from the preset's, as :func:`lewm_agent.config.configured` takes them.
     """
 
     environment: str
@@ -35,14 +36,18 @@ class Recipe:
     frame_interval: int = 1
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     planner: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> AgentConfig:
-        """The preset, with this recipe's training length and planner."""
-        config = preset(self.preset)
-        training = dataclasses.replace(config.training, epochs=self.epochs, schedule_epochs=self.epochs)
+        """The preset, with this recipe's training length, planner and other settings."""
+        length = {"training.epochs": self.epochs, "training.schedule_epochs": self.epochs}
+        config = configured(preset(self.preset), {**length, **self.settings})
         planner = planner_preset(self.planner) if self.planner else config.planner
-        return dataclasses.replace(config, training=training, planner=planner)
+        return dataclasses.replace(config, planner=planner)
 
+
+# Frames in colors of their own make other colors harmless; of the weights in docs/geometry.md, 1 is the best.
+_ROBUST = {"model.color_jitter": 0.2, "objective.straightening_weight": 1.0}
 
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
@@ -59,8 +64,9 @@ RECIPES: dict[str, Recipe] = {
         2.2,
         environment_kwargs={"terminate_on_success": False},
         planner="hybrid",
+        settings=_ROBUST,
     ),
-    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 2.0, planner="slow"),
+    "two_room": Recipe("two_room", "expert", 2000, "small_straight", 2.0, planner="slow", settings=_ROBUST),
 }
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lewm_agent import AgentConfig, LeWMAgent
-from lewm_agent.config import preset
+from lewm_agent.config import configured, preset
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import ablation
-from lewm_agent.eval.ablation import Cell, Options, cells, configured, values
+from lewm_agent.eval.ablation import Cell, Options, cells, values
 
 
 def run_on(dataset: OfflineDataset, output: Path) -> list[str]:
