@@ -26,5 +26,6 @@ def jittered(frames: Tensor, strength: float) -> Tensor:
     mixing = torch.eye(3, device=device) + strength * torch.randn(len(frames), 3, 3, device=device)
     shift = gray + gray * strength * torch.randn(len(frames), 3, 1, device=device)
     planes = frames.permute(0, 3, 1, 2).contiguous().float() - gray
-    changed = torch.baddbmm(shift, mixing, planes.flatten(2)).clamp_(0, 255)
+    with torch.autocast(device.type, enabled=False):  # bfloat16 would round 255 grey levels
+        changed = torch.baddbmm(shift, mixing, planes.flatten(2)).clamp_(0, 255)
     return changed.view(planes.shape).permute(0, 2, 3, 1)

@@ -255,7 +255,9 @@ def test_jitter_gives_every_frame_colors_of_its_own_and_keeps_its_shapes() -> No
     torch.manual_seed(0)
     frames = torch.randint(60, 200, (1, 4, 4, 3), dtype=torch.uint8).expand(3, 4, 4, 3).clone()
     frames[:, 2:] = frames[:, :1, :1]
-    changed = jittered(frames, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        changed = jittered(frames, 0.1)
+    assert changed.dtype == torch.float32
     assert changed.shape == frames.shape and changed.min() >= 0 and changed.max() <= 255
     assert (changed[:, 2:] == changed[:, :1, :1]).all(), "equal colors of a frame stay equal"
     distances = [(changed[i] - changed[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))]
