@@ -13,10 +13,11 @@ from lewm_agent.agents.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.goal_policy_agent import GoalPolicyAgent
 from lewm_agent.checkpoint import HubOptions
 from lewm_agent.checks import named
-from lewm_agent.config import AgentConfig, PlannerConfig, planner_preset, preset
+from lewm_agent.config import AgentConfig, PlannerConfig
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.objectives import registry as objectives
+from lewm_agent.presets import planner_preset, preset
 
 Agent = GoalAgent[Any, Any]
 AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig

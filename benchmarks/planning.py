@@ -36,12 +36,13 @@ from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig
 from lewm_agent.agents.patch_world_model import PatchModelConfig, PatchWorldModel
-from lewm_agent.config import PLANNERS, PlannerConfig, Precision
+from lewm_agent.config import PlannerConfig, Precision
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.goal_cost import goal_cost
 from lewm_agent.learner import LatentModel
 from lewm_agent.official import official_weights
 from lewm_agent.planning import CEM
+from lewm_agent.presets import PLANNERS
 from lewm_agent.world_model import WorldModel
 
 OURS, THEIRS, DINO_WM = "lewm-agent", "stable-worldmodel", "DINO-WM"

@@ -26,7 +26,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import spearmanr
 
 from lewm_agent import AgentConfig, LeWMAgent, environment
-from lewm_agent.config import configured, preset
+from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
@@ -36,6 +36,7 @@ from lewm_agent.eval.intervals import of_mean, rate
 from lewm_agent.eval.protocols import ProtocolName
 from lewm_agent.eval.solving import play_shipped
 from lewm_agent.eval.views import gather, latents
+from lewm_agent.presets import preset
 
 Settings = dict[str, Any]
 LAMBDA = "objective.sigreg_weight"

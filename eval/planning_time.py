@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
-from lewm_agent.config import AgentConfig, PlannerConfig, Precision, planner_preset
+from lewm_agent.config import AgentConfig, PlannerConfig, Precision
 from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
@@ -27,6 +27,7 @@ from lewm_agent.eval.planning_picture import draw
 from lewm_agent.eval.protocols import ProtocolName, protocol
 from lewm_agent.eval.solving import play_shipped
 from lewm_agent.eval.success_rate import hardware
+from lewm_agent.presets import planner_preset
 
 Point = dict[str, Any]
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.agents.behavior import behavior_policy
-from lewm_agent.config import named
+from lewm_agent.checks import named
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs import environment_id
 from lewm_agent.envs.factors import Factors

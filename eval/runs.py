@@ -12,9 +12,9 @@ from typing import Any
 
 import dacite
 
-from lewm_agent.config import PLANNERS
 from lewm_agent.eval.intervals import Interval, rate
 from lewm_agent.eval.protocols import BUDGET, PROTOCOL_NAMES
+from lewm_agent.presets import PLANNERS
 
 ONE_TRAINING = ("name", "weights_sha256", "seed", "inverse_dynamics_error")
 """Parts of a model's record that differ between trainings of one recipe."""

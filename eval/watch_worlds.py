@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from lewm_agent.config import named
+from lewm_agent.checks import named
 from lewm_agent.envs import TwoRoomEnv, environment_id
 from lewm_agent.envs.cube import CUBE_SIZE, SAMPLING_RANGE, cube_positions, effector_position, with_cube_at
 from lewm_agent.envs.goal_env import GoalEnv, Vector

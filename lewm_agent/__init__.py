@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lewm_agent.config import ObjectiveConfig as ObjectiveConfig
     from lewm_agent.config import PlannerConfig as PlannerConfig
     from lewm_agent.config import TrainingConfig as TrainingConfig
-    from lewm_agent.config import preset as preset
+    from lewm_agent.presets import preset as preset
 
 _HOME = {
     "LeWMAgent": "agent",
@@ -25,7 +25,7 @@ _HOME = {
     "ObjectiveConfig": "config",
     "PlannerConfig": "config",
     "TrainingConfig": "config",
-    "preset": "config",
+    "preset": "presets",
 }
 
 __all__ = ["__version__", *_HOME]

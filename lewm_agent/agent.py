@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from lewm_agent import checkpoint, environment, official, slow_metric
 from lewm_agent.checkpoint import Description, HubOptions
-from lewm_agent.config import AgentConfig, ObjectiveConfig, PlannerConfig, preset
+from lewm_agent.config import AgentConfig, ObjectiveConfig, PlannerConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import prepared
@@ -21,6 +21,7 @@ from lewm_agent.hindsight import HindsightPairs, fit
 from lewm_agent.model_card import About, search_summary
 from lewm_agent.objectives import registry
 from lewm_agent.planning_agent import PlanningAgent
+from lewm_agent.presets import preset
 from lewm_agent.training_clips import TrainingClips
 from lewm_agent.world_model import WorldModel
 

@@ -17,7 +17,8 @@ from rich.table import Table
 from lewm_agent import checkpoint, environment, inspection, recipes
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import make_agent
-from lewm_agent.config import PRESETS, AgentConfig, named, preset
+from lewm_agent.checks import named
+from lewm_agent.config import AgentConfig
 from lewm_agent.datasets import OfflineDataset, conversion
 from lewm_agent.datasets.formats import open_source
 from lewm_agent.datasets.formats.minari import export
@@ -25,6 +26,7 @@ from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval import success_rate
 from lewm_agent.eval.intervals import wilson
 from lewm_agent.eval.success_rate import Options
+from lewm_agent.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     Config = AgentConfig

@@ -1,12 +1,8 @@
-"""Everything that defines an agent, as frozen dataclasses, and the named presets.
+"""Everything that defines an agent, as frozen dataclasses.
 
-Preset ``paper`` is the released LeWorldModel recipe to the letter (lucas-maes/le-wm ``config/train`` and
+The defaults are the released LeWorldModel recipe to the letter (lucas-maes/le-wm ``config/train`` and
 stable-worldmodel ``planning/solver/cem.py``); where the text of arXiv 2603.19312 and the released code disagree, the
-code is followed. Presets of ours are sized for two CPU cores: ``small`` keeps the paper's two loss terms,
-but not its ViT, whose latents repeat with the patches (``docs/geometry.md``); ``small_straight`` adds a straightening
-term and an inverse-dynamics head, ``fine`` also pixels and a ViT with small patches for small objects; ``shapes`` is
-for objects whose rotation matters: single frames, large batches and a reconstruction term. What each of them reaches
-is in ``docs/results.md``.
+code is followed. Named configurations are in :mod:`lewm_agent.presets`.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import dacite
 
-from lewm_agent.checks import named as named
 from lewm_agent.checks import require, require_one_of
 from lewm_agent.objectives import registry
 
@@ -397,99 +392,6 @@ def settings_from_dict(kind: type[SettingsT], values: dict[str, Any]) -> Setting
         raise ValueError(f"not a valid agent configuration: {error}") from error
 
 
-PLANNERS: dict[str, PlannerConfig] = {
-    "paper": PlannerConfig(),
-    "small": PlannerConfig(
-        samples=64,
-        elites=8,
-        iterations=4,
-        execute=1,
-        history=3,
-        cost="best",
-        noise_correlation=0.8,
-        clip_actions=True,
-        warm_start=True,
-    ),
-}
-PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
-for _search in ("icem", "mppi", "mixture"):
-    PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
-PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)
-PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals=True, initial_std=0.3, iterations=3)
-PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], iterations=0)
-
-_SMALL_OBJECTIVE = ObjectiveConfig(sigreg_projections=256)
-
-_SMALL = AgentConfig(
-    model=ModelConfig(
-        image_size=64,
-        encoder="cnn",
-        patch_size=16,
-        encoder_width=64,
-        encoder_depth=4,
-        encoder_heads=4,
-        latent_dim=32,
-        projector_width=1024,
-        predictor_width=128,
-        predictor_depth=2,
-        predictor_heads=4,
-        predictor_head_dim=32,
-        predictor_mlp_width=512,
-    ),
-    objective=_SMALL_OBJECTIVE,
-    training=TrainingConfig(epochs=4, schedule_epochs=4, batch_size=64, learning_rate=3e-4),
-    planner=PLANNERS["small"],
-)
-
-_FINE = AgentConfig(
-    model=dataclasses.replace(
-        _SMALL.model,
-        image_size=96,
-        encoder="vit",
-        patch_size=8,
-        encoder_depth=3,
-        encoder_heads=2,
-        latent_dim=64,
-        predictor_width=192,
-        predictor_heads=6,
-        predictor_mlp_width=768,
-    ),
-    objective=dataclasses.replace(_SMALL_OBJECTIVE, straightening_weight=0.3, inverse_weight=0.5),
-    training=dataclasses.replace(_SMALL.training, batch_size=48, learning_rate=5e-4),
-    planner=PLANNERS["amortised"],
-    inverse_dynamics=InverseDynamicsConfig(),
-)
-
-_SHAPES = dataclasses.replace(
-    _FINE,
-    model=dataclasses.replace(
-        _FINE.model,
-        image_size=64,
-        encoder="cnn",
-        patch_size=8,
-        predictor_depth=4,
-        history=1,
-        pixel_normalization="mean_frame",
-    ),
-    objective=dataclasses.replace(_SMALL_OBJECTIVE, sigreg_weight=0.003, inverse_weight=1.0, reconstruction_weight=1.0),
-    training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3),
-    planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
-    inverse_dynamics=InverseDynamicsConfig(steps=12_000),
-)
-
-PRESETS: dict[str, AgentConfig] = {
-    "fine": _FINE,
-    "paper": AgentConfig(),
-    "shapes": _SHAPES,
-    "small": _SMALL,
-    "small_straight": dataclasses.replace(
-        _SMALL,
-        objective=dataclasses.replace(_SMALL_OBJECTIVE, straightening_weight=0.3),
-        inverse_dynamics=InverseDynamicsConfig(furthest=20),
-    ),
-}
-
-
 def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
     """``config`` with other settings, such as ``{"model.latent_dim": 8}``.
 
@@ -502,17 +404,3 @@ def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
             raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")
         nested[part][setting] = value
     return AgentConfig.from_dict(nested)
-
-
-def preset(name: str) -> AgentConfig:
-    """The agent configuration called ``name``. Raises ``ValueError`` for an unknown name."""
-    return named(name, PRESETS, "preset")
-
-
-def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
-    """The planner settings called ``name``, with no more history than ``model`` has been trained on.
-
-    Raises ``ValueError`` for an unknown name.
-    """
-    config = named(name, PLANNERS, "planner")
-    return config if model is None else dataclasses.replace(config, history=min(config.history, model.history))

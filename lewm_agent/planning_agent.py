@@ -9,12 +9,13 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.config import AgentSettings, PlannerConfig, planner_preset
+from lewm_agent.config import AgentSettings, PlannerConfig
 from lewm_agent.controller import Controller
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.goal_cost import LatentCost
 from lewm_agent.learner import LatentModel
+from lewm_agent.presets import planner_preset
 
 
 class PlanningSettings(AgentSettings, Protocol):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lewm_agent import AgentConfig, LeWMAgent
-from lewm_agent.config import configured, preset
+from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import ablation
 from lewm_agent.eval.ablation import Cell, Options, cells, values
+from lewm_agent.presets import preset
 
 
 def run_on(dataset: OfflineDataset, output: Path) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lewm_agent import config
+from lewm_agent import presets
+from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.objectives import registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -25,9 +26,9 @@ SHORTER = {
 def test_an_objective_of_ones_own_in_under_fifty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_entries", registry.entries())
-    usual = config.PRESETS["small"]
+    usual = presets.PRESETS["small"]
     brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
-    monkeypatch.setitem(config.PRESETS, "small", dataclasses.replace(usual, training=brief))
+    monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), flags=re.DOTALL)
     assert len(examples[0].splitlines()) < 50
     namespace: dict[str, object] = {"__name__": "__main__"}
@@ -41,11 +42,11 @@ def test_examples_of_other_environments_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    usual = config.PRESETS["small_straight"]
+    usual = presets.PRESETS["small_straight"]
     brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
-    head = config.InverseDynamicsConfig(steps=10)
+    head = InverseDynamicsConfig(steps=10)
     monkeypatch.setitem(
-        config.PRESETS, "small_straight", dataclasses.replace(usual, training=brief, inverse_dynamics=head)
+        presets.PRESETS, "small_straight", dataclasses.replace(usual, training=brief, inverse_dynamics=head)
     )
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "any_environment.md").read_text(), flags=re.DOTALL)
     assert len(examples) == 2

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig, official
 from lewm_agent.checkpoint import CheckpointError
-from lewm_agent.config import AgentConfig, planner_preset
+from lewm_agent.config import AgentConfig
 from lewm_agent.encoder import IMAGENET_MEAN, IMAGENET_STD
 from lewm_agent.goal_cost import goal_cost
 from lewm_agent.planning import CEM
+from lewm_agent.presets import planner_preset
 from lewm_agent.world_model import WorldModel
 
 TABLE = Path(__file__).parent / "data" / "official_tensors.tsv"

@@ -8,9 +8,9 @@ from pathlib import Path
 import imageio.v3 as imageio
 import pytest
 
-from lewm_agent.config import preset
 from lewm_agent.eval import planning_time
 from lewm_agent.eval.planning_time import Options, settings_of
+from lewm_agent.presets import preset
 
 RUN = ["--env", "two_room", "cube", "--episodes", "1", "--budgets", "0.125", "--planners", "small", "amortised"]
 SAMPLES = {"small": 8, "amortised": 64}

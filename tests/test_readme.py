@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lewm_agent import cli, config, recipes
+from lewm_agent import cli, presets, recipes
+from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.eval import (
     ablation,
     latent_geometry,
@@ -45,9 +46,9 @@ ELSEWHERE = {"make run", "make test", "pip install -e ."}
 
 @pytest.fixture(autouse=True)
 def brief_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = config.PRESETS["small_straight"]
-    brief = dataclasses.replace(usual, inverse_dynamics=config.InverseDynamicsConfig(steps=10))
-    monkeypatch.setitem(config.PRESETS, "small_straight", brief)
+    usual = presets.PRESETS["small_straight"]
+    brief = dataclasses.replace(usual, inverse_dynamics=InverseDynamicsConfig(steps=10))
+    monkeypatch.setitem(presets.PRESETS, "small_straight", brief)
 
 
 def blocks(language: str) -> list[str]:

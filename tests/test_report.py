@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lewm_agent.config import PLANNERS
 from lewm_agent.eval import report, success_rate
 from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.protocols import PROTOCOL_NAMES
+from lewm_agent.presets import PLANNERS
 
 VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}
 GIF = b"GIF89a and what follows"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_agent import AgentConfig, CheckpointError, LeWMAgent, cli, config
+from lewm_agent import AgentConfig, CheckpointError, LeWMAgent, cli, presets
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.dino_wm import DinoWMConfig
 from lewm_agent.agents.goal_policy import GoalPolicyConfig
@@ -101,10 +101,10 @@ def test_names_are_suggested_and_configurations_checked(tiny_config: AgentConfig
     assert isinstance(make_agent("lewm", "two_room", tiny_config), LeWMAgent)
 
 
-@pytest.mark.parametrize("preset", sorted(config.PRESETS))
+@pytest.mark.parametrize("preset", sorted(presets.PRESETS))
 @pytest.mark.parametrize("name", RIVALS)
 def test_every_preset_has_its_rivals(name: str, preset: str) -> None:
-    base = config.preset(preset)
+    base = presets.preset(preset)
     rival = agent_config(name, base)
     assert rival.training == base.training
     assert rival.model.image_size == base.model.image_size

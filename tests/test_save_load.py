@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from lewm_agent import CheckpointError, LeWMAgent, environment, recipes
-from lewm_agent.config import AgentConfig, preset
+from lewm_agent.config import AgentConfig
+from lewm_agent.presets import preset
 
 
 def test_loaded_agent_acts_the_same(trained_folder: Path, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lewm_agent.color_jitter import jittered
-from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig, preset
+from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig
 from lewm_agent.decoder import ThumbnailDecoder
 from lewm_agent.encoder import Encoder
 from lewm_agent.fast_rollout import fast_rollout
 from lewm_agent.objectives.base import EncodedClip
+from lewm_agent.presets import preset
 from lewm_agent.world_model import WorldModel, straightness
 
 TINY = ModelConfig(
