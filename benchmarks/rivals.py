@@ -63,7 +63,7 @@ class Arguments:
     """Optimisation steps of every training; or give --minutes."""
     minutes: float | None = None
     """Time of every training on this machine, at the speed of its first steps; or give --steps."""
-    preset: str = "small"
+    preset: str = "two_terms"
     """Sizes and training of all agents."""
     encoder: Backbone | None = None
     """Another encoder than the preset's, for all agents that train theirs."""

@@ -68,7 +68,7 @@ class Options:
     """Settings and their values: model.latent_dim=8,32,128"""
     fix: tuple[str, ...] = ()
     """Settings that differ from the preset in all trainings: training.epochs=1 training.schedule_epochs=1"""
-    preset: str = "small"
+    preset: str = "two_terms"
     """Where the other settings come from."""
     grid: bool = False
     """All combinations of values instead of one setting at a time."""

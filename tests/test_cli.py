@@ -12,7 +12,7 @@ from lewm_agent import LeWMAgent, cli
 from lewm_agent.datasets import OfflineDataset
 
 TINY = (
-    "small",
+    "two_terms",
     "--model.encoder-depth=1",
     "--model.predictor-depth=1",
     "--training.epochs=0.1",

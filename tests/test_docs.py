@@ -42,11 +42,11 @@ def test_examples_of_other_environments_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    usual = presets.PRESETS["small_straight"]
+    usual = presets.PRESETS["small"]
     brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
     head = InverseDynamicsConfig(steps=10)
     monkeypatch.setitem(
-        presets.PRESETS, "small_straight", dataclasses.replace(usual, training=brief, inverse_dynamics=head)
+        presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head)
     )
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "any_environment.md").read_text(), flags=re.DOTALL)
     assert len(examples) == 2

@@ -37,7 +37,7 @@ SHORTER = {
     "--output surprise.json": "--output surprise.json --trajectories 2",
     "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
     "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
-    "mine small_straight": f"mine small_straight {BRIEF_HEAD}",
+    "mine small": f"mine small {BRIEF_HEAD}",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -46,9 +46,9 @@ ELSEWHERE = {"make run", "make test", "pip install -e ."}
 
 @pytest.fixture(autouse=True)
 def brief_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = presets.PRESETS["small_straight"]
+    usual = presets.PRESETS["small"]
     brief = dataclasses.replace(usual, inverse_dynamics=InverseDynamicsConfig(steps=10))
-    monkeypatch.setitem(presets.PRESETS, "small_straight", brief)
+    monkeypatch.setitem(presets.PRESETS, "small", brief)
 
 
 def blocks(language: str) -> list[str]:
