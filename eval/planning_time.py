@@ -24,7 +24,7 @@ from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.planning_picture import draw
-from lewm_agent.eval.protocols import ProtocolName, protocol
+from lewm_agent.eval.protocols import ProtocolName
 from lewm_agent.eval.solving import play_shipped
 from lewm_agent.eval.success_rate import hardware
 from lewm_agent.presets import planner_preset
@@ -111,7 +111,7 @@ def measure(options: Options, world: str, agent: LeWMAgent) -> Point:
     environment = environment_id(world)
     played = list(play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed))
     traces, solved = zip(*played, strict=True)
-    steps = len(traces) * protocol(environment, options.protocol).budget
+    steps = sum(len(trace.states) - 1 for trace in traces)
     return {
         **rate(sum(solved), len(solved)),
         "milliseconds_per_step": 1000 * sum(t.seconds for t in traces) / steps,

@@ -23,15 +23,18 @@ Environment = gym.Env[Any, Any]
 MakeEnvironment = Callable[[], Environment]
 Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
 """Pair, time step, info of the environment and a generator to an action."""
+Ending = Callable[[Pair, NDArray[np.float64]], bool]
+"""Whether an episode ends here, from its pair and the states visited so far (T, S)."""
 Watcher = Callable[[Any, bool], None]
 """Is given the agent's memory of an episode after a decision, and whether a plan was made."""
 
 
 @dataclass
 class Trace:
-    """What happened on one pair: visited states (budget + 1, S), distances (budget + 1,), and the time to decide.
+    """What happened on one pair: visited states (T + 1, S), distances (T + 1,), and the time to decide.
 
-    Seconds are wall-clock; time spent deciding for several environments at once is shared out evenly.
+    T is the budget, or less where the episode ended before. Seconds are wall-clock; time spent deciding for several
+    environments at once is shared out evenly.
     """
 
     states: list[NDArray[np.float64]] = field(default_factory=list)
@@ -95,6 +98,7 @@ class Player:
         seed: of the planner's noise; every pair has its own, so a trace does not depend on which others are played.
         budget: environment steps on each pair.
         watcher: is shown every decision of every pair.
+        ending: where an episode ends before the budget does; None: nowhere.
     """
 
     make: MakeEnvironment
@@ -102,6 +106,7 @@ class Player:
     seed: int
     budget: int
     watcher: Watcher | None = None
+    ending: Ending | None = None
     _environments: list[Environment] = field(default_factory=list)
 
     def play(self, numbers: Sequence[int], pairs: Sequence[Pair]) -> list[Trace]:
@@ -114,22 +119,30 @@ class Player:
             trace.add(restore(env, pair, pair.state)[1])
         goals = np.stack([env.unwrapped.goal_frame() for env in envs])  # type: ignore[attr-defined]
         frames = np.zeros_like(goals)
-        memories = self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers])
+        memories = list(self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers]))
+        going_on = list(range(len(pairs)))
         for _ in range(self.budget):
-            for i, env in enumerate(envs):
+            for i in going_on:
                 if self.agent.controller.needs_frame(memories[i]):
-                    frames[i] = env.render()
-            plans = [memory.plans for memory in memories]
+                    frames[i] = envs[i].render()
+            observation = {"pixels": frames[going_on], "goal": goals[going_on]}
             began = time.perf_counter()
-            actions, memories = self.agent.predict({"pixels": frames, "goal": goals}, memories)
-            seconds = (time.perf_counter() - began) / len(envs)
-            for env, action, trace, memory, before in zip(envs, actions, traces, memories, plans, strict=True):
-                planned = memory.plans > before
-                trace.add_decision(seconds, planned)
+            actions, decided = self.agent.predict(observation, [memories[i] for i in going_on])
+            seconds = (time.perf_counter() - began) / len(going_on)
+            for i, action, memory in zip(going_on, actions, decided, strict=True):
+                planned = memory.plans > memories[i].plans
+                memories[i] = memory
+                traces[i].add_decision(seconds, planned)
                 if self.watcher is not None:
                     self.watcher(memory, planned)
-                trace.add(env.step(action)[-1])
+                traces[i].add(envs[i].step(action)[-1])
+            going_on = [i for i in going_on if not self._is_over(pairs[i], traces[i])]
+            if not going_on:
+                break
         return traces
+
+    def _is_over(self, pair: Pair, trace: Trace) -> bool:
+        return self.ending is not None and self.ending(pair, np.stack(trace.states))
 
 
 MakePlayer = Callable[[], Player]

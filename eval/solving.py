@@ -6,10 +6,11 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lewm_agent import LeWMAgent
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.protocols import ProtocolName, protocol
+from lewm_agent.eval.protocols import Pair, ProtocolName, protocol
 from lewm_agent.eval.rollouts import Player, Trace, make_environment
 
 
@@ -22,7 +23,7 @@ def play_shipped(
     *,
     num_envs: int = 1,
 ) -> Iterator[tuple[Trace, bool]]:
-    """Every trace, and whether its pair was solved; neither depends on ``num_envs``.
+    """Every trace up to where its pair is solved, and whether it is; neither depends on ``num_envs``.
 
     Args:
         agent: who acts.
@@ -35,8 +36,13 @@ def play_shipped(
     rules = protocol(environment, protocol_name)
     pairs = shipped(environment, protocol_name).first(episodes).pairs
     kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
-    player = Player(functools.partial(make_environment, environment, kwargs), agent, planner_seed, rules.budget)
+    make = functools.partial(make_environment, environment, kwargs)
+
+    def solved(pair: Pair, states: NDArray[np.float64]) -> bool:
+        return bool(rules.success(states, pair.goal_state)[-1])
+
+    player = Player(make, agent, planner_seed, rules.budget, ending=solved)
     for first in range(0, len(pairs), num_envs):
         batch = pairs[first : first + num_envs]
         for pair, trace in zip(batch, player.play(range(first, first + len(batch)), batch), strict=True):
-            yield trace, bool(rules.success(np.stack(trace.states), pair.goal_state)[1:].any())
+            yield trace, solved(pair, np.stack(trace.states))

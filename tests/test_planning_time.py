@@ -46,7 +46,7 @@ def test_budgets_multiply_samples_and_elites() -> None:
         ("amortised", 64, 8),
     ]
     assert {planner.history for _, planner in settings_of(options, preset("shapes"))} == {1}
-    assert [name for name, _ in settings_of(options, preset("small"))][-1] == "paper"
+    assert [name for name, _ in settings_of(options, preset("two_terms"))][-1] == "paper"
 
 
 def test_bad_options_give_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
