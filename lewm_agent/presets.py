@@ -2,7 +2,7 @@
 
 Preset ``paper`` is the released LeWorldModel recipe to the letter; the others are sized for two CPU cores.
 ``two_terms`` keeps the paper's objective, but not its ViT, whose latents repeat with the patches
-(``docs/geometry.md``); ``small`` adds a straightening term, a metric and an inverse-dynamics head; ``fine`` has more
+(``docs/geometry.md``); ``small`` adds a straightening term and an inverse-dynamics head; ``fine`` has more
 pixels and a ViT with small patches, for small objects; ``shapes`` is for objects whose rotation matters: single frames,
 large batches and a reconstruction term. What each of them reaches is in ``docs/results.md``.
 """
@@ -67,7 +67,6 @@ _TWO_TERMS = AgentConfig(
 _SMALL = dataclasses.replace(
     _TWO_TERMS,
     objective=dataclasses.replace(_TWO_TERMS.objective, straightening_weight=1.0),
-    planner=PLANNERS["slow"],
     inverse_dynamics=InverseDynamicsConfig(furthest=20),
 )
 

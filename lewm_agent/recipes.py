@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
         planner="hybrid",
         settings=_JITTER,
     ),
-    "two_room": Recipe("two_room", "expert", 2000, "small", 2.0, settings=_JITTER),
+    "two_room": Recipe("two_room", "expert", 2000, "small", 2.0, planner="slow", settings=_JITTER),
 }
 
 
