@@ -66,7 +66,7 @@ _TWO_TERMS = AgentConfig(
 
 _SMALL = dataclasses.replace(
     _TWO_TERMS,
-    objective=dataclasses.replace(_TWO_TERMS.objective, straightening_weight=1.0),
+    objective=dataclasses.replace(_TWO_TERMS.objective, straightening_weight=0.3),
     inverse_dynamics=InverseDynamicsConfig(furthest=20),
 )
 
