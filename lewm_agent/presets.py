@@ -43,6 +43,8 @@ PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient",
 PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals=True, initial_std=0.3, iterations=3)
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], iterations=0)
 
+_OBJECTIVE = ObjectiveConfig(sigreg_projections=256)
+
 _TWO_TERMS = AgentConfig(
     model=ModelConfig(
         image_size=64,
@@ -59,14 +61,14 @@ _TWO_TERMS = AgentConfig(
         predictor_head_dim=32,
         predictor_mlp_width=512,
     ),
-    objective=ObjectiveConfig(sigreg_projections=256),
+    objective=_OBJECTIVE,
     training=TrainingConfig(epochs=4, schedule_epochs=4, batch_size=64, learning_rate=3e-4),
     planner=PLANNERS["small"],
 )
 
 _SMALL = dataclasses.replace(
     _TWO_TERMS,
-    objective=dataclasses.replace(_TWO_TERMS.objective, straightening_weight=0.3),
+    objective=dataclasses.replace(_OBJECTIVE, straightening_weight=0.3),
     inverse_dynamics=InverseDynamicsConfig(furthest=20),
 )
 
@@ -83,7 +85,7 @@ _FINE = AgentConfig(
         predictor_heads=6,
         predictor_mlp_width=768,
     ),
-    objective=dataclasses.replace(_TWO_TERMS.objective, straightening_weight=0.3, inverse_weight=0.5),
+    objective=dataclasses.replace(_OBJECTIVE, straightening_weight=0.3, inverse_weight=0.5),
     training=dataclasses.replace(_TWO_TERMS.training, batch_size=48, learning_rate=5e-4),
     planner=PLANNERS["amortised"],
     inverse_dynamics=InverseDynamicsConfig(),
@@ -100,9 +102,7 @@ _SHAPES = dataclasses.replace(
         history=1,
         pixel_normalization="mean_frame",
     ),
-    objective=dataclasses.replace(
-        _TWO_TERMS.objective, sigreg_weight=0.003, inverse_weight=1.0, reconstruction_weight=1.0
-    ),
+    objective=dataclasses.replace(_OBJECTIVE, sigreg_weight=0.003, inverse_weight=1.0, reconstruction_weight=1.0),
     training=dataclasses.replace(_FINE.training, batch_size=256, learning_rate=1e-3),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=1),
     inverse_dynamics=InverseDynamicsConfig(steps=12_000),
