@@ -109,8 +109,8 @@ def settings_of(options: Options, agent: AgentConfig) -> list[tuple[str, Planner
 def measure(options: Options, world: str, agent: LeWMAgent) -> Point:
     """Play the pairs of one world with one planner."""
     environment = environment_id(world)
-    played = list(play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed))
-    traces, solved = zip(*played, strict=True)
+    pairs = play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed, to_the_end=True)
+    traces, solved = zip(*pairs, strict=True)
     steps = sum(len(trace.states) - 1 for trace in traces)
     return {
         **rate(sum(solved), len(solved)),

@@ -22,8 +22,9 @@ def play_shipped(
     planner_seed: int = 0,
     *,
     num_envs: int = 1,
+    to_the_end: bool = False,
 ) -> Iterator[tuple[Trace, bool]]:
-    """Every trace up to where its pair is solved, and whether it is; neither depends on ``num_envs``.
+    """Every trace, up to where its pair is solved, and whether it is; neither depends on ``num_envs``.
 
     Args:
         agent: who acts.
@@ -32,6 +33,7 @@ def play_shipped(
         episodes: how many pairs of the shipped list, from its beginning.
         planner_seed: of the planner's noise.
         num_envs: pairs that are played side by side.
+        to_the_end: play solved pairs on until the budget ends, so that times are those of whole plans.
     """
     rules = protocol(environment, protocol_name)
     pairs = shipped(environment, protocol_name).first(episodes).pairs
@@ -39,9 +41,9 @@ def play_shipped(
     make = functools.partial(make_environment, environment, kwargs)
 
     def solved(pair: Pair, states: NDArray[np.float64]) -> bool:
-        return bool(rules.success(states, pair.goal_state)[-1])
+        return bool(rules.success(states, pair.goal_state)[1:].any())
 
-    player = Player(make, agent, planner_seed, rules.budget, ending=solved)
+    player = Player(make, agent, planner_seed, rules.budget, ending=None if to_the_end else solved)
     for first in range(0, len(pairs), num_envs):
         batch = pairs[first : first + num_envs]
         for pair, trace in zip(batch, player.play(range(first, first + len(batch)), batch), strict=True):

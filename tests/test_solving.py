@@ -42,4 +42,9 @@ def test_a_pair_is_played_until_it_is_solved(
         steps = int(success.argmax()) + 1 if solved else rules.budget
         np.testing.assert_array_equal(np.stack(trace.states), np.stack(full.states)[: steps + 1])
         assert trace.plans <= full.plans and trace.seconds > 0
+    for (trace, solved), (_, before), full in zip(
+        play_shipped(agent, WORLD, name, EPISODES, num_envs=num_envs, to_the_end=True), played, whole, strict=True
+    ):
+        assert solved == before
+        np.testing.assert_array_equal(np.stack(trace.states), np.stack(full.states))
     assert any(solved == solves for _, solved in played)
