@@ -73,7 +73,7 @@ class PairList:
         metadata = {"format": FORMAT, "environment": self.environment, "protocol": self.protocol, **settings}
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        safetensors.numpy.save_file(self._columns(), part, metadata | self._looks())
+        part.write_bytes(safetensors.numpy.save(self._columns(), metadata | self._looks()))
         part.replace(path)
 
     def _columns(self) -> dict[str, np.ndarray[Any, Any]]:

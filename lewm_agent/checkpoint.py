@@ -113,7 +113,8 @@ def write(folder: Path, description: Description, weights: dict[str, Tensor], ca
     (folder / "config.json").write_text(description.to_json())
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     part = folder / "model.safetensors.part"
-    safetensors.torch.save_file(contiguous, part, metadata={"format": "pt"})
+    # save_file would make a file that only its owner may read.
+    part.write_bytes(safetensors.torch.save(contiguous, metadata={"format": "pt"}))
     part.replace(folder / "model.safetensors")
 
 

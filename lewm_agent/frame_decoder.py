@@ -107,10 +107,12 @@ class FrameDecoder(nn.Module):
         return frames
 
     def save(self, path: Path, model: WorldModel) -> None:
-        """Write a safetensors file that also says which model's latents it decodes."""
+        """Write a safetensors file that also says which model's latents it decodes, all or nothing."""
         of = {"model_sha256": weights_sha256(model.state_dict()), "config": json.dumps(dataclasses.asdict(self.config))}
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(self.state_dict(), path, {"format": FORMAT, **of})
+        part = path.with_name(path.name + ".part")
+        part.write_bytes(safetensors.torch.save(self.state_dict(), {"format": FORMAT, **of}))
+        part.replace(path)
 
     @staticmethod
     def load(path: Path, model: WorldModel) -> FrameDecoder:

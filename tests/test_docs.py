@@ -45,9 +45,7 @@ def test_examples_of_other_environments_run(
     usual = presets.PRESETS["small"]
     brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
     head = InverseDynamicsConfig(steps=10)
-    monkeypatch.setitem(
-        presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head)
-    )
+    monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "any_environment.md").read_text(), flags=re.DOTALL)
     assert len(examples) == 2
     namespace: dict[str, object] = {}

@@ -143,3 +143,8 @@ def test_half_precision_halves_the_weights_and_leaves_the_statistics(trained_fol
         assert rounded.dtype == full.dtype
         torch.testing.assert_close(rounded, full, rtol=1e-3, atol=1e-4, msg=name)
     torch.testing.assert_close(half.world_model.action_std, agent.world_model.action_std, rtol=0, atol=0)
+
+
+def test_saved_weights_can_be_read_by_whoever_may_read_the_folder(trained_folder: Path, tmp_path: Path) -> None:
+    folder = Path(LeWMAgent.from_pretrained(trained_folder).save_pretrained(tmp_path / "again"))
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
