@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from lewm_agent.datasets.metadata import software_versions, write_atomically
+from lewm_agent.atomic_write import write_atomically
+from lewm_agent.datasets.metadata import software_versions
 
 
 def write(output: Path, settings: dict[str, Any], results: Any) -> None:

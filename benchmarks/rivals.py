@@ -30,9 +30,9 @@ from rich.console import Console
 from lewm_agent import preset
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.config import Backbone
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.intervals import compare, rate
 from lewm_agent.eval.protocols import ProtocolName

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from lewm_agent.atomic_write import write_atomically
 
 METADATA_FILE = "metadata.json"
 FORMAT_VERSION = 1
@@ -168,13 +169,6 @@ def _checked_keys(content: object, kind: type[Any], place: str) -> dict[str, Any
     if missing := sorted(expected - set(content)):
         raise ValueError(f"{place} lacks the keys {missing}; it is not the metadata of a lewm-agent dataset")
     return dict(content)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def file_sha256(path: Path) -> str:

@@ -26,9 +26,9 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import spearmanr
 
 from lewm_agent import AgentConfig, LeWMAgent, environment
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.ablation_picture import draw

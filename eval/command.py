@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lewm_agent import LeWMAgent
-from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.goal_agent import GoalAgent
 
 OptionsT = TypeVar("OptionsT")

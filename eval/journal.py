@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.eval.rollouts import Trace
 
 

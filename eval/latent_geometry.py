@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from lewm_agent import LeWMAgent
-from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.envs.two_room_geometry import WORLD_SIZE, Geometry, disk_is_clear, segment_is_clear
 from lewm_agent.eval import command, views
 from lewm_agent.eval.geometry_picture import Distances, Picture, draw

@@ -21,6 +21,7 @@ import safetensors.numpy
 import tyro
 from rich.console import Console
 
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.envs import environment_id, short_name
 from lewm_agent.eval.protocols import Pair, ProtocolName, draw_pairs, protocol
 
@@ -72,9 +73,7 @@ class PairList:
         settings = {"environment_kwargs": json.dumps(self.environment_kwargs), "seed": str(self.seed)}
         metadata = {"format": FORMAT, "environment": self.environment, "protocol": self.protocol, **settings}
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(safetensors.numpy.save(self._columns(), metadata | self._looks()))
-        part.replace(path)
+        write_atomically(path, safetensors.numpy.save(self._columns(), metadata | self._looks()))
 
     def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
         return {name: np.stack([np.asarray(getattr(pair, name)) for pair in self.pairs]) for name in COLUMNS}

@@ -18,8 +18,8 @@ from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.config import AgentConfig, PlannerConfig, Precision
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.intervals import rate

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.markup import escape
 
-from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.eval.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.eval.runs import Rate, Record, Run, read
 

@@ -27,9 +27,9 @@ from rich.table import Table
 
 from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.checkpoint import CheckpointError
 from lewm_agent.checks import named
-from lewm_agent.datasets.metadata import write_atomically
 from lewm_agent.envs import environment_id
 from lewm_agent.episodes import Frames
 from lewm_agent.eval.command import check_world

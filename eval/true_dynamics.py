@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lewm_agent import LeWMAgent
-from lewm_agent.datasets.metadata import write_atomically
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command

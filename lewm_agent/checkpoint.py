@@ -22,6 +22,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.config import AgentSettings
 
 FORMAT = "lewm-agent"
@@ -112,10 +113,8 @@ def write(folder: Path, description: Description, weights: dict[str, Tensor], ca
     (folder / "README.md").write_text(card)
     (folder / "config.json").write_text(description.to_json())
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    part = folder / "model.safetensors.part"
     # save_file would make a file that only its owner may read.
-    part.write_bytes(safetensors.torch.save(contiguous, metadata={"format": "pt"}))
-    part.replace(folder / "model.safetensors")
+    write_atomically(folder / "model.safetensors", safetensors.torch.save(contiguous, metadata={"format": "pt"}))
 
 
 def read(folder: Path, parse: ParseSettings) -> tuple[Description, dict[str, Tensor]]:

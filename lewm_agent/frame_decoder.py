@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from lewm_agent.atomic_write import write_atomically
 from lewm_agent.checkpoint import CheckpointError, check_weights, weights_sha256
 from lewm_agent.world_model import WorldModel
 
@@ -110,9 +111,7 @@ class FrameDecoder(nn.Module):
         """Write a safetensors file that also says which model's latents it decodes, all or nothing."""
         of = {"model_sha256": weights_sha256(model.state_dict()), "config": json.dumps(dataclasses.asdict(self.config))}
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(safetensors.torch.save(self.state_dict(), {"format": FORMAT, **of}))
-        part.replace(path)
+        write_atomically(path, safetensors.torch.save(self.state_dict(), {"format": FORMAT, **of}))
 
     @staticmethod
     def load(path: Path, model: WorldModel) -> FrameDecoder:
