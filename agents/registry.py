@@ -6,18 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Unpack, get_args
 
-from lewm_agent import checkpoint, official
 from lewm_agent.agent import LeWMAgent
-from lewm_agent.agents.dino_wm import DinoWMAgent, DinoWMConfig
-from lewm_agent.agents.goal_policy import Algorithm, GoalPolicyConfig
-from lewm_agent.agents.goal_policy_agent import GoalPolicyAgent
-from lewm_agent.checkpoint import HubOptions
-from lewm_agent.checks import named
+from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
+from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
+from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
+from lewm_agent.checkpoints import checkpoint, released
+from lewm_agent.checkpoints.checkpoint import HubOptions
 from lewm_agent.config import AgentConfig, PlannerConfig
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import GoalAgent
-from lewm_agent.objectives import registry as objectives
+from lewm_agent.models.objectives import registry as objectives
 from lewm_agent.presets import planner_preset, preset
+from lewm_agent.tools.checks import named
 
 Agent = GoalAgent[Any, Any]
 AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig
@@ -105,13 +105,13 @@ def load_agent(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the planner's noise.
         hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-            (:func:`lewm_agent.checkpoint.locate`).
+            (:func:`lewm_agent.checkpoints.checkpoint.locate`).
 
     Raises:
         CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
         ValueError: an unknown kind of agent: its objective has not been registered.
     """
     folder = checkpoint.locate(name, **hub)
-    kind = "lewm" if official.find(folder) is not None else checkpoint.agent_kind(folder)
+    kind = "lewm" if released.find(folder) is not None else checkpoint.agent_kind(folder)
     agent_class = named(kind, agent_classes(), "agent")
     return agent_class.from_pretrained(folder, planner=planner, device=device, seed=seed)

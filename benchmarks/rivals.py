@@ -30,13 +30,13 @@ from rich.console import Console
 from lewm_agent import preset
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
-from lewm_agent.atomic_write import write_atomically
+from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.config import Backbone
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
-from lewm_agent.eval.intervals import compare, rate
-from lewm_agent.eval.protocols import ProtocolName
-from lewm_agent.model_card import agent_title
+from lewm_agent.eval.reporting.intervals import compare, rate
+from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.tools.atomic_write import write_atomically
 
 PROBE_STEPS = 60
 """Steps from which the speed of an agent is taken, with --minutes."""

@@ -16,7 +16,7 @@ from lewm_agent.datasets.metadata import DatasetMetadata, git_commit, software_v
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shard_folder import finish, folder_for, missing_shards, shard_file, taken_up, with_shard
 from lewm_agent.datasets.shards import Compression, ShardWriter
-from lewm_agent.frames import resized
+from lewm_agent.tools.frames import resized
 
 SHARD_EPISODES = 100
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shards import PART_SUFFIX
-from lewm_agent.folder_lock import LOCK_FILE, locked
+from lewm_agent.tools.folder_lock import LOCK_FILE, locked
 
 _SAME_REQUEST = (
     "environment_id",

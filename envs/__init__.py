@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from lewm_agent.envs.cube import CubeEnv
-from lewm_agent.envs.cube_scene import CubeFactors
-from lewm_agent.envs.push_t import PushTEnv
-from lewm_agent.envs.push_t_scene import PushTFactors
-from lewm_agent.envs.reacher import ReacherEnv, ReacherFactors
+from lewm_agent.envs.cube.env import CubeEnv
+from lewm_agent.envs.cube.scene import CubeFactors
+from lewm_agent.envs.push_t.env import PushTEnv
+from lewm_agent.envs.push_t.scene import PushTFactors
+from lewm_agent.envs.reacher.env import ReacherEnv, ReacherFactors
 from lewm_agent.envs.registration import ENVIRONMENTS, environment_id, register_environments, short_name
-from lewm_agent.envs.two_room import TwoRoomEnv
-from lewm_agent.envs.two_room_scene import TwoRoomFactors
+from lewm_agent.envs.two_room.env import TwoRoomEnv
+from lewm_agent.envs.two_room.scene import TwoRoomFactors
 from lewm_agent.envs.wrappers import AddGoalFrame, make_pixel_env
 
 __all__ = [

@@ -13,14 +13,19 @@ ENVIRONMENTS: dict[str, str] = {
     "two_room": "lewm/TwoRoom-v0",
 }
 """Short name of an environment -> its Gymnasium id."""
+_WORLDS = {
+    "cube": ("cube.env:CubeEnv", 200),
+    "push_t": ("push_t.env:PushTEnv", 200),
+    "reacher": ("reacher.env:ReacherEnv", 200),
+    "two_room": ("two_room.env:TwoRoomEnv", 100),
+}
+"""Short name -> where its class is, and after how many steps an episode is cut off."""
 
 
 def register_environments() -> None:
     """Make the environments known to ``gymnasium.make``; runs when ``lewm_agent.envs`` is imported."""
-    gym.register(id=ENVIRONMENTS["cube"], entry_point="lewm_agent.envs.cube:CubeEnv", max_episode_steps=200)
-    gym.register(id=ENVIRONMENTS["push_t"], entry_point="lewm_agent.envs.push_t:PushTEnv", max_episode_steps=200)
-    gym.register(id=ENVIRONMENTS["reacher"], entry_point="lewm_agent.envs.reacher:ReacherEnv", max_episode_steps=200)
-    gym.register(id=ENVIRONMENTS["two_room"], entry_point="lewm_agent.envs.two_room:TwoRoomEnv", max_episode_steps=100)
+    for name, (entry_point, steps) in _WORLDS.items():
+        gym.register(id=ENVIRONMENTS[name], entry_point=f"lewm_agent.envs.{entry_point}", max_episode_steps=steps)
 
 
 def short_name(gymnasium_id: str) -> str:

@@ -11,7 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation
 
 from lewm_agent.envs.registration import environment_id
-from lewm_agent.frames import resized
+from lewm_agent.tools.frames import resized
 
 
 class AddGoalFrame(gym.ObservationWrapper[dict[str, Any], Any, Any], RecordConstructorArgs):

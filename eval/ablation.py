@@ -26,17 +26,17 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import spearmanr
 
 from lewm_agent import AgentConfig, LeWMAgent, environment
-from lewm_agent.atomic_write import write_atomically
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
-from lewm_agent.eval.ablation_picture import draw
-from lewm_agent.eval.intervals import of_mean, rate
-from lewm_agent.eval.protocols import ProtocolName
-from lewm_agent.eval.solving import play_shipped
-from lewm_agent.eval.views import gather, latents
+from lewm_agent.eval.playing.solving import play_shipped
+from lewm_agent.eval.playing.views import gather, latents
+from lewm_agent.eval.reporting.ablation_picture import draw
+from lewm_agent.eval.reporting.intervals import of_mean, rate
+from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.presets import preset
+from lewm_agent.tools.atomic_write import write_atomically
 
 Settings = dict[str, Any]
 LAMBDA = "objective.sigreg_weight"

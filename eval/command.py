@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from lewm_agent import LeWMAgent
-from lewm_agent.atomic_write import write_atomically
 from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.tools.atomic_write import write_atomically
 
 OptionsT = TypeVar("OptionsT")
 

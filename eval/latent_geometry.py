@@ -20,12 +20,13 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from lewm_agent import LeWMAgent
-from lewm_agent.atomic_write import write_atomically
-from lewm_agent.envs.two_room_geometry import WORLD_SIZE, Geometry, disk_is_clear, segment_is_clear
-from lewm_agent.eval import command, views
-from lewm_agent.eval.geometry_picture import Distances, Picture, draw
-from lewm_agent.eval.protocols import held_out_episodes
-from lewm_agent.world_model import straightness
+from lewm_agent.envs.two_room.geometry import WORLD_SIZE, Geometry, disk_is_clear, segment_is_clear
+from lewm_agent.eval import command
+from lewm_agent.eval.playing import views
+from lewm_agent.eval.reporting.geometry_picture import Distances, Picture, draw
+from lewm_agent.eval.worlds.protocols import held_out_episodes
+from lewm_agent.models.world_model import straightness
+from lewm_agent.tools.atomic_write import write_atomically
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 NEAR = 60.0

@@ -21,9 +21,9 @@ import safetensors.numpy
 import tyro
 from rich.console import Console
 
-from lewm_agent.atomic_write import write_atomically
 from lewm_agent.envs import environment_id, short_name
-from lewm_agent.eval.protocols import Pair, ProtocolName, draw_pairs, protocol
+from lewm_agent.eval.worlds.protocols import Pair, ProtocolName, draw_pairs, protocol
+from lewm_agent.tools.atomic_write import write_atomically
 
 FORMAT = "lewm-agent pairs 1"
 COLUMNS = ("episode", "start", "state", "goal_state", "actions")
@@ -114,7 +114,7 @@ def shipped(environment: str, protocol_name: str) -> PairList:
 def draw(
     environment: str, protocol_name: str, count: int, seed: int, environment_kwargs: Mapping[str, Any] | None = None
 ) -> PairList:
-    """Draw a list from held-out episodes; see :func:`lewm_agent.eval.protocols.draw_pairs`."""
+    """Draw a list from held-out episodes; see :func:`lewm_agent.eval.worlds.protocols.draw_pairs`."""
     gymnasium_id, kwargs = environment_id(environment), dict(environment_kwargs or {})
     pairs = draw_pairs(gymnasium_id, protocol(gymnasium_id, protocol_name), count, seed, kwargs)
     return PairList(gymnasium_id, protocol_name, seed, pairs, kwargs)

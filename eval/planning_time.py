@@ -18,16 +18,16 @@ from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
-from lewm_agent.atomic_write import write_atomically
 from lewm_agent.config import AgentConfig, PlannerConfig, Precision
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
-from lewm_agent.eval.intervals import rate
-from lewm_agent.eval.planning_picture import draw
-from lewm_agent.eval.protocols import ProtocolName
-from lewm_agent.eval.solving import play_shipped
+from lewm_agent.eval.playing.solving import play_shipped
+from lewm_agent.eval.reporting.intervals import rate
+from lewm_agent.eval.reporting.planning_picture import draw
 from lewm_agent.eval.success_rate import hardware
+from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.presets import planner_preset
+from lewm_agent.tools.atomic_write import write_atomically
 
 Point = dict[str, Any]
 

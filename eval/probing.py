@@ -31,9 +31,9 @@ from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.protocols import STARTS
-from lewm_agent.eval.views import Matrix, Views, gather, latents
-from lewm_agent.world_model import WorldModel
+from lewm_agent.eval.playing.views import Matrix, Views, gather, latents
+from lewm_agent.eval.worlds.protocols import STARTS
+from lewm_agent.models.world_model import WorldModel
 
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""

@@ -27,10 +27,10 @@ from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.rollouts import make_environment
+from lewm_agent.eval.playing.rollouts import make_environment
+from lewm_agent.eval.playing.views import gather, latents
 from lewm_agent.eval.surprise import BLOCKS, Trajectory, filmed, trajectories
-from lewm_agent.eval.views import gather, latents
-from lewm_agent.frame_decoder import FrameDecoder
+from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 
 BATCH, PEAK, WARMUP, WEIGHT_DECAY = 64, 1e-3, 100, 1e-2
 """Of AdamW; the authors name none."""

@@ -20,9 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.markup import escape
 
-from lewm_agent.atomic_write import write_atomically
-from lewm_agent.eval.intervals import Comparison, Interval, compare, of_mean, wilson
-from lewm_agent.eval.runs import Rate, Record, Run, read
+from lewm_agent.eval.reporting.intervals import Comparison, Interval, compare, of_mean, wilson
+from lewm_agent.eval.reporting.runs import Rate, Record, Run, read
+from lewm_agent.tools.atomic_write import write_atomically
 
 PAGE, VIDEOS = "index.html", "videos"
 MINUS = "\N{MINUS SIGN}"
@@ -332,7 +332,7 @@ def write(folder: Path, runs: list[Run]) -> None:
 
 
 def _page(runs: list[Run], videos: dict[int, list[Video]]) -> str:
-    loader = FileSystemLoader(Path(__file__).parent)
+    loader = FileSystemLoader(Path(__file__).parent / "reporting")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -27,19 +27,13 @@ from rich.table import Table
 
 from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
-from lewm_agent.atomic_write import write_atomically
-from lewm_agent.checkpoint import CheckpointError
-from lewm_agent.checks import named
+from lewm_agent.checkpoints.checkpoint import CheckpointError
+from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.envs import environment_id
-from lewm_agent.episodes import Frames
 from lewm_agent.eval.command import check_world
-from lewm_agent.eval.floors import floors
-from lewm_agent.eval.imagination import Expectations
-from lewm_agent.eval.intervals import rate
-from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
-from lewm_agent.eval.protocols import STARTS, Pair, Protocol, ProtocolName, protocol
-from lewm_agent.eval.rollouts import (
+from lewm_agent.eval.playing.journal import Journal
+from lewm_agent.eval.playing.rollouts import (
     Environment,
     MakeEnvironment,
     Player,
@@ -48,9 +42,15 @@ from lewm_agent.eval.rollouts import (
     play_floor,
     play_in_processes,
 )
-from lewm_agent.eval.videos import write_gif
-from lewm_agent.frame_decoder import FrameDecoder
-from lewm_agent.model_card import agent_title
+from lewm_agent.eval.reporting.intervals import rate
+from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.eval.watching.imagination import Expectations
+from lewm_agent.eval.watching.videos import write_gif
+from lewm_agent.eval.worlds.floors import floors
+from lewm_agent.eval.worlds.protocols import STARTS, Pair, Protocol, ProtocolName, protocol
+from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.checks import named
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
 """Arguments of an environment that do not change which pairs can be drawn in it."""

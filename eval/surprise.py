@@ -27,8 +27,8 @@ from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.protocols import held_out_episodes
-from lewm_agent.eval.rollouts import make_environment
+from lewm_agent.eval.playing.rollouts import make_environment
+from lewm_agent.eval.worlds.protocols import held_out_episodes
 
 BLOCKS, EVENT = 12, 6
 """Length of a trajectory in action blocks, and after which of them something happens."""

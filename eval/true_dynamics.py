@@ -25,16 +25,16 @@ from rich.table import Table
 from torch import Tensor
 
 from lewm_agent import LeWMAgent
-from lewm_agent.atomic_write import write_atomically
 from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
-from lewm_agent.eval.intervals import rate
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.protocols import Pair, Protocol, ProtocolName, protocol
-from lewm_agent.eval.rollouts import make_environment, pair_seed, restore
-from lewm_agent.eval.solving import play_shipped
-from lewm_agent.world_model import WorldModel
+from lewm_agent.eval.playing.rollouts import make_environment, pair_seed, restore
+from lewm_agent.eval.playing.solving import play_shipped
+from lewm_agent.eval.reporting.intervals import rate
+from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName, protocol
+from lewm_agent.models.world_model import WorldModel
+from lewm_agent.tools.atomic_write import write_atomically
 
 States = NDArray[np.float64]
 FRAMES_AT_ONCE = 256

@@ -24,16 +24,16 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.envs import short_name
 from lewm_agent.envs.goal_env import Vector
-from lewm_agent.episodes import Frames
-from lewm_agent.eval import watch_drawing
 from lewm_agent.eval.command import load_model
-from lewm_agent.eval.watch_drawing import pygame
-from lewm_agent.eval.watch_session import Session
-from lewm_agent.eval.watch_worlds import watchable
-from lewm_agent.frame_decoder import FrameDecoder
+from lewm_agent.eval.watching import drawing as watch_drawing
+from lewm_agent.eval.watching.drawing import pygame
+from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.eval.watching.session import Session
+from lewm_agent.eval.watching.worlds import watchable
+from lewm_agent.planning.episodes import Frames
 
 MOST_STEPS = 60
 """Environment steps of a recorded episode, unless it is solved before."""

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lewm_agent.agent import LeWMAgent as LeWMAgent
-    from lewm_agent.checkpoint import CheckpointError as CheckpointError
+    from lewm_agent.checkpoints.checkpoint import CheckpointError as CheckpointError
     from lewm_agent.config import AgentConfig as AgentConfig
     from lewm_agent.config import ModelConfig as ModelConfig
     from lewm_agent.config import ObjectiveConfig as ObjectiveConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "LeWMAgent": "agent",
-    "CheckpointError": "checkpoint",
+    "CheckpointError": "checkpoints.checkpoint",
     "AgentConfig": "config",
     "ModelConfig": "config",
     "ObjectiveConfig": "config",

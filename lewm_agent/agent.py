@@ -10,20 +10,22 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from lewm_agent import checkpoint, environment, official, slow_metric
-from lewm_agent.checkpoint import Description, HubOptions
+from lewm_agent import environment
+from lewm_agent.checkpoints import checkpoint, released
+from lewm_agent.checkpoints.checkpoint import Description, HubOptions
+from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig, ObjectiveConfig, PlannerConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import prepared
 from lewm_agent.goal_agent import resolve_device as resolve_device
-from lewm_agent.hindsight import HindsightPairs, fit
-from lewm_agent.model_card import About, search_summary
-from lewm_agent.objectives import registry
+from lewm_agent.models.objectives import registry
+from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
-from lewm_agent.training_clips import TrainingClips
-from lewm_agent.world_model import WorldModel
+from lewm_agent.training import slow_metric
+from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.hindsight import HindsightPairs, fit
 
 
 class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
@@ -135,7 +137,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         Raises:
             ValueError: the encoder is none that the layout knows.
         """
-        official.write(Path(path), self.config.model, self.world_model.state_dict())
+        released.write(Path(path), self.config.model, self.world_model.state_dict())
         return Path(path)
 
     @classmethod
@@ -161,13 +163,13 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of the planner's noise.
             hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-                (:func:`lewm_agent.checkpoint.locate`).
+                (:func:`lewm_agent.checkpoints.checkpoint.locate`).
 
         Raises:
             CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
         """
         folder = checkpoint.locate(name, **hub)
-        weights_file = official.find(folder)
+        weights_file = released.find(folder)
         if weights_file is not None:
             agent = cls._from_official(weights_file, env, dataset, device, seed)
         elif env is not None or dataset is not None:
@@ -186,15 +188,15 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         seed: int,
     ) -> Self:
         dataset = OfflineDataset(dataset) if isinstance(dataset, str | Path) else dataset
-        model, weights = official.read(weights_file)
+        model, weights = released.read(weights_file)
         env = None if env is None else prepared(env, model.image_size)
         gymnasium_id, kwargs = (None, {}) if env is None else environment.identity(env)
         if env is not None:
             low, high = environment.action_bounds(env.action_space)
-            model = official.split_blocks(model, len(low))
+            model = released.split_blocks(model, len(low))
         else:
-            model = official.split_blocks(model, dataset.action_dim if dataset else None)
-            low, high = ([bound] * model.action_dim for bound in official.ACTION_BOUNDS)
+            model = released.split_blocks(model, dataset.action_dim if dataset else None)
+            low, high = ([bound] * model.action_dim for bound in released.ACTION_BOUNDS)
         agent = cls.__new__(cls)
         agent._env = env
         source = {"weights": weights_file.name}

@@ -14,19 +14,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lewm_agent import checkpoint, environment, inspection, recipes
+from lewm_agent import environment, inspection, recipes
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import make_agent
-from lewm_agent.checks import named
+from lewm_agent.checkpoints import checkpoint
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets import OfflineDataset, conversion
 from lewm_agent.datasets.formats import open_source
 from lewm_agent.datasets.formats.minari import export
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval import success_rate
-from lewm_agent.eval.intervals import wilson
+from lewm_agent.eval.reporting.intervals import wilson
 from lewm_agent.eval.success_rate import Options
 from lewm_agent.presets import PRESETS, preset
+from lewm_agent.tools.checks import named
 
 if TYPE_CHECKING:
     Config = AgentConfig
@@ -149,7 +150,7 @@ def train_policy(
         resume: continue from the last checkpoint, which is unpickled.
         overwrite: replace OUTPUT; without --resume, discard the checkpoint.
     """
-    from lewm_agent.agents.train_policy import count_successes, train_sac  # slow to import
+    from lewm_agent.agents.behavior.train_policy import count_successes, train_sac  # slow to import
 
     if evaluation_episodes < 1:
         raise ValueError(f"evaluation_episodes must be at least 1, got {evaluation_episodes}")

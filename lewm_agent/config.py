@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import dacite
 
-from lewm_agent.checks import require, require_one_of
-from lewm_agent.objectives import registry
+from lewm_agent.models.objectives import registry
+from lewm_agent.tools.checks import require, require_one_of
 
 GoalCost = Literal["terminal", "best", "sum"]
 Metric = Literal["euclidean", "slow"]
@@ -83,7 +83,7 @@ class EncoderConfig(ClipConfig):
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
     color_jitter: float = 0.0
-    """In training, how far the colors of every frame are changed at random (:mod:`lewm_agent.color_jitter`)."""
+    """In training, how far the colors of every frame are changed at random (:mod:`lewm_agent.models.color_jitter`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +107,7 @@ class ModelConfig(EncoderConfig):
 
     predictor: PredictorName = "autoregressive"
     """``autoregressive`` imagines one block after the other; ``prefix`` all at once, each from what the actions so far
-    make of the real frames (:mod:`lewm_agent.prefix_predictor`)."""
+    make of the real frames (:mod:`lewm_agent.models.prefix_predictor`)."""
     prefix_length: int = 5
     """Blocks that ``prefix`` imagines at once; its training clips are that much longer."""
     predictor_width: int = 192
@@ -130,7 +130,7 @@ class ModelConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What the settings of every objective derive from (:mod:`lewm_agent.objectives`)."""
+    """What the settings of every objective derive from (:mod:`lewm_agent.models.objectives`)."""
 
     def check(self, agent: AgentConfig) -> None:
         """Raise ``ValueError`` unless the rest of the configuration has what the objective needs."""
@@ -306,7 +306,7 @@ class PlannerConfig:
     precision: Precision = "float32"
     """Of the predictor in imagination; frames are always encoded in float32."""
     compile: bool = False
-    """Compile the rollout before the first plan (:mod:`lewm_agent.fast_rollout`)."""
+    """Compile the rollout before the first plan (:mod:`lewm_agent.planning.fast_rollout`)."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "elites", "horizon", "execute", "history", "components"):

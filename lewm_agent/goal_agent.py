@@ -17,19 +17,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lewm_agent import __version__, checkpoint, environment
-from lewm_agent.agents.behavior import behavior_policy
-from lewm_agent.checkpoint import CheckpointError, Description, HubOptions
+from lewm_agent import __version__, environment
+from lewm_agent.agents.behavior.policies import behavior_policy
+from lewm_agent.checkpoints import checkpoint
+from lewm_agent.checkpoints.checkpoint import CheckpointError, Description, HubOptions
+from lewm_agent.checkpoints.model_card import About, model_card, read_results
 from lewm_agent.config import AgentSettings, PlannerConfig
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
-from lewm_agent.episodes import Actions, Controls, EpisodeMemory, Frames, Memories, begin_episodes, episode_seed
-from lewm_agent.frames import checked_frames
-from lewm_agent.learner import Learner
-from lewm_agent.model_card import About, model_card, read_results
-from lewm_agent.trainer import Schedule, Trainer
-from lewm_agent.training_clips import TrainingClips
+from lewm_agent.models.learner import Learner
+from lewm_agent.planning.episodes import (
+    Actions,
+    Controls,
+    EpisodeMemory,
+    Frames,
+    Memories,
+    begin_episodes,
+    episode_seed,
+)
+from lewm_agent.tools.frames import checked_frames
+from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.trainer import Schedule, Trainer
 
 ConfigT = TypeVar("ConfigT", bound=AgentSettings)
 ModelT = TypeVar("ModelT", bound=Learner)
@@ -455,7 +464,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of whatever is random when it acts.
             hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-                (:func:`lewm_agent.checkpoint.locate`).
+                (:func:`lewm_agent.checkpoints.checkpoint.locate`).
 
         Raises:
             CheckpointError: nothing by that name, or it is incomplete, damaged, foreign, or another kind of agent.

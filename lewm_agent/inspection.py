@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lewm_agent import checkpoint, official
 from lewm_agent.agents.registry import load_agent
-from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.checkpoints import checkpoint, released
+from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
 from lewm_agent.datasets.metadata import METADATA_FILE
@@ -33,7 +33,7 @@ def describe(place: str) -> Rows:
         if not last.exists():
             raise CheckpointError(f"{path} is a training run without a checkpoint: it was stopped before the first")
         return {**_model(str(last)), "kind": "last checkpoint of a training run"}
-    if path.is_dir() and official.find(path) is None and not (path / "config.json").is_file():
+    if path.is_dir() and released.find(path) is None and not (path / "config.json").is_file():
         inside = [part.name for part in sorted(path.iterdir()) if part.is_dir()]
         hint = f"; it has the folders {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"{path} is neither a dataset nor a checkpoint nor a training run{hint}")
@@ -46,7 +46,7 @@ def is_checkpoint(place: str) -> bool:
     if path.is_file():
         return path.suffix in (".pt", ".ckpt")
     if path.is_dir():
-        return (path / "config.json").is_file() or official.find(path) is not None
+        return (path / "config.json").is_file() or released.find(path) is not None
     return place in checkpoint.bundled() or (checkpoint.HUB_ID.fullmatch(place) is not None and not is_id(place))
 
 
@@ -73,7 +73,7 @@ def _dataset(dataset: OfflineDataset) -> Rows:
 
 def _model(place: str) -> Rows:
     folder = checkpoint.locate(place)
-    weights = official.find(folder)
+    weights = released.find(folder)
     agent = load_agent(folder, device="cpu")
     model, training = agent.config.model, agent.description.training
     parameters = sum(parameter.numel() for parameter in agent.model.parameters())

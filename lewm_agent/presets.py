@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from lewm_agent.checks import named
 from lewm_agent.config import (
     AgentConfig,
     ClipConfig,
@@ -21,6 +20,7 @@ from lewm_agent.config import (
     PlannerConfig,
     TrainingConfig,
 )
+from lewm_agent.tools.checks import named
 
 PLANNERS: dict[str, PlannerConfig] = {
     "paper": PlannerConfig(),

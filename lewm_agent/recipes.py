@@ -9,9 +9,9 @@ from typing import Any
 
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
-from lewm_agent.checks import named
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.presets import planner_preset, preset
+from lewm_agent.tools.checks import named
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, PlannerConfig, TrainingConfig
-from lewm_agent.agents.cube_expert import CubeExpert
+from lewm_agent.agents.behavior.cube_expert import CubeExpert
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.envs.cube import CubeEnv
+from lewm_agent.envs.cube.env import CubeEnv
 
 MODEL = ModelConfig(
     image_size=16,

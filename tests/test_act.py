@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from lewm_agent import LeWMAgent, PlannerConfig
 from lewm_agent.envs import make_pixel_env
-from lewm_agent.goal_cost import LatentCost
+from lewm_agent.planning.goal_cost import LatentCost
 
 
 def frames(count: int, seed: int = 0) -> NDArray[np.uint8]:

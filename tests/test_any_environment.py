@@ -13,8 +13,8 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
-from lewm_agent.frames import resized
 from lewm_agent.planning import Choices
+from lewm_agent.tools.frames import resized
 
 
 def made(name: str, **kwargs: Any) -> gym.Env[Any, Any]:

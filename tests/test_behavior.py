@@ -15,8 +15,8 @@ import pytest
 import stable_baselines3
 import torch
 
-from lewm_agent.agents.behavior import RandomPolicy, behavior_policy
-from lewm_agent.agents.two_room_expert import TwoRoomExpert
+from lewm_agent.agents.behavior.policies import RandomPolicy, behavior_policy
+from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
 from lewm_agent.envs import TwoRoomEnv, make_pixel_env
 
 ALGORITHMS = ["PPO", "A2C", "SAC", "TD3", "DDPG", "DQN"]
@@ -263,5 +263,5 @@ def test_bad_expert_settings_are_told(kwargs: dict[str, float], message: str) ->
 
 
 def test_gathering_processes_do_not_load_torch() -> None:
-    code = "import sys, lewm_agent.agents.behavior, lewm_agent.environment; sys.exit('torch' in sys.modules)"
+    code = "import sys, lewm_agent.agents.behavior.policies, lewm_agent.environment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

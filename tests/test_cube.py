@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm_agent.agents.cube_expert import CubeExpert
-from lewm_agent.envs import cube_scene
-from lewm_agent.envs.cube import (
+from lewm_agent.agents.behavior.cube_expert import CubeExpert
+from lewm_agent.envs.cube import scene as cube_scene
+from lewm_agent.envs.cube.env import (
     ACTION_SCALE,
     CONTROL_TIMESTEP,
     CUBE_SPACING,
@@ -28,7 +28,7 @@ from lewm_agent.envs.cube import (
     gripper_closure,
     with_cube_at,
 )
-from lewm_agent.envs.cube_scene import CubeFactors
+from lewm_agent.envs.cube.scene import CubeFactors
 
 STAY = np.zeros(5)
 PLACE = np.array([0.45, -0.1, 0.02])

@@ -9,8 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lewm_agent.agents.cube_expert import ORACLES, CubeExpert
-from lewm_agent.envs.cube import CubeEnv, with_cube_at
+from lewm_agent.agents.behavior.cube_expert import ORACLES, CubeExpert
+from lewm_agent.envs.cube.env import CubeEnv, with_cube_at
 
 
 @pytest.mark.parametrize("oracle", ORACLES)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from lewm_agent.envs.cube import CUBES, CubeEnv, cube_distances, cube_positions, with_cube_at
-from lewm_agent.eval import cube_rules
+from lewm_agent.envs.cube.env import CUBES, CubeEnv, cube_distances, cube_positions, with_cube_at
+from lewm_agent.eval.worlds import cube as cube_rules
 
 PLACE = np.array([0.45, -0.1, 0.02])
 

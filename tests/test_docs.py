@@ -10,7 +10,7 @@ import pytest
 
 from lewm_agent import presets
 from lewm_agent.config import InverseDynamicsConfig
-from lewm_agent.objectives import registry
+from lewm_agent.models.objectives import registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORTER = {

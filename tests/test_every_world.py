@@ -13,7 +13,7 @@ import pytest
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.eval import success_rate
-from lewm_agent.eval.protocols import PROTOCOL_NAMES, PROTOCOLS, RECORDED_FROM
+from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, PROTOCOLS, RECORDED_FROM
 
 
 def test_every_world_has_its_protocols() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lewm_agent import AgentConfig
-from lewm_agent.agents.goal_policy import (
+from lewm_agent.agents.rivals.goal_policy import (
     Algorithm,
     GoalPolicy,
     GoalPolicyConfig,
@@ -18,7 +18,7 @@ from lewm_agent.agents.goal_policy import (
     cloning_weights,
     expectile_loss,
 )
-from lewm_agent.agents.goal_policy_agent import GoalPolicyAgent
+from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.goals import GoalClips, GoalMixture
 

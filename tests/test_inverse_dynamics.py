@@ -13,11 +13,11 @@ import torch
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.eval.imagination import imagine
-from lewm_agent.hindsight import HindsightPairs, fit
-from lewm_agent.inverse_dynamics import InverseDynamics
+from lewm_agent.eval.watching.imagination import imagine
+from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.world_model import WorldModel
 from lewm_agent.presets import planner_preset
-from lewm_agent.world_model import WorldModel
+from lewm_agent.training.hindsight import HindsightPairs, fit
 
 HEAD = InverseDynamicsConfig(furthest=4, width=32, depth=2, steps=60, batch_size=64, dropout=0.0, latent_noise=0.0)
 

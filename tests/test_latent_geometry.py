@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_agent.envs.two_room_geometry import Geometry
+from lewm_agent.envs.two_room.geometry import Geometry
 from lewm_agent.eval import latent_geometry
 from lewm_agent.eval.latent_geometry import Walks, linear_r2, rank_correlations, walking_distance
 

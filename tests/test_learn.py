@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lewm_agent import AgentConfig, LeWMAgent, trainer
+from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.trainer import Schedule, effective_rank
+from lewm_agent.training import trainer
+from lewm_agent.training.trainer import Schedule, effective_rank
 
 
 def losses(run: Path) -> dict[int, float]:

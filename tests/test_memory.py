@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lewm_agent.memory import release_freed
+from lewm_agent.tools.freed_memory import release_freed
 
 PAGE = 4096
 

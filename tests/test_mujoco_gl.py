@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lewm_agent.envs import mujoco_gl
-from lewm_agent.envs.reacher import ReacherEnv
+from lewm_agent.envs.reacher.env import ReacherEnv
 
 
 def test_chooses_egl_then_osmesa_and_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm_agent import LeWMAgent, ModelConfig, official
-from lewm_agent.checkpoint import CheckpointError
+from lewm_agent import LeWMAgent, ModelConfig
+from lewm_agent.checkpoints import released as official
+from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig
-from lewm_agent.encoder import IMAGENET_MEAN, IMAGENET_STD
-from lewm_agent.goal_cost import goal_cost
+from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD
+from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning import CEM
+from lewm_agent.planning.goal_cost import goal_cost
 from lewm_agent.presets import planner_preset
-from lewm_agent.world_model import WorldModel
 
 TABLE = Path(__file__).parent / "data" / "official_tensors.tsv"
 SIDE = 56

@@ -64,9 +64,9 @@ def shipped_files(sources: Path) -> set[str]:
     for package, folder in FOLDERS.items():
         top = sources / folder
         names |= {f"{package.replace('.', '/')}/{path.relative_to(top).as_posix()}" for path in top.rglob("*.py")}
-    names |= {f"lewm_agent/envs/assets/{path.name}" for path in (sources / "envs" / "assets").glob("*")}
+    names.add("lewm_agent/envs/reacher/reacher.xml")
     names |= {f"lewm_agent/eval/pair_lists/{path.name}" for path in (sources / "eval" / "pair_lists").glob("*")}
-    names.add("lewm_agent/eval/report.html.jinja")
+    names.add("lewm_agent/eval/reporting/report.html.jinja")
     return names | {path.relative_to(sources).as_posix() for path in sources.glob("lewm_agent/pretrained/*/*")}
 
 

@@ -13,13 +13,17 @@ import pytest
 import safetensors.numpy
 
 from lewm_agent.envs import ENVIRONMENTS
-from lewm_agent.envs.cube import cube_positions
+from lewm_agent.envs.cube.env import cube_positions
 from lewm_agent.envs.factors import Factors
-from lewm_agent.envs.push_t_simulation import advance
-from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
-from lewm_agent.eval import cube_rules, pairs, push_t_rules, reacher_rules, success_rate, two_room_rules
-from lewm_agent.eval.protocols import PROTOCOL_NAMES, PROTOCOLS, Pair, held_out_episodes, protocol
-from lewm_agent.eval.rollouts import make_environment, play_floor, restore
+from lewm_agent.envs.push_t.simulation import advance
+from lewm_agent.envs.two_room.geometry import Geometry, disk_is_clear
+from lewm_agent.eval import pairs, success_rate
+from lewm_agent.eval.playing.rollouts import make_environment, play_floor, restore
+from lewm_agent.eval.worlds import cube as cube_rules
+from lewm_agent.eval.worlds import push_t as push_t_rules
+from lewm_agent.eval.worlds import reacher as reacher_rules
+from lewm_agent.eval.worlds import two_room as two_room_rules
+from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, PROTOCOLS, Pair, held_out_episodes, protocol
 
 MEDIANS = {
     "cube": cube_rules.MODERATE_SEPARATION,

@@ -11,8 +11,8 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent, ModelConfig
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.prefix_predictor import PrefixPredictor
-from lewm_agent.world_model import WorldModel
+from lewm_agent.models.prefix_predictor import PrefixPredictor
+from lewm_agent.models.world_model import WorldModel
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import numpy as np
 import pymunk
 import pytest
 
-from lewm_agent.envs.push_t import PushTEnv
-from lewm_agent.envs.push_t_simulation import Simulation, advance, distance_to_block, is_free, to_block, to_world
-from lewm_agent.eval import push_t_rules
+from lewm_agent.envs.push_t.env import PushTEnv
+from lewm_agent.envs.push_t.simulation import Simulation, advance, distance_to_block, is_free, to_block, to_world
+from lewm_agent.eval.worlds import push_t as push_t_rules
 
 RIGHT, STAY = np.array([1.0, 0.0]), np.zeros(2)
 GOAL = [400.0, 400.0, 120.0, 130.0, 0.5]
@@ -268,7 +268,7 @@ def test_an_agent_far_outside_is_not_seen_but_drawn_without_error() -> None:
 def test_drawing_needs_no_display_and_is_silent() -> None:
     script = (
         "import os, sys\n"
-        "from lewm_agent.envs.push_t import PushTEnv\n"
+        "from lewm_agent.envs.push_t.env import PushTEnv\n"
         "assert 'pygame' not in sys.modules\n"
         "env = PushTEnv(render_mode='rgb_array'); env.reset(seed=0)\n"
         "assert env.render().std() > 0\n"

@@ -11,10 +11,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lewm_agent.agents.push_t_expert import PushTExpert, WeakPush
-from lewm_agent.agents.push_t_routes import CLEARANCE, in_picture, moved_clear, route, touching_points
-from lewm_agent.envs.push_t import PushTEnv
-from lewm_agent.envs.push_t_simulation import distance_to_block
+from lewm_agent.agents.behavior.push_t_expert import PushTExpert, WeakPush
+from lewm_agent.agents.behavior.push_t_routes import CLEARANCE, in_picture, moved_clear, route, touching_points
+from lewm_agent.envs.push_t.env import PushTEnv
+from lewm_agent.envs.push_t.simulation import distance_to_block
 
 
 def play(policy: Any, env: gym.Env[Any, Any], seed: int, steps: int = 200) -> tuple[np.ndarray, np.ndarray, bool]:

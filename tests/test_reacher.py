@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lewm_agent.envs import mujoco_gl
-from lewm_agent.envs.reacher import (
+from lewm_agent.envs.reacher.env import (
     WRIST_LIMIT,
     ReacherEnv,
     ReacherFactors,

@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lewm_agent.agents.reacher_expert import ReacherExpert
-from lewm_agent.envs.reacher import ReacherEnv
+from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
+from lewm_agent.envs.reacher.env import ReacherEnv
 
 
 @pytest.mark.parametrize("wrap_shoulder", [True, False])

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from lewm_agent.agents.reacher_expert import ReacherExpert
-from lewm_agent.envs.reacher import ReacherEnv
-from lewm_agent.eval import reacher_rules
+from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
+from lewm_agent.envs.reacher.env import ReacherEnv
+from lewm_agent.eval.worlds import reacher as reacher_rules
 
 
 def test_rule_of_the_joints_is_the_success_of_the_environment() -> None:

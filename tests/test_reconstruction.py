@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from lewm_agent import LeWMAgent
-from lewm_agent.checkpoint import CheckpointError
+from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.eval import reconstruction
-from lewm_agent.frame_decoder import FrameDecoder, FrameDecoderConfig
+from lewm_agent.eval.watching.frame_decoder import FrameDecoder, FrameDecoderConfig
 
 
 def test_a_decoder_learns_to_draw_what_its_latents_say() -> None:

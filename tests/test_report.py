@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lewm_agent.eval import report, success_rate
-from lewm_agent.eval.intervals import rate
-from lewm_agent.eval.protocols import PROTOCOL_NAMES
+from lewm_agent.eval.reporting.intervals import rate
+from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES
 from lewm_agent.presets import PLANNERS
 
 VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}

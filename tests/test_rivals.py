@@ -14,9 +14,9 @@ import torch
 
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent, cli, presets
 from lewm_agent.agents import load_agent, make_agent
-from lewm_agent.agents.dino_wm import DinoWMConfig
-from lewm_agent.agents.goal_policy import GoalPolicyConfig
 from lewm_agent.agents.registry import agent_classes, agent_config
+from lewm_agent.agents.rivals.dino_wm import DinoWMConfig
+from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import success_rate
 

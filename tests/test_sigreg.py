@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from lewm_agent.sigreg import SIGReg, epps_pulley
+from lewm_agent.models.objectives.sigreg import SIGReg, epps_pulley
 
 
 def reference(samples: torch.Tensor, knots: int = 17) -> torch.Tensor:

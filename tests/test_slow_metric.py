@@ -11,7 +11,7 @@ import torch
 
 from lewm_agent import LeWMAgent
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.slow_metric import fit
+from lewm_agent.training.slow_metric import fit
 
 
 class QuickAndSlow:

@@ -10,9 +10,9 @@ import pytest
 
 from lewm_agent import LeWMAgent, PlannerConfig
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.protocols import ProtocolName, protocol
-from lewm_agent.eval.rollouts import Player, make_environment
-from lewm_agent.eval.solving import play_shipped
+from lewm_agent.eval.playing.rollouts import Player, make_environment
+from lewm_agent.eval.playing.solving import play_shipped
+from lewm_agent.eval.worlds.protocols import ProtocolName, protocol
 from lewm_agent.presets import PLANNERS
 
 WORLD = "lewm/TwoRoom-v0"

@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from lewm_agent import LeWMAgent
-from lewm_agent.agents.behavior import behavior_policy
+from lewm_agent.agents.behavior.policies import behavior_policy
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import ENVIRONMENTS
-from lewm_agent.envs.two_room_geometry import Geometry
+from lewm_agent.envs.two_room.geometry import Geometry
 from lewm_agent.eval import success_rate
-from lewm_agent.eval.floors import floors
-from lewm_agent.eval.journal import Journal
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
-from lewm_agent.eval.rollouts import Trace, make_environment, play_floor
-from lewm_agent.eval.two_room_rules import clean_crossing, legal_arrival, near_goal
-from lewm_agent.frame_decoder import FrameDecoder
+from lewm_agent.eval.playing.journal import Journal
+from lewm_agent.eval.playing.rollouts import Trace, make_environment, play_floor
+from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.eval.worlds.floors import floors
+from lewm_agent.eval.worlds.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
+from lewm_agent.eval.worlds.two_room import clean_crossing, legal_arrival, near_goal
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 FIELDS = {

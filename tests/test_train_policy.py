@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from stable_baselines3 import SAC
 
 from lewm_agent import cli, environment
-from lewm_agent.agents import train_policy
-from lewm_agent.agents.behavior import behavior_policy
-from lewm_agent.agents.stable_baselines import load_model
-from lewm_agent.agents.train_policy import count_successes, train_sac
+from lewm_agent.agents.behavior import train_policy
+from lewm_agent.agents.behavior.policies import behavior_policy
+from lewm_agent.agents.behavior.stable_baselines import load_model
+from lewm_agent.agents.behavior.train_policy import count_successes, train_sac
 from lewm_agent.datasets import OfflineDataset
 
 STEPS, EVERY = 140, 60

@@ -14,7 +14,7 @@ from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import true_dynamics
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.rollouts import make_environment, restore
+from lewm_agent.eval.playing.rollouts import make_environment, restore
 from lewm_agent.eval.true_dynamics import TrueDynamics
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lewm_agent.envs import TwoRoomEnv, environment_id
-from lewm_agent.envs.two_room_geometry import (
+from lewm_agent.envs.two_room.geometry import (
     Geometry,
     count_legal_crossings,
     disk_is_clear,

@@ -16,13 +16,16 @@ import pytest
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.envs import ENVIRONMENTS
-from lewm_agent.envs.cube import cube_positions, with_cube_at
-from lewm_agent.envs.push_t_simulation import is_free
-from lewm_agent.envs.reacher import fingertip_position
-from lewm_agent.envs.two_room_geometry import Geometry, disk_is_clear
-from lewm_agent.eval import imagination, watch, watch_drawing, watch_session
-from lewm_agent.eval.watch_worlds import Task, World, world_of
-from lewm_agent.frame_decoder import FrameDecoder
+from lewm_agent.envs.cube.env import cube_positions, with_cube_at
+from lewm_agent.envs.push_t.simulation import is_free
+from lewm_agent.envs.reacher.env import fingertip_position
+from lewm_agent.envs.two_room.geometry import Geometry, disk_is_clear
+from lewm_agent.eval import watch
+from lewm_agent.eval.watching import drawing as watch_drawing
+from lewm_agent.eval.watching import imagination
+from lewm_agent.eval.watching import session as watch_session
+from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.eval.watching.worlds import Task, World, world_of
 
 CLICKS = [np.array(place) for place in itertools.product((0.02, 0.3, 0.52, 0.98), (0.01, 0.4, 0.7, 0.99))]
 

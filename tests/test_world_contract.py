@@ -17,9 +17,9 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as stable_baselines_check_env
 
 from lewm_agent.envs import ENVIRONMENTS, TwoRoomEnv
-from lewm_agent.envs.cube import CubeEnv
-from lewm_agent.envs.push_t import PushTEnv
-from lewm_agent.envs.reacher import ReacherEnv
+from lewm_agent.envs.cube.env import CubeEnv
+from lewm_agent.envs.push_t.env import PushTEnv
+from lewm_agent.envs.reacher.env import ReacherEnv
 from lewm_agent.envs.wrappers import make_pixel_env
 
 

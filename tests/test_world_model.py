@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm_agent.color_jitter import jittered
 from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig
-from lewm_agent.decoder import ThumbnailDecoder
-from lewm_agent.encoder import Encoder
-from lewm_agent.fast_rollout import fast_rollout
-from lewm_agent.objectives.base import EncodedClip
+from lewm_agent.models.color_jitter import jittered
+from lewm_agent.models.encoder import Encoder
+from lewm_agent.models.objectives.base import EncodedClip
+from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
+from lewm_agent.models.world_model import WorldModel, straightness
+from lewm_agent.planning.fast_rollout import fast_rollout
 from lewm_agent.presets import preset
-from lewm_agent.world_model import WorldModel, straightness
 
 TINY = ModelConfig(
     image_size=16,

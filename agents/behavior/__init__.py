@@ -1,0 +1,1 @@
+"""Who acts while data are gathered: experts, random and Stable-Baselines3 policies."""

@@ -1,0 +1,1 @@
+"""What LeWM is compared with: DINO-WM and goal-conditioned policies."""

@@ -1,0 +1,155 @@
+"""Encoders that are not trained any more: of a world model, or a ViT that timm has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lewm_agent.checkpoints import checkpoint
+from lewm_agent.checkpoints.checkpoint import CheckpointError
+from lewm_agent.config import AgentConfig, EncoderConfig
+from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from lewm_agent.models.objectives import registry
+
+
+def encoder_part(model: EncoderConfig, **changes: Any) -> EncoderConfig:
+    """The encoder's sizes alone, without those of a predictor."""
+    return EncoderConfig(**{field.name: getattr(model, field.name) for field in fields(EncoderConfig)} | changes)
+
+
+def read_encoder(name: str) -> tuple[EncoderConfig, dict[str, Tensor]]:
+    """Sizes and weights of the encoder of a trained world model.
+
+    Args:
+        name: bundled model, folder or Hub id.
+
+    Raises:
+        CheckpointError: no such model, or an agent of another kind.
+    """
+    folder = checkpoint.locate(name)
+    kind = checkpoint.agent_kind(folder)
+    if kind not in registry.entries():
+        raise CheckpointError(f"{folder} holds a `{kind}` agent, which has no encoder of its own to take over")
+    description, weights = checkpoint.read(folder, AgentConfig.from_dict)
+    if not isinstance(description.agent, AgentConfig):
+        raise CheckpointError(f"{folder} describes no world model")
+    prefix = "encoder."
+    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    return encoder_part(description.agent.model), found
+
+
+class PatchEncoder(nn.Module, ABC):
+    """Frames (B, H, W, 3) uint8 to the tokens (B, tokens, width) of a ViT's patches, without gradient.
+
+    Attributes:
+        tokens: Patches of a frame.
+        width: Size of a token.
+    """
+
+    tokens: int
+    width: int
+
+    @abstractmethod
+    def features(self, frames: Tensor) -> Tensor:
+        """The tokens."""
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """The tokens."""
+        return self.features(frames)
+
+
+class WorldModelPatches(PatchEncoder):
+    """The patches that a world model's ViT sees; its CLS token, which LeWM plans with, is left out."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        if config.encoder != "vit":
+            raise ValueError(
+                f"patches come from a ViT, and this world model's encoder is a `{config.encoder}`: learn one with "
+                "--model.encoder vit"
+            )
+        self.encoder = Encoder(config)
+        self.tokens, self.width = (config.image_size // config.patch_size) ** 2, config.encoder_width
+
+    def features(self, frames: Tensor) -> Tensor:
+        """The tokens."""
+        vit = self.encoder.vit
+        tokens: Tensor = vit.forward_features(self.encoder.normalize(frames))[:, vit.num_prefix_tokens :]
+        return tokens
+
+
+class TimmPatches(PatchEncoder):
+    """The patches of one of timm's ViTs, for frames resized to the nearest multiple of its patch.
+
+    Args:
+        name: of the model, such as ``vit_small_patch14_dinov2.lvd142m``.
+        image_size: side of the frames that are given, in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, image_size: int) -> None:
+        super().__init__()
+        self.name = name
+        patch = _without_weights(name).patch_embed.patch_size[0]
+        self.side = patch * max(1, round(image_size / patch))
+        self.vit: Any = self._vit(pretrained=False)
+        self.tokens, self.width = self.vit.patch_embed.num_patches, self.vit.embed_dim
+        for buffer, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            values = torch.tensor(self.vit.pretrained_cfg.get(buffer, usual))
+            self.register_buffer(buffer, 255 * values.view(3, 1, 1), persistent=False)
+
+    def _vit(self, **settings: Any) -> Any:
+        return timm.create_model(self.name, num_classes=0, img_size=self.side, **settings)
+
+    def features(self, frames: Tensor) -> Tensor:
+        """The tokens."""
+        pixels = frames.permute(0, 3, 1, 2).float()
+        if pixels.shape[-1] != self.side:
+            pixels = functional.interpolate(pixels, self.side, mode="bilinear", antialias=True)
+        tokens: Tensor = self.vit.forward_features((pixels - self.mean) / self.std)[:, self.vit.num_prefix_tokens :]
+        return tokens
+
+    def load_pretrained(self) -> None:
+        """Weights from the Hub, or from where the Hub's client keeps them. Raises :class:`CheckpointError`."""
+        try:
+            model = self._vit(pretrained=True)
+        except Exception as error:  # timm hands on whatever the Hub's client or a download raises
+            raise CheckpointError(
+                f"the pretrained weights of {self.name} could not be had from the Hub ({type(error).__name__}): go "
+                "online once, or give a file of weights"
+            ) from error
+        self.vit.load_state_dict(model.state_dict())
+
+    def load_file(self, path: Path) -> None:
+        """Weights from a ``.safetensors`` file in timm's names. Raises :class:`CheckpointError`."""
+        try:
+            weights = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{path} is no file of weights that can be read ({error})") from error
+        try:
+            model = self._vit(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(f"{path} holds {len(weights)} tensors, but not the weights of {self.name}") from error
+        self.vit.load_state_dict(model.state_dict())
+
+
+def is_timm_vit(name: str) -> bool:
+    """Whether timm has a plain ViT of that name."""
+    return timm.is_model(name) and isinstance(_without_weights(name), VisionTransformer)
+
+
+def _without_weights(name: str) -> Any:
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False)

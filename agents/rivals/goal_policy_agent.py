@@ -1,0 +1,143 @@
+"""Goal-conditioned policies as agents: a block of actions at a time, and no planning."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lewm_agent.agents.rivals.frozen import encoder_part, read_encoder
+from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicy, GoalPolicyConfig
+from lewm_agent.checkpoints.model_card import About
+from lewm_agent.datasets import Clips, OfflineDataset
+from lewm_agent.datasets.goals import GoalClips
+from lewm_agent.environment import Environment
+from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
+
+
+class PolicyController:
+    """Looks, executes one action block, and looks again.
+
+    Args:
+        policy: trained, in evaluation mode.
+        low: lower action bounds (action_dim,), in the environment's units.
+        high: upper action bounds (action_dim,).
+    """
+
+    def __init__(self, policy: GoalPolicy, low: Actions, high: Actions) -> None:
+        self.policy = policy
+        self.low, self.high = low, high
+
+    def needs_frame(self, memory: EpisodeMemory) -> bool:
+        """Whether the next decision looks at the frame: not within a block."""
+        return not memory.queue
+
+    @torch.inference_mode()
+    def decide(
+        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
+    ) -> tuple[Actions, list[EpisodeMemory]]:
+        """One action for each of N environments.
+
+        Args:
+            memories: what is remembered of each.
+            frames: (N, H, W, 3), the present frames; only looked at where :meth:`needs_frame` says so.
+            goals: (N, H, W, 3); a changed goal starts a fresh episode.
+
+        Returns:
+            Actions (N, action_dim) inside the bounds, and the new memories.
+        """
+        # One at a time, so that an environment's actions do not depend, not even in the last bit, on the others.
+        updated = [self._look(*seen) for seen in zip(memories, frames, goals, strict=True)]
+        actions = np.stack([memory.queue[0] for memory in updated])
+        return actions, [dataclasses.replace(memory, queue=memory.queue[1:]) for memory in updated]
+
+    def _look(self, memory: EpisodeMemory, frame: Frames, goal: Frames) -> EpisodeMemory:
+        if memory.goal is None or not np.array_equal(memory.goal, goal):
+            latent = self._encode(goal)
+            memory = EpisodeMemory(memory.seed, memory.plans, goal=goal.copy(), goal_latent=latent)
+        if memory.queue or memory.goal_latent is None:
+            return memory
+        block = self.policy.block(self._encode(frame), memory.goal_latent)
+        return dataclasses.replace(memory, plans=memory.plans + 1, queue=tuple(self._actions(block)))
+
+    def _encode(self, frame: Frames) -> Tensor:
+        return self.policy.encode(torch.tensor(frame, device=self.policy.action_mean.device)[None])
+
+    def _actions(self, block: Tensor) -> Actions:
+        """A block (1, block_dim) as actions (frame_skip, action_dim), in the environment's units."""
+        config = self.policy.config
+        actions = self.policy.denormalize_actions(block.view(config.frame_skip, config.action_dim)).cpu().numpy()
+        if config.discrete_actions:
+            actions = np.eye(config.action_dim)[actions.argmax(axis=1)]
+        inside: Actions = np.clip(actions, self.low, self.high).astype(np.float32)
+        return inside
+
+
+class GoalPolicyAgent(GoalAgent[GoalPolicyConfig, GoalPolicy]):
+    """GCBC, GCIVL or GCIQL (:mod:`lewm_agent.agents.rivals.goal_policy`).
+
+    Checkpoints hold a frozen encoder too, so that they need not be kept beside the world model it came from.
+
+    Args:
+        env: as for ``LeWMAgent``.
+        config: encoder, algorithm and training.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the initial weights and of training.
+
+    Raises:
+        CheckpointError: the world model whose encoder is to be taken over cannot be had.
+        ValueError: another action space, or no RGB frames.
+    """
+
+    config_type = GoalPolicyConfig
+
+    def __init__(
+        self, env: str | Environment, config: GoalPolicyConfig, *, device: str = "auto", seed: int = 0
+    ) -> None:
+        if config.frozen is not None:
+            taken, _ = read_encoder(config.frozen)
+            model = encoder_part(taken, history=1, frame_skip=config.model.frame_skip)
+            config = dataclasses.replace(config, model=model)
+        super().__init__(env, config, device=device, seed=seed)
+
+    def _make_model(self) -> GoalPolicy:
+        return GoalPolicy(self.config)
+
+    def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        policy = self.config.policy
+        return GoalClips(dataset, episodes, self.config.model.frame_skip, policy.goals, policy.discount)
+
+    @staticmethod
+    def kind_of(config: GoalPolicyConfig) -> str:
+        """Name of the algorithm."""
+        return config.policy.algorithm
+
+    @classmethod
+    def accepts(cls, kind: str) -> bool:
+        """Whether it is one of the algorithms."""
+        return kind in get_args(Algorithm)
+
+    @functools.cached_property
+    def controller(self) -> PolicyController:
+        """Acts with the present weights."""
+        return PolicyController(self.model, *self._bounds)
+
+    def about(self) -> About:
+        """What sets this agent apart, for its model card and for ``lewm info``."""
+        model, frozen = self.config.model, self.config.frozen
+        traits = {
+            "encoder": f"{model.encoder}, patch {model.patch_size}, width {model.encoder_width}"
+            + (f", frozen, of {frozen}" if frozen else ""),
+            "latent": f"{model.latent_dim} numbers per frame",
+            "policy": f"{self.config.policy.depth} layers of {self.config.policy.width}",
+        }
+        sentence = "A policy that is given a goal image: it learned offline, and acts without planning."
+        load = 'from lewm_agent.agents import load_agent\n\nagent = load_agent("PATH_OR_HUB_ID")'
+        return About(sentence, load, traits)

@@ -1,0 +1,1 @@
+"""The Push-T world."""

@@ -1,0 +1,1 @@
+"""Pairs of start and goal, and agents that play them."""

@@ -1,0 +1,94 @@
+"""What an evaluation has played so far, in a file, so that an interrupted one continues."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from lewm_agent.eval.playing.rollouts import Trace
+from lewm_agent.tools.atomic_write import write_atomically
+
+
+class Journal:
+    """What was played, one line of JSON for each pair after a line that says what was asked for.
+
+    A file of another request is replaced; a last line that is cut short is dropped.
+
+    Args:
+        path: of the file; None keeps nothing.
+        request: all that the traces and floors depend on, as JSON.
+
+    Attributes:
+        finished: traces of the agent, by the number of their pair.
+        solved: whether a floor or ceiling solved a pair, by its name and the pair's number.
+
+    Raises:
+        ValueError: another line of the file is not what an evaluation writes.
+    """
+
+    def __init__(self, path: Path | None, request: dict[str, Any]) -> None:
+        self._path = path
+        self.finished: dict[int, Trace] = {}
+        self.solved: dict[tuple[str, int], bool] = {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = json.dumps(request)
+        kept = self._read(path, json.loads(header))
+        write_atomically(path, "".join(f"{line}\n" for line in [header, *kept]))
+        self._file = path.open("a")
+
+    def add(self, number: int, trace: Trace) -> None:
+        """Keep the trace of a finished pair."""
+        self.finished[number] = trace
+        states = [state.tolist() for state in trace.states]
+        self._write({"pair": number, "trace": {**asdict(trace), "states": states}})
+
+    def add_floor(self, name: str, number: int, solved: bool) -> None:
+        """Keep whether a floor or ceiling has solved a pair."""
+        self.solved[name, number] = solved
+        self._write({"pair": number, "floor": name, "solved": solved})
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file. It stays until whoever asked for the traces has made a result of them."""
+        if self._path is not None:
+            self._file.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self._path is not None:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+
+    def _read(self, path: Path, request: Any) -> list[str]:
+        """Take over what the file has of the same request; returns these lines."""
+        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                if number > 1:
+                    self._take(entry)
+                elif entry != request:
+                    return []
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{path} is damaged in line {number}: delete that line, and what it held is played again, or the "
+                    "file, to begin anew"
+                ) from None
+        return [line.decode() for line in lines[1:]]
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "floor" in entry:
+            self.solved[str(entry["floor"]), int(entry["pair"])] = bool(entry["solved"])
+        else:
+            states = [np.array(state, dtype=np.float64) for state in entry["trace"]["states"]]
+            self.finished[int(entry["pair"])] = Trace(**{**entry["trace"], "states": states})

@@ -1,0 +1,1 @@
+"""What was measured: results read back, intervals, and pictures."""

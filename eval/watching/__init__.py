@@ -1,0 +1,1 @@
+"""What an agent does and expects, as pictures."""

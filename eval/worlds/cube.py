@@ -1,0 +1,134 @@
+"""Which pairs count on the cube task, and when they are solved.
+
+States are (55 + 19 n,) for n cubes: the gripper's position at 0 to 2, velocities of the joints at 27 to 40, and from 55
+on 19 numbers for each cube: position (3), quaternion w x y z (4), velocities (6), warm start (6). See `CubeEnv`.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.envs.cube.env import (
+    CUBE_VELOCITY,
+    JOINT_VELOCITIES,
+    SUCCESS_DISTANCE,
+    cube_distances,
+    cube_positions,
+    cube_quaternions,
+    cube_values,
+    effector_position,
+)
+from lewm_agent.eval.worlds.far import is_far
+
+STRICT_DISTANCE = 0.03
+"""m; between the centers of cube and goal (CLEAR-LeWM, ``strict``)."""
+STRICT_ANGLE = np.radians(15.0)
+"""rad; between the orientations, where a cube turned onto itself is the same (CLEAR-LeWM, ``strict``)."""
+STRICT_STEPS = 3
+"""Steps in a row for which both must hold (CLEAR-LeWM, ``strict``)."""
+AT_CUBE_DISTANCE = 0.04
+"""m; starts with the gripper as close to a cube as this are reported apart from those away from it."""
+MODERATE_SEPARATION = 0.1898
+"""m; median over the 200 shipped ``moderate`` pairs of the largest distance of a cube from its place in the goal."""
+
+States = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
+
+
+def _cube_rotations() -> States:
+    """The 24 rotations that turn a cube onto itself, as quaternions (24, 4) up to sign.
+
+    They are the whole-numbered directions of 4 axes with 1, 2 or 4 entries of equal size, each pair of opposites once.
+    """
+    entries = np.array([values for values in itertools.product((-1.0, 0.0, 1.0), repeat=4) if any(values)])
+    of_the_group = np.isin(np.abs(entries).sum(axis=1), (1, 2, 4))
+    first = entries[np.arange(len(entries)), (entries != 0.0).argmax(axis=1)]
+    chosen = entries[of_the_group & (first > 0.0)]
+    rotations: States = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
+    return rotations
+
+
+CUBE_ROTATIONS = _cube_rotations()
+
+
+def cubes_at_goal(states: States, goal: States) -> Booleans:
+    """At which of the visited states (T, S) every cube is within 0.04 m of its place in the goal (S,)."""
+    at_goal: Booleans = cube_distances(states, goal).max(axis=-1) <= SUCCESS_DISTANCE
+    return at_goal
+
+
+def cubes_start_apart(states: States) -> bool:
+    """Whether a recorded window (26, S) begins with a cube away from its place at the end."""
+    return not cubes_at_goal(states[:1], states[-1])[0]
+
+
+def cube_angles(states: States, goal: States) -> States:
+    """Angle between every cube and its like in the goal (S,), (T, n) rad, in states (T, S).
+
+    It is the least over the cube's 24 rotations, hence at most 63 degrees: a cube has no marks.
+    """
+    products = _relative(cube_quaternions(goal), cube_quaternions(states)) @ CUBE_ROTATIONS.T
+    angles: States = 2.0 * np.arccos(np.clip(np.abs(products).max(axis=-1), 0.0, 1.0))
+    return angles
+
+
+def cubes_match_goal(states: States, goal: States) -> Booleans:
+    """At which of the visited states (T, S) every cube is within 0.03 m and 15 degrees of its pose in the goal (S,)."""
+    near = cube_distances(states, goal) <= STRICT_DISTANCE
+    turned = cube_angles(states, goal) <= STRICT_ANGLE
+    match: Booleans = (near & turned).all(axis=-1)
+    return match
+
+
+def cubes_stay_at_goal(states: States, goal: States) -> Booleans:
+    """At which visited states (T, S) the poses of all cubes match the goal's for the third step in a row."""
+    match = cubes_match_goal(states, goal)
+    stays = np.zeros_like(match)
+    for end in range(STRICT_STEPS, len(match) + 1):
+        stays[end - 1] = match[end - STRICT_STEPS : end].all()
+    return stays
+
+
+def cubes_start_unmatched(states: States) -> bool:
+    """Whether a recorded window (26, S) begins with a cube whose pose does not match that at the end."""
+    return not cubes_match_goal(states[:1], states[-1])[0]
+
+
+def cubes_far_apart(starts: States, goals: States) -> Booleans:
+    """Which of the starts (T, S) and goals (U, S) have a cube 2 to 4 times as far to go as ``moderate``, (T, U)."""
+    return is_far(cube_distances(starts[:, None], goals).max(axis=-1), MODERATE_SEPARATION)
+
+
+def gripper_at_cube(state: States) -> bool:
+    """Whether the gripper is within 4 cm of a cube in a state (S,), which makes a start easier."""
+    gaps = np.linalg.norm(cube_positions(state) - effector_position(state), axis=-1)
+    return bool(gaps.min() <= AT_CUBE_DISTANCE)
+
+
+def at_rest(state: States) -> States:
+    """The same configuration without motion: the start of a ``moderate`` or ``strict`` trial.
+
+    A single goal frame does not show velocities, and an agent that has seen a single frame cannot know its own.
+    """
+    resting = np.array(state, dtype=np.float64)
+    resting[..., JOINT_VELOCITIES] = 0.0
+    cube_values(resting)[..., CUBE_VELOCITY] = 0.0
+    return resting
+
+
+def _relative(goal: States, states: States) -> States:
+    """Quaternions (T, n, 4) of the turns from goal (n, 4) to states (T, n, 4), in the frame of the goal's cube."""
+    w, x, y, z = np.moveaxis(goal * np.array([1.0, -1.0, -1.0, -1.0]), -1, 0)
+    a, b, c, d = np.moveaxis(states, -1, 0)
+    return np.stack(
+        [
+            w * a - x * b - y * c - z * d,
+            w * b + x * a + y * d - z * c,
+            w * c - x * d + y * a + z * b,
+            w * d + x * c - y * b + z * a,
+        ],
+        axis=-1,
+    )

@@ -1,0 +1,128 @@
+"""LeWorldModel: encode frames, predict latents under actions, and the loss that trains both end to end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lewm_agent.config import InverseDynamicsConfig, ModelConfig, ObjectiveConfig, ObjectiveSettings
+from lewm_agent.models.encoder import Encoder, projection_head
+from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.learner import LatentModel, Loss
+from lewm_agent.models.objectives import registry
+from lewm_agent.models.objectives.base import EncodedClip, Objective
+from lewm_agent.models.objectives.lewm import straightness as straightness
+from lewm_agent.models.prefix_predictor import make_predictor
+from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
+
+
+class ActionEncoder(nn.Module):
+    """Normalised action blocks (..., block_dim) to embeddings (..., latent_dim).
+
+    Released code: stable-worldmodel ``wm/lewm/module.py``, class Embedder; its width-1 convolution is a Linear.
+    """
+
+    def __init__(self, block_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.smooth = nn.Linear(block_dim, 10)
+        self.embed = nn.Sequential(nn.Linear(10, 4 * latent_dim), nn.SiLU(), nn.Linear(4 * latent_dim, latent_dim))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """Embed each block on its own."""
+        embedding: Tensor = self.embed(self.smooth(blocks))
+        return embedding
+
+
+class WorldModel(LatentModel):
+    """Encoder and causal predictor, trained together on an objective, without stop-gradient or target network.
+
+    Statistics of actions are saved with the weights, as is ``metric`` (:mod:`lewm_agent.training.slow_metric`),
+    which is zero until training has ended.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        objective: ObjectiveSettings | None = None,
+        inverse_dynamics: InverseDynamicsConfig | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._config = config
+        self.encoder = Encoder(config)
+        self.action_encoder = ActionEncoder(config.block_dim, config.latent_dim)
+        self.predictor = make_predictor(config)
+        self.prediction_head = projection_head(config.latent_dim, config)
+        self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
+        settings = objective or ObjectiveConfig()
+        self.objective: Objective = registry.find(registry.name_of(settings)).objective(settings, config)
+        self.decoder = ThumbnailDecoder(config) if self.objective.needs_decoder else None
+        self.register_buffer("metric", torch.zeros(config.latent_dim, config.latent_dim))
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes."""
+        return self._config
+
+    @property
+    def trained_encoder(self) -> Encoder:
+        """The encoder."""
+        return self.encoder
+
+    def dynamics(self) -> tuple[nn.Module, ...]:
+        """Action encoder, predictor and prediction head."""
+        return self.action_encoder, self.predictor, self.prediction_head
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
+        latents: Tensor = self.encoder(frames.flatten(0, -4))
+        unflattened: Tensor = latents.unflatten(0, frames.shape[:-3])
+        return unflattened
+
+    def taught(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """As :meth:`predict`, but as in training, and for clips that may be longer than the history."""
+        return self._head(self.predictor.taught(latents, self.action_encoder(blocks)))
+
+    def predict(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """Next latents by teacher forcing.
+
+        Args:
+            latents: (B, T, latent_dim), T <= history.
+            blocks: (B, T, block_dim), normalised; block k leaves frame k.
+
+        Returns:
+            (B, T, latent_dim): entry k is the prediction of frame k + 1 from frames 0..k.
+        """
+        return self._head(self.predictor(latents, self.action_encoder(blocks)))
+
+    def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
+        """As :meth:`LatentModel.rollout`; what the actions do to each layer is computed once."""
+        count, samples = blocks.shape[:2]
+        modulations = self._rollout_modulations(past_blocks, blocks)
+        known = latents.repeat_interleave(samples, dim=0)
+        imagined: Tensor = self.predictor.imagine(known, modulations, self._head).unflatten(0, (count, samples))
+        return imagined
+
+    def _rollout_modulations(self, past_blocks: Tensor, blocks: Tensor) -> list[Tensor]:
+        """Per layer (N * S, H - 1 + P, 6 width), for executed blocks shared by the S samples and for candidates."""
+        past = self.predictor.modulations(self.action_encoder(past_blocks))
+        future = self.predictor.modulations(self.action_encoder(blocks.flatten(0, 1)))
+        samples = blocks.shape[1]
+        return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
+
+    def loss(self, frames: Tensor, actions: Tensor, blocks_to_goal: Tensor | None = None) -> Loss:
+        """The objective on a batch of clips.
+
+        Args:
+            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = clip_frames; then, with
+                ``blocks_to_goal``, one later frame of the episode as a goal.
+            actions: (B, T - 1, frame_skip, action_dim) in the environment's units.
+            blocks_to_goal: (B,), how many action blocks after frame T - 1 the goal comes, at least 0.
+        """
+        blocks = self.normalize_actions(actions).flatten(-2)
+        clip = EncodedClip(self, frames, self.encode(frames), blocks, blocks_to_goal)
+        total, terms = self.objective(clip)
+        return Loss(total, terms, clip.latents)
+
+    def _head(self, tokens: Tensor) -> Tensor:
+        heads: Tensor = self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
+        return heads

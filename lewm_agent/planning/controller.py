@@ -1,0 +1,219 @@
+"""Model-predictive control for a batch of environments: history, replanning, warm start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lewm_agent.config import PlannerConfig
+from lewm_agent.models.learner import LatentModel
+from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
+from lewm_agent.planning.fast_rollout import fast_rollout
+from lewm_agent.planning.goal_cost import LatentCost, goal_cost
+
+
+class Controller:
+    """Turns frames and goal frames into actions by planning in latent space.
+
+    Args:
+        world_model: trained, in evaluation mode.
+        planner: settings of the search and of its execution.
+        low: lower action bounds (action_dim,), in the environment's units.
+        high: upper action bounds (action_dim,).
+        cost: of imagined latents, instead of the one that ``planner`` names.
+    """
+
+    def __init__(
+        self,
+        world_model: LatentModel,
+        planner: PlannerConfig,
+        low: Actions,
+        high: Actions,
+        cost: LatentCost | None = None,
+    ) -> None:
+        self.world_model = world_model
+        self.planner = planner
+        self.low, self.high = low, high
+        self.cost = cost or self._planner_cost
+        self.rollout = fast_rollout(world_model, planner)
+        self.device = world_model.action_mean.device
+        if not world_model.action_mean.isfinite().all():
+            raise ValueError(
+                "this model came without the mean and standard deviation of its actions: give `dataset` to "
+                "from_pretrained, or call set_action_statistics(mean, std)"
+            )
+        if planner.metric == "slow" and not world_model.metric.any():
+            raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
+        # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
+        # depend, not even in the last bit, on how many others are controlled beside it.
+        self.problems_at_once = 1 if self.device.type == "cpu" else world_model.problems_at_once
+        self.allowed = self._action_set()
+        self.search = make_search(planner, self.allowed)
+
+    def _action_set(self) -> ActionSet | None:
+        model = self.world_model
+        if model.config.discrete_actions:
+            if self.planner.search == "gradient":
+                raise ValueError("planner.search `gradient` cannot choose among discrete actions; use another search")
+            return Choices(model.action_mean, model.action_std)
+        limits = [
+            model.normalize_actions(torch.as_tensor(bound, device=self.device)) for bound in (self.low, self.high)
+        ]
+        return Bounds(*limits) if self.planner.clip_actions else None
+
+    def _planner_cost(self, latents: Tensor, goals: Tensor) -> Tensor:
+        if self.planner.metric == "slow":
+            latents, goals = latents @ self.world_model.metric, goals @ self.world_model.metric
+        return goal_cost(latents, goals, self.planner.cost)
+
+    def needs_frame(self, memory: EpisodeMemory) -> bool:
+        """Whether the next decision looks at the frame; between action blocks it does not."""
+        at_boundary = len(memory.executing) % self.world_model.config.frame_skip == 0
+        return at_boundary and (not memory.queue or self.planner.history > 1)
+
+    def decide(
+        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
+    ) -> tuple[Actions, list[EpisodeMemory]]:
+        """One action for each of N environments.
+
+        Args:
+            memories: what is remembered of each.
+            frames: (N, H, W, 3), the present frames; only looked at where :meth:`needs_frame` says so.
+            goals: (N, H, W, 3); a changed goal starts a fresh episode.
+
+        Returns:
+            Actions (N, action_dim) inside the bounds, and the new memories.
+        """
+        # Inference mode is 8 % faster, but its tensors cannot be part of a gradient later.
+        with torch.no_grad() if self.planner.search == "gradient" else torch.inference_mode():
+            updated = self._see_goals(list(memories), goals)
+            updated = self._see_frames(updated, frames)
+            updated = self._plan(updated)
+            actions = np.stack([memory.queue[0] for memory in updated])
+            return actions, [self._advance(memory) for memory in updated]
+
+    def _see_goals(self, memories: list[EpisodeMemory], goals: Frames) -> list[EpisodeMemory]:
+        new = [i for i, m in enumerate(memories) if m.goal is None or not np.array_equal(m.goal, goals[i])]
+        for i, latent in zip(new, self._encode(goals[new]), strict=True):
+            fresh = EpisodeMemory(seed=memories[i].seed, plans=memories[i].plans)
+            memories[i] = dataclasses.replace(fresh, goal=goals[i].copy(), goal_latent=latent)
+        return memories
+
+    def _see_frames(self, memories: list[EpisodeMemory], frames: Frames) -> list[EpisodeMemory]:
+        seen = [i for i, memory in enumerate(memories) if self.needs_frame(memory)]
+        for i, latent in zip(seen, self._encode(frames[seen]), strict=True):
+            memory = memories[i]
+            blocks = memory.blocks + ((torch.cat(memory.executing),) if memory.executing else ())
+            keep = self.planner.history
+            latents = (*memory.latents, latent)[-keep:]
+            blocks = blocks[-(keep - 1) :] if keep > 1 else ()
+            memories[i] = dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
+        return memories
+
+    def _encode(self, frames: Frames) -> list[Tensor]:
+        chunks = torch.as_tensor(frames).to(self.device).split(self.problems_at_once)
+        return [latent for chunk in chunks if len(chunk) for latent in self.world_model.encode(chunk)]
+
+    def _plan(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
+        alike = defaultdict(list)
+        for i, memory in enumerate(memories):
+            if not memory.queue:
+                alike[len(memory.latents), memory.rest is None, memory.arrival > 0].append(i)
+        for rows in alike.values():
+            for start in range(0, len(rows), self.problems_at_once):
+                chunk = rows[start : start + self.problems_at_once]
+                for i, memory in zip(chunk, self._search([memories[i] for i in chunk]), strict=True):
+                    memories[i] = memory
+        return memories
+
+    def _search(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
+        """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
+        config = self.world_model.config
+        latents = torch.stack([torch.stack(m.latents) for m in memories])
+        past = torch.stack([self._stack(m.blocks, config.block_dim) for m in memories])
+        goals = torch.stack([m.goal_latent for m in memories if m.goal_latent is not None])
+
+        def cost(actions: Tensor) -> Tensor:
+            blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
+            return self.cost(self.rollout(latents, past, blocks), goals)
+
+        guesses = torch.stack([self._guesses(m) for m in memories])
+        if self.planner.proposals:
+            arrivals, proposed = self._follow_proposals(memories, latents, past, goals, cost)
+            memories = [dataclasses.replace(m, arrival=a) for m, a in zip(memories, arrivals, strict=True)]
+            if not self.planner.iterations:
+                return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
+            starts = torch.stack([guesses[:, 0], proposed], dim=1)
+            guesses[:, 0] = starts[torch.arange(len(starts)), cost(starts).argmin(dim=1)]
+        found = self.search.plan(cost, guesses, [self._generator(m) for m in memories])
+        plans = found.actions.unsqueeze(1)
+        plans = plans if found.spares is None else torch.cat([plans, found.spares], dim=1)
+        return [self._adopt(m, plan) for m, plan in zip(memories, plans, strict=True)]
+
+    def _follow_proposals(
+        self, memories: list[EpisodeMemory], latents: Tensor, past: Tensor, goals: Tensor, cost: CostFunction
+    ) -> tuple[list[int], Tensor]:
+        """The arrival that each environment keeps to, chosen by the cost where it has none, and the plan for it.
+
+        Choosing it anew at every plan would put the arrival off each time.
+
+        Returns:
+            Blocks until arrival, and plans (N, T, action_dim).
+        """
+        head, planner = self.world_model.inverse_dynamics, self.planner
+        if head is None:
+            raise ValueError("planner.proposals needs a model with an inverse-dynamics head")
+        following = memories[0].arrival > 0
+        known = [[m.arrival] if following else list(range(1, head.furthest + 1)) for m in memories]
+        choices = torch.tensor(known, device=self.device)
+        horizon = planner.execute if following and not planner.iterations else planner.horizon
+        blocks = self.world_model.propose(latents, past, goals, choices, horizon)
+        plans = blocks.flatten(2).unflatten(2, (-1, self.world_model.config.action_dim))
+        plans = self._executable(plans)
+        rows = torch.arange(len(plans), device=self.device)
+        best = torch.zeros_like(rows) if following else cost(plans).argmin(dim=1)
+        return choices[rows, best].tolist(), plans[rows, best]
+
+    def _executable(self, plans: Tensor) -> Tensor:
+        """Plans (..., A), choices made where actions are choices; vectors are clipped when they are executed."""
+        return self.allowed.project(plans) if isinstance(self.allowed, Choices) else plans
+
+    def _stack(self, vectors: Sequence[Tensor], size: int) -> Tensor:
+        return torch.stack(list(vectors)) if vectors else torch.zeros(0, size, device=self.device)
+
+    def _guesses(self, memory: EpisodeMemory) -> Tensor:
+        """Where the search starts (G, T, action_dim): from nothing, or from what is left of the last plan."""
+        config = self.world_model.config
+        rest = memory.rest if self.planner.warm_start else None
+        count = 1 if rest is None else len(rest)
+        guesses = torch.zeros(count, self.planner.horizon * config.frame_skip, config.action_dim, device=self.device)
+        if rest is not None:
+            guesses[:, : rest.shape[1]] = rest
+        return guesses
+
+    def _generator(self, memory: EpisodeMemory) -> torch.Generator:
+        state = np.random.SeedSequence([memory.seed, memory.plans]).generate_state(1, np.uint64)
+        return torch.Generator(self.device).manual_seed(int(state[0] >> np.uint64(1)))
+
+    def _adopt(self, memory: EpisodeMemory, plans: Tensor) -> EpisodeMemory:
+        """Execute the first of the plans (G, T, action_dim); remember what is left of all."""
+        executed = self.planner.execute * self.world_model.config.frame_skip
+        actions = self.world_model.denormalize_actions(self._executable(plans[0, :executed])).cpu().numpy()
+        queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
+        arrival = max(0, memory.arrival - self.planner.execute)
+        return dataclasses.replace(
+            memory, plans=memory.plans + 1, queue=queue, rest=plans[:, executed:], arrival=arrival
+        )
+
+    def _advance(self, memory: EpisodeMemory) -> EpisodeMemory:
+        action = torch.as_tensor(memory.queue[0], device=self.device)
+        executing = (*memory.executing, self.world_model.normalize_actions(action))
+        if len(executing) > self.world_model.config.frame_skip:  # the frame at the block boundary was not needed
+            executing = executing[-1:]
+        return dataclasses.replace(memory, executing=executing, queue=memory.queue[1:])

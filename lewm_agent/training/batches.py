@@ -1,0 +1,50 @@
+"""The clips of a dataset as the trainer wants them: training and held-out episodes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.config import TrainingConfig
+from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
+from lewm_agent.training.trainer import Batch
+
+MakeClips = Callable[[OfflineDataset, NDArray[np.int64]], Clips]
+"""Dataset and episodes (n,) to their clips."""
+
+
+class TrainingClips:
+    """Splits a dataset by episode; the order of batches is a function of seed and step.
+
+    Args:
+        dataset: frames and actions.
+        make: the clips of one side of the split.
+        training: batch size and share of held-out episodes.
+        seed: of the split and of the order.
+        workers: processes that read ahead of training.
+
+    Raises:
+        ValueError: no clip is long enough, or the training clips do not fill a batch.
+    """
+
+    def __init__(
+        self, dataset: OfflineDataset, make: MakeClips, training: TrainingConfig, seed: int, workers: int
+    ) -> None:
+        self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed)
+        self._train = make(dataset, self.train_episodes)
+        self._held_out = make(dataset, self.held_out_episodes)
+        self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
+        self.steps_per_epoch = len(self._train) // training.batch_size
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"{len(self._train)} training clips do not fill one batch of {training.batch_size}")
+
+    def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Batches of the training episodes for these optimisation steps."""
+        return clip_batches(self._train, self._batch_size, self._seed, start_step, stop_step, workers=self._workers)
+
+    def held_out_batches(self, count: int) -> Iterator[Batch]:
+        """At most ``count`` batches of the held-out episodes, always the same."""
+        size = min(self._batch_size, len(self._held_out))
+        return clip_batches(self._held_out, size, 0, 0, min(count, len(self._held_out) // size))

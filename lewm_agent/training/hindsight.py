@@ -1,0 +1,116 @@
+"""Training the inverse-dynamics head in hindsight, on frozen latents.
+
+Every later frame of an episode is a goal that the episode's own actions reached.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from lewm_agent.config import InverseDynamicsConfig
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.world_model import WorldModel
+from lewm_agent.tools.freed_memory import release_freed
+
+FRAMES_AT_ONCE = 256
+"""Frames encoded together when a dataset is turned into latents."""
+
+
+class HindsightPairs:
+    """Latents of all recorded frames of some episodes, to draw (frame, later frame, blocks between, next block) from.
+
+    Args:
+        world_model: encodes; in evaluation mode.
+        dataset: frames and actions.
+        episodes: which ones (n,).
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no episode is longer than one action block.
+    """
+
+    def __init__(
+        self, world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool = False
+    ) -> None:
+        self._skip = world_model.config.frame_skip
+        self._frames_per_block = self._skip // dataset.frame_interval
+        self._rows = dataset.frame_rows(episodes)
+        last = dataset.episode_starts[episodes] + dataset.episode_lengths[episodes] - 1
+        frames = -(-dataset.episode_lengths[episodes] // dataset.frame_interval)
+        self._blocks_after = (np.repeat(last, frames) - self._rows) // self._skip
+        self._usable = np.flatnonzero(self._blocks_after)
+        if not self._usable.size:
+            raise ValueError(f"no episode of {dataset.path} is longer than one action block ({self._skip} steps)")
+        self._device = world_model.action_mean.device
+        self._actions = dataset.actions
+        self._normalize = world_model.normalize_actions
+        self._latents = self._encode(world_model, dataset, progress)
+
+    def draw(self, count: int, furthest: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents (B, D), goals (B, D), blocks between them (B,) and the next block (B, block_dim), normalised."""
+        frames = rng.choice(self._usable, count)
+        left = 1 + rng.integers(np.minimum(furthest, self._blocks_after[frames]))
+        goals = frames + left * self._frames_per_block
+        rows = self._rows[frames, None] + np.arange(self._skip)
+        actions = self._normalize(torch.as_tensor(self._actions[rows], device=self._device))
+        blocks_left = torch.as_tensor(left, device=self._device)
+        return self._latents[frames], self._latents[goals], blocks_left, actions.flatten(1)
+
+    @torch.inference_mode()
+    def _encode(self, world_model: WorldModel, dataset: OfflineDataset, progress: bool) -> Tensor:
+        latents = torch.empty(len(self._rows), world_model.config.latent_dim, device=self._device)
+        starts = range(0, len(latents), FRAMES_AT_ONCE)
+        for start in track(starts, "encode", console=Console(stderr=True), disable=not progress):
+            chunk = slice(start, start + FRAMES_AT_ONCE)
+            frames = torch.as_tensor(dataset.read_frames(self._rows[chunk]), device=self._device)
+            latents[chunk] = world_model.encode(frames)
+            if start % (20 * FRAMES_AT_ONCE) == 0:
+                release_freed()
+        return latents
+
+
+def fit(
+    head: InverseDynamics,
+    training: HindsightPairs,
+    held_out: HindsightPairs,
+    config: InverseDynamicsConfig,
+    seed: int,
+    progress: bool = False,
+) -> float:
+    """Train the head in place and leave it in evaluation mode.
+
+    Args:
+        head: to train.
+        training: pairs to learn from.
+        held_out: pairs of other episodes.
+        config: length and step size of the training.
+        seed: of the pairs drawn, of dropout and of the noise.
+        progress: show a progress bar.
+
+    Returns:
+        Mean squared error of the proposed blocks on the held-out pairs; normalised actions have variance 1.
+    """
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    head.train()
+    console = Console(stderr=True)
+    for _ in track(range(config.steps), "inverse dynamics", console=console, disable=not progress):
+        latents, goals, left, blocks = training.draw(config.batch_size, config.furthest, rng)
+        noisy = (x + config.latent_noise * torch.randn_like(x) for x in (latents, goals))
+        loss = (head(*noisy, left) - blocks).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    head.eval()
+    with torch.inference_mode():
+        latents, goals, left, blocks = held_out.draw(8192, config.furthest, np.random.default_rng(0))
+        return float((head(latents, goals, left) - blocks).square().mean())

@@ -1,0 +1,50 @@
+"""A planning metric in which what changes slowly counts more than what changes fast.
+
+The idea is that of slow feature analysis (Wiskott & Sejnowski 2002): differences between latents are measured in
+units of how much latents usually differ after one action block. In plain Euclidean distance the quick agent drowns
+the slow object that it pushes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.models.world_model import WorldModel
+
+EPISODES = 300
+"""So many episodes, or all, are enough for a covariance."""
+SMALLEST = 1e-3
+"""Least variance of a direction, as a share of the largest."""
+
+
+@torch.inference_mode()
+def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Tensor:
+    """The matrix M (latent_dim, latent_dim) with which |(a - b) M| is the metric: the inverse root of the covariance.
+
+    Args:
+        world_model: encodes; in evaluation mode.
+        dataset: frames.
+        episodes: which ones, of which at most 300 are looked at.
+
+    Raises:
+        ValueError: no episode is longer than an action block.
+    """
+    skip, device = world_model.config.frame_skip, world_model.action_mean.device
+    starts, lengths = dataset.episode_starts, dataset.episode_lengths
+    changes = []
+    for episode in episodes[:EPISODES]:
+        rows = starts[episode] + np.arange(0, lengths[episode], skip)
+        if len(rows) > 1:
+            frames = torch.as_tensor(dataset.read_frames(rows), device=device)
+            changes.append(world_model.encode(frames).diff(dim=0))
+    if not changes:
+        raise ValueError(f"no episode of {dataset.path} is longer than one action block ({skip} steps)")
+    change = torch.cat(changes).double()
+    variances, directions = torch.linalg.eigh(change.T @ change / len(change))
+    variances = variances.clamp(min=SMALLEST * variances[-1].item())
+    metric: Tensor = (directions / variances.sqrt()) @ directions.T
+    return metric.float()
