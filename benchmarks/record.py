@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lewm_agent.datasets.metadata import software_versions
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 
 def write(output: Path, settings: dict[str, Any], results: Any) -> None:

@@ -36,7 +36,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.reporting.intervals import compare, rate
 from lewm_agent.eval.worlds.protocols import ProtocolName
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 PROBE_STEPS = 60
 """Steps from which the speed of an agent is taken, with --minutes."""

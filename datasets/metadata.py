@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 METADATA_FILE = "metadata.json"
 FORMAT_VERSION = 1

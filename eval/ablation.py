@@ -36,7 +36,7 @@ from lewm_agent.eval.reporting.ablation_picture import draw
 from lewm_agent.eval.reporting.intervals import of_mean, rate
 from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.presets import preset
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 Settings = dict[str, Any]
 LAMBDA = "objective.sigreg_weight"

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from lewm_agent import LeWMAgent
 from lewm_agent.goal_agent import GoalAgent
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 OptionsT = TypeVar("OptionsT")
 

@@ -26,7 +26,7 @@ from lewm_agent.eval.playing import views
 from lewm_agent.eval.reporting.geometry_picture import Distances, Picture, draw
 from lewm_agent.eval.worlds.protocols import held_out_episodes
 from lewm_agent.models.world_model import straightness
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 NEAR = 60.0

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from lewm_agent.envs import environment_id, short_name
 from lewm_agent.eval.worlds.protocols import Pair, ProtocolName, draw_pairs, protocol
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 FORMAT = "lewm-agent pairs 1"
 COLUMNS = ("episode", "start", "state", "goal_state", "actions")

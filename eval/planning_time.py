@@ -27,7 +27,7 @@ from lewm_agent.eval.reporting.planning_picture import draw
 from lewm_agent.eval.success_rate import hardware
 from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.presets import planner_preset
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 Point = dict[str, Any]
 

@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from lewm_agent.eval.reporting.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.eval.reporting.runs import Rate, Record, Run, read
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 PAGE, VIDEOS = "index.html", "videos"
 MINUS = "\N{MINUS SIGN}"

@@ -49,8 +49,8 @@ from lewm_agent.eval.watching.videos import write_gif
 from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.protocols import STARTS, Pair, Protocol, ProtocolName, protocol
 from lewm_agent.planning.episodes import Frames
-from lewm_agent.tools.atomic_write import write_atomically
 from lewm_agent.tools.checks import named
+from lewm_agent.tools.replacing import write_atomically
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
 """Arguments of an environment that do not change which pairs can be drawn in it."""

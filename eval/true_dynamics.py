@@ -34,7 +34,7 @@ from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName, protocol
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 States = NDArray[np.float64]
 FRAMES_AT_ONCE = 256

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lewm_agent.eval.playing.rollouts import Trace
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 
 class Journal:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lewm_agent.checkpoints.checkpoint import CheckpointError, check_weights, weights_sha256
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 FORMAT = "lewm-agent frame decoder"
 

@@ -23,7 +23,7 @@ import safetensors.torch
 from torch import Tensor
 
 from lewm_agent.config import AgentSettings
-from lewm_agent.tools.atomic_write import write_atomically
+from lewm_agent.tools.replacing import write_atomically
 
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1
