@@ -79,7 +79,7 @@ class Options:
     seeds: int = 3
     """Trainings of each value."""
     protocols: tuple[ProtocolName, ...] = ("moderate",)
-    """Which pairs, and what counts as success: docs/protocols.md."""
+    """Which pairs, and what counts as success: docs/reference/protocols.md."""
     planners: tuple[str, ...] = ()
     """Planner presets that every agent is judged with; by default only its own."""
     episodes: int = 100

@@ -132,7 +132,7 @@ def make(
     Args:
         env: environment, a short name (two_room) or a Gymnasium id.
         output: the file, .safetensors.
-        protocol: which pairs: docs/protocols.md.
+        protocol: which pairs: docs/reference/protocols.md.
         episodes: how many pairs.
         seed: of the held-out episodes and of the choice among their rows.
     """

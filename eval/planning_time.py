@@ -43,7 +43,7 @@ class Options:
     budgets: tuple[float, ...] = (0.25, 1.0, 4.0)
     """Candidates per iteration, in multiples of the preset's own; ``amortised`` has none, ``paper`` keeps its 300."""
     protocol: ProtocolName = "strict"
-    """Which pairs, and what counts as success: docs/protocols.md."""
+    """Which pairs, and what counts as success: docs/reference/protocols.md."""
     episodes: int = 100
     """Pairs of the shipped list."""
     planner_seed: int = 0

@@ -68,7 +68,7 @@ class Options:
     episodes: int = 50
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
     protocol: ProtocolName = "paper"
-    """Which pairs, and what counts as success: docs/protocols.md."""
+    """Which pairs, and what counts as success: docs/reference/protocols.md."""
     pairs: Path | None = None
     """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
     seed: int | None = None
@@ -88,7 +88,7 @@ class Options:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     output: Path | None = None
-    """Where to write the JSON (docs/results-schema.md); an interrupted evaluation continues from FILE.unfinished."""
+    """Where to write the JSON (docs/reference/results-schema.md); an interrupted one continues from FILE.unfinished."""
     video: Path | None = None
     """Folder for GIFs of the agent beside its goal."""
     videos: int = 10

@@ -52,7 +52,7 @@ class Options:
     planner: str | None = None
     """Planner preset; by default the model's own."""
     protocol: ProtocolName = "strict"
-    """Which pairs, and what counts as success: docs/protocols.md."""
+    """Which pairs, and what counts as success: docs/reference/protocols.md."""
     episodes: int = 50
     """Pairs of the shipped list."""
     planner_seed: int = 0

@@ -2,9 +2,9 @@
 
 Preset ``paper`` is the released LeWorldModel recipe to the letter; the others are sized for two CPU cores.
 ``two_terms`` keeps the paper's objective, but not its ViT, whose latents repeat with the patches
-(``docs/geometry.md``); ``small`` adds a straightening term and an inverse-dynamics head; ``fine`` has more
+(``docs/findings/geometry.md``); ``small`` adds a straightening term and an inverse-dynamics head; ``fine`` has more
 pixels and a ViT with small patches, for small objects; ``shapes`` is for objects whose rotation matters: single frames,
-large batches and a reconstruction term. What each of them reaches is in ``docs/results.md``.
+large batches and a reconstruction term. What each of them reaches is in ``docs/findings/results.md``.
 """
 
 from __future__ import annotations

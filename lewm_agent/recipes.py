@@ -48,7 +48,7 @@ class Recipe:
         return dataclasses.replace(config, planner=planner)
 
 
-# Every frame in colors of its own makes other colors harmless (docs/results.md).
+# Every frame in colors of its own makes other colors harmless (docs/findings/results.md).
 _ANY_COLORS = {"model.color_jitter": 0.2}
 
 RECIPES: dict[str, Recipe] = {
@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
         planner="hybrid",
         settings=_ANY_COLORS,
     ),
-    # Here more straightening helps with far goals; on the Reacher it may fold a coordinate away (docs/geometry.md).
+    # More straightening helps with far goals here; on the Reacher it may fold a coordinate (docs/findings/geometry.md).
     "two_room": Recipe(
         "two_room",
         "expert",

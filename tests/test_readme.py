@@ -97,7 +97,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_local_links_pictures_and_sections_exist() -> None:
-    pages = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    pages = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
     links = [(page, link) for page, text in pages.items() for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
     links += [(ROOT / "README.md", source) for source in re.findall(r'src="([^"]+)"', README)]
     assert len(links) > 50

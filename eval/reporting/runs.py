@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Result(Rate):
-    """The part of a result's JSON (docs/results-schema.md) that is computed with; old ones do not say their budget."""
+    """The part of a result's JSON that is computed with (docs/reference/results-schema.md)."""
 
     env: str
     protocol: str

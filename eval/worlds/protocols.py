@@ -4,7 +4,8 @@
 the definitions of the independent audit CLEAR-LeWM. In all three the goal is the state 25 steps after the start in the
 same recorded episode, and the agent has 50 environment steps. ``varied`` is ``moderate`` in other colors; in ``far``
 start and goal come from two episodes, farther apart, and the agent has 150 steps. Episodes come from a random stream
-that collection never draws from, so no training has seen them. ``docs/protocols.md`` tells the rules in words.
+that collection never draws from, so no training has seen them. The rules in words:
+``docs/reference/protocols.md``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.config import PlannerConfig
 
 Result = dict[str, Any]
-"""One JSON of ``eval/success_rate.py`` (docs/results-schema.md)."""
+"""One JSON of ``eval/success_rate.py`` (docs/reference/results-schema.md)."""
 
 
 def agent_title(kind: str) -> str:

@@ -2,7 +2,7 @@
 
 The colors that other light, another camera or other paint would give cannot be predicted from one frame to the next
 if every frame has its own, so a latent that follows them only adds to the prediction error. Colors that stay the same
-through a clip would cost nothing, and would fill the latent (``docs/results.md``).
+through a clip would cost nothing, and would fill the latent (``docs/findings/results.md``).
 """
 
 from __future__ import annotations
