@@ -208,7 +208,7 @@ def test_pixels_come_from_the_wrappers(name: str) -> None:
 def test_only_the_worlds_that_need_mujoco_import_it() -> None:
     program = (
         "import sys, gymnasium; from lewm_agent.envs import cube, reacher; "
-        "from lewm_agent.agents import cube_expert, reacher_expert; from lewm_agent.eval import cube_rules; "
+        "from lewm_agent.agents.behavior import cube_expert, reacher_expert; from lewm_agent.eval.worlds import cube; "
         "gymnasium.make('lewm/TwoRoom-v0'); gymnasium.make('lewm/PushT-v0'); "
         "assert not {'mujoco', 'OpenGL', 'ogbench', 'dm_control'} & {name.split('.')[0] for name in sys.modules}"
     )
