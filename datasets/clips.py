@@ -41,6 +41,9 @@ class Clips:
     Raises:
         ValueError: No episode is long enough, an action inside an episode is not finite, or the clips would need frames
             that were not recorded.
+
+    Attributes:
+        episodes: Those of the episodes that are long enough for a clip, (m,) int64.
     """
 
     def __init__(
@@ -60,19 +63,19 @@ class Clips:
             )
         self.dataset, self.num_frames, self.frame_skip = dataset, num_frames, frame_skip
         self.goal_blocks = goal_blocks
-        self.episodes = dataset.episode_array(episodes)
         self.rows_per_clip = (num_frames - 1) * frame_skip + 1
-        starts = np.maximum(dataset.episode_lengths[self.episodes] - self.rows_per_clip + 1, 0)
-        counts = -(-starts // dataset.frame_interval)
+        chosen = dataset.episode_array(episodes)
+        self.episodes = chosen[dataset.episode_lengths[chosen] >= self.rows_per_clip]
+        if not len(self.episodes):
+            raise ValueError(self._too_short(chosen))
+        counts = -(-(dataset.episode_lengths[self.episodes] - self.rows_per_clip + 1) // dataset.frame_interval)
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts
-        if not len(self):
-            raise ValueError(self._too_short())
         self._check_actions()
 
     def __len__(self) -> int:
         """Number of clips."""
-        return int(self._ends[-1]) if self._ends.size else 0
+        return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> ClipArrays:
         """Read one clip: what :meth:`fetch` returns, without the first axis."""
@@ -121,13 +124,14 @@ class Clips:
         frames = self.dataset.read_frames(rows.reshape(-1))
         return frames.reshape(*rows.shape, *frames.shape[1:])
 
-    def _too_short(self) -> str:
-        lengths = self.dataset.episode_lengths[self.episodes]
+    def _too_short(self, chosen: NDArray[np.int64]) -> str:
+        lengths, everything = self.dataset.episode_lengths[chosen], self.dataset.num_episodes
         if not lengths.size:
-            return f"no episodes were chosen from the {self.dataset.num_episodes} of {self.dataset.path}"
+            return f"no episodes were chosen from the {everything} of {self.dataset.path}"
+        of = "" if len(chosen) == everything else f" of {len(chosen)} chosen ones"
         return (
-            f"the longest episode has {lengths.max()} rows, clips of {self.num_frames} frames with frame_skip "
-            f"{self.frame_skip} need {self.rows_per_clip}"
+            f"{self.dataset.path}: the longest episode{of} has {lengths.max()} rows, clips of {self.num_frames} frames "
+            f"with frame_skip {self.frame_skip} need {self.rows_per_clip}"
         )
 
     def _check_actions(self) -> None:

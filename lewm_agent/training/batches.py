@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,7 +17,9 @@ MakeClips = Callable[[OfflineDataset, NDArray[np.int64]], Clips]
 
 
 class TrainingClips:
-    """Splits a dataset by episode; the order of batches is a function of seed and step.
+    """Splits the episodes that give clips; the order of batches is a function of seed and step.
+
+    Episodes that are too short for a clip are left out, with a warning that counts them.
 
     Args:
         dataset: frames and actions.
@@ -26,13 +29,20 @@ class TrainingClips:
         workers: processes that read ahead of training.
 
     Raises:
-        ValueError: no clip is long enough, or the training clips do not fill a batch.
+        ValueError: fewer than two episodes are long enough, or the training clips do not fill a batch.
     """
 
     def __init__(
         self, dataset: OfflineDataset, make: MakeClips, training: TrainingConfig, seed: int, workers: int
     ) -> None:
-        self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed)
+        every = make(dataset, np.arange(dataset.num_episodes))
+        if short := dataset.num_episodes - len(every.episodes):
+            warnings.warn(
+                f"{short} of the {dataset.num_episodes} episodes of {dataset.path} have fewer rows than a clip needs "
+                f"({every.rows_per_clip}) and are left out",
+                stacklevel=2,
+            )
+        self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed, every.episodes)
         self._train = make(dataset, self.train_episodes)
         self._held_out = make(dataset, self.held_out_episodes)
         self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
