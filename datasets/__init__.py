@@ -7,7 +7,8 @@ from lewm_agent.datasets.collection import collect
 from lewm_agent.datasets.metadata import DatasetMetadata, ShardRecord
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.rollout import BehaviorPolicy, episode_seed, policy_seed, rollout
-from lewm_agent.datasets.shards import ShardReader, ShardWriter
+from lewm_agent.datasets.shard_reader import ShardReader
+from lewm_agent.datasets.shards import ShardWriter
 
 __all__ = [
     "BehaviorPolicy",

@@ -95,7 +95,7 @@ class DatasetMetadata:
             raise FileNotFoundError(f"{folder} is not a dataset folder: it has no {METADATA_FILE}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged, it is not valid JSON ({error}); collect the dataset again") from None
         return _from_json(content, path)
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lewm_agent.datasets.metadata import DatasetMetadata, ShardRecord, file_sha256
-from lewm_agent.datasets.shards import ShardReader
+from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord, file_sha256
+from lewm_agent.datasets.shard_reader import ShardReader
+from lewm_agent.tools.contained import inside
 
 # A process may usually open 1024 files, and DataLoader workers spend some on shared memory.
 MAX_OPEN_SHARDS = 256
@@ -31,8 +32,9 @@ class OfflineDataset:
 
     Raises:
         FileNotFoundError: Nothing there, or a shard is missing.
+        BlockingIOError: Another program is writing the file.
         ImportError: The frames need a decompressor that is not installed.
-        ValueError: A damaged file, or no episodes.
+        ValueError: A damaged file, shards that are not what the metadata say, or no episodes.
 
     Attributes:
         path: Where it lies.
@@ -42,12 +44,14 @@ class OfflineDataset:
         frame_shape: (height, width, 3).
         frame_interval: Only rows 0, frame_interval, 2 frame_interval, ... of an episode have a frame.
         columns: Names of the columns, sorted.
+        left_out: What else a single file holds, and why that is no column.
         actions: All actions, (rows, A) float32, kept in memory.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metadata: DatasetMetadata | None = None
+        self.left_out: dict[str, str] = {}
         self._files = self._find_files()
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         self._open_in = os.getpid()
@@ -127,22 +131,33 @@ class OfflineDataset:
         spans = zip(starts, starts + lengths, strict=True)
         return np.concatenate([np.arange(start, stop, self.frame_interval) for start, stop in spans])
 
-    def split(self, held_out_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def split(
+        self, held_out_fraction: float, seed: int, episodes: ArrayLike | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Split by episode into (training, held-out) episode indices, sorted; a function of number and seed.
 
         At least one episode is held out if the fraction is above 0, and at least one is for training.
+
+        Args:
+            held_out_fraction: Share of the episodes, in [0, 1).
+            seed: Of the choice.
+            episodes: Indices (n,) of those to split; None for all.
 
         Raises:
             ValueError: A fraction outside [0, 1), or a single episode that would have to be on both sides.
         """
         if not 0 <= held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must be in [0, 1), got {held_out_fraction}")
-        held_out = 0 if held_out_fraction == 0 else max(1, round(held_out_fraction * self.num_episodes))
-        if held_out >= self.num_episodes:
-            if self.num_episodes == 1:
-                raise ValueError("a dataset of 1 episode cannot be split; collect more or use held_out_fraction=0")
-            held_out = self.num_episodes - 1
-        order = np.random.default_rng(seed).permutation(self.num_episodes)
+        chosen = self.episode_array(episodes)
+        held_out = 0 if held_out_fraction == 0 else max(1, round(held_out_fraction * len(chosen)))
+        if held_out >= len(chosen):
+            if len(chosen) < 2:
+                raise ValueError(
+                    f"{len(chosen)} of the {self.num_episodes} episodes of {self.path} can be used, and one is needed "
+                    "to train on and another to be held out; collect more"
+                )
+            held_out = len(chosen) - 1
+        order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
         return np.sort(order[held_out:]), np.sort(order[:held_out])
 
     def read_frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -219,9 +234,16 @@ class OfflineDataset:
         self.metadata = DatasetMetadata.load(self.path)
         if not self.metadata.shards:
             raise ValueError(f"{self.path} holds no whole shard yet; {_REPAIR}")
-        for record in self.metadata.shards:
-            _check_size(self.path / record.file, record)
-        return [self.path / record.file for record in self.metadata.shards]
+        files = [inside(self.path, record.file) for record in self.metadata.shards]
+        episodes = sum(record.episodes for record in self.metadata.shards)
+        if len(set(files)) < len(files) or episodes > self.metadata.episodes:
+            raise ValueError(
+                f"{self.path / METADATA_FILE} names a shard twice, or more episodes ({episodes}) than there are "
+                f"({self.metadata.episodes})"
+            )
+        for file, record in zip(files, self.metadata.shards, strict=True):
+            _check_size(file, record)
+        return files
 
     def _load_index(self) -> None:
         lengths, starts, owners, actions = [], [], [], []
@@ -229,6 +251,10 @@ class OfflineDataset:
         for shard in range(len(self._files)):
             reader = self._reader(shard)
             self._take_layout(reader, first=shard == 0)
+            if self.metadata is None:
+                self.left_out = reader.left_out
+            else:
+                _check_record(reader, self.metadata, self.metadata.shards[shard])
             lengths.append(reader.lengths)
             starts.append(reader.offsets + shard_starts[-1])
             owners.append(np.full(len(reader.lengths), shard))
@@ -243,6 +269,8 @@ class OfflineDataset:
         self.actions = np.concatenate(actions)
         if not self.num_episodes:
             raise ValueError(f"{self.path} holds no episode; collect at least one")
+        if self.metadata is not None:
+            _check_statistics(self.path / METADATA_FILE, self.metadata, self.action_dim)
 
     def _take_layout(self, reader: ShardReader, first: bool) -> None:
         if first:
@@ -310,9 +338,27 @@ def _check_size(file: Path, record: ShardRecord) -> None:
         )
 
 
+def _check_record(reader: ShardReader, metadata: DatasetMetadata, record: ShardRecord) -> None:
+    """A shard of ours is what ``metadata.json`` says, and its episodes take all of its rows."""
+    said = record.episodes, record.frames, record.frames, metadata.frame_shape, metadata.frame_interval, {}
+    rows = int(reader.lengths.sum()), reader.num_rows
+    found = len(reader.lengths), *rows, reader.frame_shape, reader.frame_interval, reader.left_out
+    names = "episodes", "rows of episodes", "rows", "frame_shape", "frame_interval", "content that is no column"
+    for name, value, wanted in zip(names, found, said, strict=True):
+        if value != wanted:
+            raise ValueError(f"{reader.path} has {name} {value}, {METADATA_FILE} says {wanted}; {_REPAIR}")
+
+
+def _check_statistics(file: Path, metadata: DatasetMetadata, width: int) -> None:
+    for name in ("action_mean", "action_std"):
+        values = getattr(metadata, name)
+        if values is not None and (len(values) != width or not all(-1e38 < value < 1e38 for value in values)):
+            raise ValueError(f"{file}: {name} must be {width} finite numbers, one per component of the actions")
+
+
 def _actions(reader: ShardReader) -> NDArray[np.float32]:
     actions = reader.rows("action")
-    if actions.ndim != 2 or actions.dtype.kind != "f":
+    if actions.ndim != 2 or actions.dtype.kind != "f" or not actions.shape[1]:
         raise ValueError(
             f"{reader.path}: action must be floats of shape (rows, A), got {actions.dtype} {actions.shape}"
         )

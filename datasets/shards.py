@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -170,106 +169,6 @@ def check_episode(columns: Episode, frame_interval: int = 1) -> None:
         raise ValueError(f"action in row {bad[0]} is {action[bad[0]]}; all but an episode's last row must be finite")
 
 
-class ShardReader:
-    """Read one shard or one published ``.h5`` file; the file is open until :meth:`close`.
-
-    Args:
-        path: The file.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ImportError: Its frames are compressed by a filter that needs hdf5plugin, which is not installed.
-        ValueError: Not an HDF5 file, cut short, or without the columns ``pixels, action, ep_len, ep_offset``.
-
-    Attributes:
-        path: The file.
-        columns: Names of the row columns.
-        lengths: Rows of each episode, (E,) int64.
-        offsets: First row of each episode, (E,) int64.
-        frame_shape: (height, width, 3).
-        num_rows: Rows in the file.
-        frame_interval: Only rows 0, frame_interval, 2 frame_interval, ... of an episode have a frame.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file = _open(self.path)
-        try:
-            self._read_index()
-            self._direct = _direct_filter(self._pixels, self.path)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def rows(self, name: str, rows: slice = slice(None)) -> NDArray[Any]:
-        """Read consecutive rows of a column."""
-        try:
-            return np.asarray(self._file[name][rows])
-        except OSError as error:
-            raise _damaged(self.path, f"column {name} cannot be read: {error}") from None
-
-    def read_frame(self, row: int, out: NDArray[np.uint8]) -> None:
-        """Read frame ``row`` into ``out`` (H, W, 3)."""
-        try:
-            if self._direct is None:
-                out[...] = self._pixels[row]
-                return
-            # Fetching the chunk and inflating it here is 1.4 (224 px) to 3 times (64 px) as fast as HDF5's own
-            # selection, whose fixed cost per read exceeds the work for a small frame.
-            skipped_filters, data = self._pixels.id.read_direct_chunk((row, 0, 0, 0))
-            if self._direct == "gzip" and not skipped_filters:
-                data = zlib.decompress(data, bufsize=out.nbytes)
-            out[...] = np.frombuffer(data, np.uint8).reshape(out.shape)
-        except (OSError, ValueError, zlib.error) as error:
-            raise _damaged(self.path, f"frame {row} cannot be read: {error}") from None
-
-    def _read_index(self) -> None:
-        missing = [name for name in ("pixels", "action", *INDEX_COLUMNS) if name not in self._file]
-        if missing:
-            raise ValueError(f"{self.path} lacks the columns {missing}; it has {sorted(self._file)}")
-        self._pixels = self._file["pixels"]
-        if self._pixels.dtype != np.uint8 or self._pixels.ndim != 4 or self._pixels.shape[-1] != 3:
-            given = f"{self._pixels.dtype} {self._pixels.shape}"
-            raise ValueError(f"{self.path}: pixels must be uint8 of shape (rows, height, width, 3), got {given}")
-        self.num_rows = int(self._pixels.shape[0])
-        self.frame_shape: tuple[int, int, int] = tuple(self._pixels.shape[1:])
-        self.frame_interval = int(self._pixels.attrs.get(FRAME_INTERVAL, 1))
-        self.columns = [name for name in self._file if name not in INDEX_COLUMNS]
-        for name in self.columns:
-            if len(self._file[name]) != self.num_rows:
-                raise _damaged(self.path, f"{name} has {len(self._file[name])} rows, pixels has {self.num_rows}")
-        self.lengths = self.rows("ep_len").astype(np.int64)
-        self.offsets = self.rows("ep_offset").astype(np.int64)
-        self._check_index()
-
-    def _check_index(self) -> None:
-        if self.lengths.shape != self.offsets.shape or self.lengths.ndim != 1:
-            raise _damaged(self.path, f"ep_len {self.lengths.shape} and ep_offset {self.offsets.shape} do not agree")
-        outside = (self.lengths < 1) | (self.offsets < 0) | (self.offsets + self.lengths > self.num_rows)
-        if outside.any():
-            episode = int(np.flatnonzero(outside)[0])
-            raise _damaged(self.path, f"episode {episode} has rows outside of the {self.num_rows} in the file")
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        return h5py.File(path, "r", locking="best-effort")
-    except OSError as error:
-        raise ValueError(
-            f"{path} is not a whole HDF5 file ({error}); collect the dataset again to replace it, or download it again"
-        ) from None
-
-
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} is damaged, {what}; delete the file and collect again, or download it again")
-
-
 def frame_filter(compression: Compression) -> dict[str, Any]:
     """Keyword arguments for h5py that compress a frame; raises as :class:`ShardWriter` does."""
     if compression not in COMPRESSIONS:
@@ -278,28 +177,12 @@ def frame_filter(compression: Compression) -> dict[str, Any]:
         return {}
     if compression == "gzip":  # level 1 reads twice as fast as 4 for a quarter more space
         return {"compression": "gzip", "compression_opts": 1}
-    return dict(_hdf5plugin("writing with compression='blosc'").Blosc(cname="lz4", clevel=5))
+    return dict(hdf5plugin_for("writing with compression='blosc'").Blosc(cname="lz4", clevel=5))
 
 
-def _hdf5plugin(purpose: str) -> Any:
-    """Import hdf5plugin, which registers its filters with HDF5."""
+def hdf5plugin_for(purpose: str) -> Any:
+    """Import hdf5plugin, which registers its filters with HDF5; ``ImportError`` says how to install it."""
     try:
         return importlib.import_module("hdf5plugin")
     except ImportError:
         raise ImportError(f"{purpose} needs the package hdf5plugin: {PLUGIN_ADVICE}") from None
-
-
-def _direct_filter(pixels: Any, path: Path) -> Literal["gzip", "none"] | None:
-    """Say how a chunk of ``pixels`` can be decoded without HDF5's filters; None: only by HDF5.
-
-    Loads the plugins if a filter is not built in.
-    """
-    properties = pixels.id.get_create_plist()
-    filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
-    if any(not h5py.h5z.filter_avail(code) for code in filters):
-        _hdf5plugin(f"reading the compressed frames of {path}")
-        if any(not h5py.h5z.filter_avail(code) for code in filters):
-            raise ValueError(f"{path}: its frames use HDF5 filters {filters}, of which hdf5plugin lacks some")
-    if pixels.chunks != (1, *pixels.shape[1:]):
-        return None
-    return {(): "none", (h5py.h5z.FILTER_DEFLATE,): "gzip"}.get(tuple(filters))  # type: ignore[return-value]

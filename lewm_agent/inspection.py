@@ -62,6 +62,8 @@ def _dataset(dataset: OfflineDataset) -> Rows:
     }
     source = dataset.metadata
     if source is None:
+        if dataset.left_out:
+            rows["left out"] = ", ".join(f"{name} ({reason})" for name, reason in dataset.left_out.items())
         return {**rows, "whole": "a single file without checksums: its index is sound, its frames were not read"}
     dataset.verify()
     rows["environment"] = source.environment_id
