@@ -12,10 +12,11 @@ from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
 from lewm_agent.checkpoints import checkpoint, released
 from lewm_agent.checkpoints.checkpoint import HubOptions
-from lewm_agent.config import AgentConfig, PlannerConfig
+from lewm_agent.config import AgentConfig
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.models.objectives import registry as objectives
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.presets import planner_preset, preset
 from lewm_agent.tools.checks import named
 

@@ -37,12 +37,12 @@ from torch import Tensor
 from lewm_agent import LeWMAgent, ModelConfig
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchWorldModel
 from lewm_agent.checkpoints.released import official_weights
-from lewm_agent.config import PlannerConfig, Precision
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning import CEM
 from lewm_agent.planning.fast_rollout import fast_rollout
 from lewm_agent.planning.goal_cost import goal_cost
+from lewm_agent.planning.settings import PlannerConfig, Precision
 from lewm_agent.presets import PLANNERS
 
 OURS, THEIRS, DINO_WM = "lewm-agent", "stable-worldmodel", "DINO-WM"

@@ -31,11 +31,11 @@ from lewm_agent import preset
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
 from lewm_agent.checkpoints.model_card import agent_title
-from lewm_agent.config import Backbone
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
 from lewm_agent.eval.reporting.intervals import compare, rate
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.models.encoder import Backbone
 from lewm_agent.tools.replacing import write_atomically
 
 PROBE_STEPS = 60

@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
-from lewm_agent.config import AgentConfig, PlannerConfig, Precision
+from lewm_agent.config import AgentConfig
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.playing.solving import play_shipped
@@ -26,6 +26,7 @@ from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.reporting.planning_picture import draw
 from lewm_agent.eval.success_rate import hardware
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.planning.settings import PlannerConfig, Precision
 from lewm_agent.presets import planner_preset
 from lewm_agent.tools.replacing import write_atomically
 

@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from lewm_agent.agent import LeWMAgent as LeWMAgent
     from lewm_agent.checkpoints.checkpoint import CheckpointError as CheckpointError
     from lewm_agent.config import AgentConfig as AgentConfig
-    from lewm_agent.config import ModelConfig as ModelConfig
-    from lewm_agent.config import ObjectiveConfig as ObjectiveConfig
-    from lewm_agent.config import PlannerConfig as PlannerConfig
-    from lewm_agent.config import TrainingConfig as TrainingConfig
+    from lewm_agent.models.objectives.lewm import ObjectiveConfig as ObjectiveConfig
+    from lewm_agent.models.predictor import ModelConfig as ModelConfig
+    from lewm_agent.planning.settings import PlannerConfig as PlannerConfig
     from lewm_agent.presets import preset as preset
+    from lewm_agent.training.settings import TrainingConfig as TrainingConfig
 
 _HOME = {
     "LeWMAgent": "agent",
     "CheckpointError": "checkpoints.checkpoint",
     "AgentConfig": "config",
-    "ModelConfig": "config",
-    "ObjectiveConfig": "config",
-    "PlannerConfig": "config",
-    "TrainingConfig": "config",
+    "ModelConfig": "models.predictor",
+    "ObjectiveConfig": "models.objectives.lewm",
+    "PlannerConfig": "planning.settings",
+    "TrainingConfig": "training.settings",
     "preset": "presets",
 }
 

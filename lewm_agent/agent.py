@@ -14,13 +14,15 @@ from lewm_agent import environment
 from lewm_agent.checkpoints import checkpoint, released
 from lewm_agent.checkpoints.checkpoint import Description, HubOptions
 from lewm_agent.checkpoints.model_card import About, search_summary
-from lewm_agent.config import AgentConfig, ObjectiveConfig, PlannerConfig
+from lewm_agent.config import AgentConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import prepared
 from lewm_agent.goal_agent import resolve_device as resolve_device
 from lewm_agent.models.objectives import registry
+from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.training import slow_metric
@@ -96,7 +98,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     # --- learn -------------------------------------------------------------------------------------------------------
 
     def _goal_blocks(self) -> int | None:
-        return self.config.objective.goal_blocks(self.config)
+        return self.config.objective.goal_blocks(self.config.model, self.config.inverse_dynamics)
 
     def _finish_training(self, dataset: OfflineDataset, clips: TrainingClips, seed: int, progress: bool) -> None:
         self.world_model.metric.copy_(slow_metric.fit(self.world_model, dataset, clips.train_episodes))

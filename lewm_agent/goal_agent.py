@@ -22,7 +22,6 @@ from lewm_agent.agents.behavior.policies import behavior_policy
 from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import CheckpointError, Description, HubOptions
 from lewm_agent.checkpoints.model_card import About, model_card, read_results
-from lewm_agent.config import AgentSettings, PlannerConfig
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
@@ -36,8 +35,10 @@ from lewm_agent.planning.episodes import (
     begin_episodes,
     episode_seed,
 )
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.frames import checked_frames
 from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.settings import AgentSettings
 from lewm_agent.training.trainer import Schedule, Trainer
 
 ConfigT = TypeVar("ConfigT", bound=AgentSettings)

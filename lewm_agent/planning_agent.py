@@ -9,13 +9,14 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.config import AgentSettings, PlannerConfig
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning.controller import Controller
 from lewm_agent.planning.goal_cost import LatentCost
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.presets import planner_preset
+from lewm_agent.training.settings import AgentSettings
 
 
 class PlanningSettings(AgentSettings, Protocol):

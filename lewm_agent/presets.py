@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from lewm_agent.config import (
-    AgentConfig,
-    ClipConfig,
-    InverseDynamicsConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    PlannerConfig,
-    TrainingConfig,
-)
+from lewm_agent.config import AgentConfig
+from lewm_agent.models.clip import ClipConfig
+from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
+from lewm_agent.models.objectives.lewm import ObjectiveConfig
+from lewm_agent.models.predictor import ModelConfig
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import named
+from lewm_agent.training.settings import TrainingConfig
 
 PLANNERS: dict[str, PlannerConfig] = {
     "paper": PlannerConfig(),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import presets
-from lewm_agent.config import InverseDynamicsConfig
+from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.objectives import registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
-from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval.watching.imagination import imagine
-from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.presets import planner_preset
 from lewm_agent.training.hindsight import HindsightPairs, fit

@@ -12,9 +12,8 @@ import torch
 from lewm_agent import AgentConfig, LeWMAgent, ObjectiveConfig
 from lewm_agent.agents import make_agent
 from lewm_agent.checkpoints.checkpoint import bundled
-from lewm_agent.config import ObjectiveSettings
 from lewm_agent.models.objectives import registry
-from lewm_agent.models.objectives.base import EncodedClip, Objective, Terms
+from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
 from lewm_agent.models.objectives.pldm import PLDMConfig, collapse_terms, covariance_energy, variance_hinge
 from lewm_agent.models.world_model import WorldModel
 

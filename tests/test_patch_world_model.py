@@ -14,7 +14,7 @@ import torch
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchPredictor, PatchWorldModel, completed
-from lewm_agent.config import EncoderConfig
+from lewm_agent.models.encoder import EncoderConfig
 
 SIZES = {"predictor_depth": 2, "predictor_heads": 2, "predictor_head_dim": 4, "predictor_mlp_width": 16}
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lewm_agent import AgentConfig, LeWMAgent
-from lewm_agent.config import PlannerConfig, SearchName
 from lewm_agent.planning import CEM, ICEM, MPPI, Bounds, CostFunction, GradientDescent, Mixture, Search, make_search
 from lewm_agent.planning.goal_cost import goal_cost
+from lewm_agent.planning.settings import PlannerConfig, SearchName
 
 SEARCHES: dict[SearchName, Search] = {
     "cem": CEM(samples=300, elites=30, iterations=20),

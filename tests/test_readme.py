@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lewm_agent import cli, presets, recipes
-from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.eval import (
     ablation,
     latent_geometry,
@@ -21,6 +20,7 @@ from lewm_agent.eval import (
     surprise,
     true_dynamics,
 )
+from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

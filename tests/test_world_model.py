@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm_agent.config import AgentConfig, ModelConfig, ObjectiveConfig, PlannerConfig
+from lewm_agent.config import AgentConfig
 from lewm_agent.models.color_jitter import jittered
 from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.objectives.base import EncodedClip
+from lewm_agent.models.objectives.lewm import ObjectiveConfig
+from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
 from lewm_agent.models.world_model import WorldModel, straightness
 from lewm_agent.planning.fast_rollout import fast_rollout
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.presets import preset
 
 TINY = ModelConfig(

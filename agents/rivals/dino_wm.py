@@ -7,10 +7,13 @@ from typing import Any
 
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchWorldModel, completed
 from lewm_agent.checkpoints.model_card import About, search_summary
-from lewm_agent.config import AgentConfig, PlannerConfig, TrainingConfig, settings_from_dict
+from lewm_agent.config import AgentConfig
 from lewm_agent.environment import Environment
+from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.tools.checks import require
+from lewm_agent.tools.settings import settings_from_dict
+from lewm_agent.training.settings import TrainingConfig
 
 
 @dataclass(frozen=True)

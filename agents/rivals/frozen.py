@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import CheckpointError
-from lewm_agent.config import AgentConfig, EncoderConfig
-from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from lewm_agent.config import AgentConfig
+from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, EncoderConfig
 from lewm_agent.models.objectives import registry
 
 

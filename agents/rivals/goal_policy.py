@@ -31,11 +31,13 @@ import torch
 from torch import Tensor, nn
 
 from lewm_agent.agents.rivals.frozen import encoder_part, read_encoder
-from lewm_agent.config import AgentConfig, EncoderConfig, TrainingConfig, settings_from_dict
+from lewm_agent.config import AgentConfig
 from lewm_agent.datasets.goals import GoalMixture
-from lewm_agent.models.encoder import Encoder
+from lewm_agent.models.encoder import Encoder, EncoderConfig
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.checks import require, require_one_of
+from lewm_agent.tools.settings import settings_from_dict
+from lewm_agent.training.settings import TrainingConfig
 
 Algorithm = Literal["gcbc", "gcivl", "gciql"]
 

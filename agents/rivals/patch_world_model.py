@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lewm_agent.agents.rivals.frozen import PatchEncoder, TimmPatches, WorldModelPatches, is_timm_vit, read_encoder
-from lewm_agent.config import ClipConfig, EncoderConfig
+from lewm_agent.models.clip import ClipConfig
+from lewm_agent.models.encoder import EncoderConfig
 from lewm_agent.models.learner import LatentModel, Loss
 from lewm_agent.models.predictor import CausalAttention, feed_forward
 from lewm_agent.tools.checks import require

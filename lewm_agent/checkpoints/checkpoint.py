@@ -22,8 +22,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lewm_agent.config import AgentSettings
 from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.training.settings import AgentSettings
 
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1

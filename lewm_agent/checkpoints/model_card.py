@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from lewm_agent.checkpoints.checkpoint import Description
-from lewm_agent.config import PlannerConfig
+from lewm_agent.planning.settings import PlannerConfig
 
 Result = dict[str, Any]
 """One JSON of ``eval/success_rate.py`` (docs/reference/results-schema.md)."""

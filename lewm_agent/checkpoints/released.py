@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lewm_agent.checkpoints.checkpoint import CheckpointError, check_weights
-from lewm_agent.config import ModelConfig
+from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.models.world_model import WorldModel
 
 WEIGHTS, CONFIG, DRIVE_WEIGHTS = "weights.pt", "config.json", "*_weight.ckpt"

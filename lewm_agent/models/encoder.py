@@ -3,17 +3,64 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lewm_agent.config import EncoderConfig
+from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.color_jitter import jittered
+from lewm_agent.tools.checks import require, require_one_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+PixelNormalization = Literal["imagenet", "mean_frame"]
+Backbone = Literal["vit", "cnn"]
+HeadNorm = Literal["batch", "layer"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig(ClipConfig):
+    """Sizes of an encoder that is trained from scratch. The defaults are LeWM's."""
+
+    encoder: Backbone = "vit"
+    """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps."""
+    patch_size: int = 14
+    """Side of a ViT patch, or stride of all convolutions together, in pixels; must divide ``image_size``."""
+    encoder_width: int = 192
+    """Size of a ViT token; channels after the last convolution."""
+    encoder_depth: int = 12
+    """Layers of the ViT; a CNN has one for each prime factor of ``patch_size``."""
+    encoder_heads: int = 3
+    latent_dim: int = 192
+    """Size of the latent vector of one frame."""
+    projector_width: int = 2048
+    """Hidden width of the projector and of the prediction head (Linear, BatchNorm, GELU, Linear)."""
+    head_norm: HeadNorm = "batch"
+    """BatchNorm or LayerNorm in these two; ``layer`` is there to show what BatchNorm is for."""
+    pixel_normalization: PixelNormalization = "imagenet"
+    """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
+    each colour around it."""
+    color_jitter: float = 0.0
+    """In training, how far the colors of every frame are changed at random (:mod:`lewm_agent.models.color_jitter`)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.color_jitter >= 0, f"color_jitter must not be negative, got {self.color_jitter}")
+        require(
+            self.image_size % self.patch_size == 0,
+            f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})",
+        )
+        require(
+            self.encoder_width % self.encoder_heads == 0,
+            f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
+        )
+        require_one_of("pixel_normalization", self.pixel_normalization, get_args(PixelNormalization))
+        require_one_of("encoder", self.encoder, get_args(Backbone))
+        require_one_of("head_norm", self.head_norm, get_args(HeadNorm))
 
 
 def projection_head(input_dim: int, config: EncoderConfig) -> nn.Sequential:
@@ -24,33 +71,6 @@ def projection_head(input_dim: int, config: EncoderConfig) -> nn.Sequential:
     hidden = config.projector_width
     norm = nn.BatchNorm1d(hidden) if config.head_norm == "batch" else nn.LayerNorm(hidden)
     return nn.Sequential(nn.Linear(input_dim, hidden), norm, nn.GELU(), nn.Linear(hidden, config.latent_dim))
-
-
-class _ViT(VisionTransformer):
-    """timm's ViT with its CLS token as output and Hugging Face's initialisation, which the released models have."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.encoder_width,
-            depth=config.encoder_depth,
-            num_heads=config.encoder_heads,
-            num_classes=0,
-            global_pool="token",
-            norm_layer=partial(nn.LayerNorm, eps=1e-12),
-        )
-        self.apply(self._initialize)
-        for name, parameter in self.named_parameters():
-            if name in ("cls_token", "pos_embed"):
-                nn.init.trunc_normal_(parameter, std=0.02)
-
-    @staticmethod
-    def _initialize(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 class _CNN(nn.Sequential):
@@ -87,7 +107,9 @@ class Encoder(nn.Module):
         features = width if config.encoder == "vit" else 4 * width
         self.backbone = config.encoder
         if config.encoder == "vit":
-            self.vit = _ViT(config)
+            from lewm_agent.models.vit import ViT  # timm is slow to import, and a CNN needs none of it
+
+            self.vit = ViT(config)
         else:
             self.cnn = _CNN(config, features)
         self.projector = projection_head(features, config)

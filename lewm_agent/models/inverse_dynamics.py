@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.config import InverseDynamicsConfig, ModelConfig
+from lewm_agent.models.predictor import ModelConfig
+from lewm_agent.tools.checks import require
+
+
+@dataclass(frozen=True)
+class InverseDynamicsConfig:
+    """The goal-conditioned inverse-dynamics head and its training on frozen latents, after the world model's."""
+
+    furthest: int = 10
+    """Goals are 1 to this many action blocks ahead."""
+    width: int = 512
+    depth: int = 3
+    dropout: float = 0.1
+    latent_noise: float = 0.05
+    """Standard deviation of the noise on its inputs, whose components have variance 1."""
+    steps: int = 6000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("furthest", "width", "depth", "steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        for name in ("latent_noise", "weight_decay"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
 
 
 class InverseDynamics(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.config import ClipConfig
+from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.inverse_dynamics import InverseDynamics
 

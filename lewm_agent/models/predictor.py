@@ -7,14 +7,47 @@ begin with a LayerNorm of their own, so the modulated input is normalised twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lewm_agent.config import ModelConfig
+from lewm_agent.models.encoder import EncoderConfig
+from lewm_agent.tools.checks import require, require_one_of
 
 Head = Callable[[Tensor], Tensor]
+
+
+PredictorName = Literal["autoregressive", "prefix"]
+
+
+@dataclass(frozen=True)
+class ModelConfig(EncoderConfig):
+    """Sizes of the world model. The defaults are the released ones (18,034,478 parameters with 2-D actions)."""
+
+    predictor: PredictorName = "autoregressive"
+    """``autoregressive`` imagines one block after the other; ``prefix`` all at once, each from what the actions so far
+    make of the real frames (:mod:`lewm_agent.models.prefix_predictor`)."""
+    prefix_length: int = 5
+    """Blocks that ``prefix`` imagines at once; its training clips are that much longer."""
+    predictor_width: int = 192
+    predictor_depth: int = 6
+    predictor_heads: int = 16
+    predictor_head_dim: int = 64
+    predictor_mlp_width: int = 2048
+    predictor_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
+        require_one_of("predictor", self.predictor, get_args(PredictorName))
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a training clip."""
+        return self.history + (1 if self.predictor == "autoregressive" else self.prefix_length)
 
 
 class KeyValueCache:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.config import ModelConfig
-from lewm_agent.models.predictor import Head, Predictor
+from lewm_agent.models.predictor import Head, ModelConfig, Predictor
 
 
 class PrefixPredictor(Predictor):

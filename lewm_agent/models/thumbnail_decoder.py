@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lewm_agent.config import ModelConfig
+from lewm_agent.models.predictor import ModelConfig
 
 SIDE = 24
 """Height and width of the pictures, in pixels."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.config import InverseDynamicsConfig, ModelConfig, ObjectiveConfig, ObjectiveSettings
 from lewm_agent.models.encoder import Encoder, projection_head
-from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.learner import LatentModel, Loss
 from lewm_agent.models.objectives import registry
-from lewm_agent.models.objectives.base import EncodedClip, Objective
+from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings
+from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.objectives.lewm import straightness as straightness
+from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.models.prefix_predictor import make_predictor
 from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
 

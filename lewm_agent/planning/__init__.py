@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lewm_agent.config import PlannerConfig
 from lewm_agent.planning.cem import CEM
 from lewm_agent.planning.gradient import GradientDescent
 from lewm_agent.planning.icem import ICEM
 from lewm_agent.planning.mixture import Mixture
 from lewm_agent.planning.mppi import MPPI
 from lewm_agent.planning.search import ActionSet, Bounds, Choices, CostFunction, Plan, Search
+from lewm_agent.planning.settings import PlannerConfig
 
 __all__ = [
     "CEM",

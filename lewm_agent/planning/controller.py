@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_agent.config import PlannerConfig
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
 from lewm_agent.planning.fast_rollout import fast_rollout
 from lewm_agent.planning.goal_cost import LatentCost, goal_cost
+from lewm_agent.planning.settings import PlannerConfig
 
 
 class Controller:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lewm_agent.config import PlannerConfig
 from lewm_agent.models.learner import LatentModel
+from lewm_agent.planning.settings import PlannerConfig
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
 """As :meth:`LatentModel.rollout`: latents, past blocks and candidate blocks to imagined latents, all float32."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lewm_agent.config import GoalCost
+from lewm_agent.planning.settings import GoalCost
 
 LatentCost = Callable[[Tensor, Tensor], Tensor]
 """Imagined latents (N, S, P, D) and goals (N, D) to costs (N, S)."""

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from lewm_agent.config import InverseDynamicsConfig
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.freed_memory import release_freed
 

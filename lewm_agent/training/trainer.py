@@ -20,9 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lewm_agent.config import TrainingConfig
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.folder_lock import locked
+from lewm_agent.training.settings import TrainingConfig
 
 LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""

@@ -9,13 +9,25 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from lewm_agent.config import ModelConfig
 from lewm_agent.models.encoder import Encoder
-from lewm_agent.models.inverse_dynamics import InverseDynamics
+from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
+from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
 
 Terms = dict[str, Tensor]
 """Scalars by name; the trainer logs them."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the settings of every objective derive from (:mod:`lewm_agent.models.objectives`)."""
+
+    def check(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> None:
+        """Raise ``ValueError`` unless the rest of the configuration has what the objective needs."""
+
+    def goal_blocks(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> int | None:
+        """Furthest goal that clips come with, in action blocks after the clip; None for clips without a goal."""
+        return None
 
 
 class Predictive(Protocol):

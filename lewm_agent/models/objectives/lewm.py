@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lewm_agent.config import ModelConfig, ObjectiveConfig
-from lewm_agent.models.objectives.base import EncodedClip, Objective, Terms
+from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
+from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
 from lewm_agent.models.objectives.registry import register
 from lewm_agent.models.objectives.sigreg import SIGReg
+from lewm_agent.models.predictor import ModelConfig
+from lewm_agent.tools.checks import require
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(ObjectiveSettings):
+    """LeWM's loss: next-latent prediction + weighted SIGReg (arXiv 2603.19312, equation 3; released weights)."""
+
+    sigreg_weight: float = 0.09
+    """Lambda of the released code (the paper's text says 0.1)."""
+    sigreg_projections: int = 1024
+    """Random directions drawn afresh at every step."""
+    sigreg_knots: int = 17
+    """Quadrature nodes on [0, 3]."""
+    sigreg_subspaces: int = 1
+    """Fixed random subspaces of latent_dim / this many dimensions that the directions lie in: LeWM 1, Sub-JEPA 32."""
+    straightening_weight: float = 0.0
+    """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
+    cross_time_weight: float = 0.0
+    """Weight of SIGReg on the change from one latent to the next, divided by the root of 2: standard normal only where
+    successive latents are independent. A control, against the paper's idea that freedom in time straightens latents."""
+    inverse_weight: float = 0.0
+    """Weight of the error of the inverse-dynamics head, whose gradient then also shapes the latents."""
+    reconstruction_weight: float = 0.0
+    """Weight of the error of small pictures decoded from the latents."""
+
+    def __post_init__(self) -> None:
+        for name in (name for name in dataclasses.asdict(self) if name.endswith("_weight")):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
+        require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
+        require(
+            1 <= self.sigreg_subspaces <= self.sigreg_projections,
+            f"sigreg_subspaces must be 1 to sigreg_projections, got {self.sigreg_subspaces}",
+        )
+
+    def check(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> None:
+        """Raise ``ValueError`` unless there are the velocities, the head and the dimensions that the terms need."""
+        dimensions = model.latent_dim
+        require(
+            dimensions % self.sigreg_subspaces == 0,
+            f"objective.sigreg_subspaces ({self.sigreg_subspaces}) must divide model.latent_dim ({dimensions})",
+        )
+        require(
+            model.clip_frames > 2 or not self.straightening_weight,
+            "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",
+        )
+        require(head is not None or not self.inverse_weight, "objective.inverse_weight needs inverse_dynamics")
+
+    def goal_blocks(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> int | None:
+        """As far as the inverse-dynamics head looks, if it is trained with the rest."""
+        return head.furthest - model.clip_frames + 1 if head and self.inverse_weight else None
 
 
 def straightness(latents: Tensor) -> Tensor:

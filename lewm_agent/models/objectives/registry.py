@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from typing import Any
 
 from lewm_agent.tools.checks import named
 
 BUILT_IN = ("lewm", "pldm")
-"""Each in a file of its name, which registers it; read when an objective is first asked for."""
+"""Each in a file of its name, which registers it when the package is imported."""
 OTHER_AGENTS = ("dino_wm", "gcbc", "gcivl", "gciql")
 """Agents with models of their own, whose names no objective can have."""
 
@@ -32,8 +31,8 @@ def register(name: str, settings: type[Any], objective: type[Any]) -> None:
 
     Args:
         name: by which commands and checkpoints call it.
-        settings: frozen dataclass derived from ``lewm_agent.config.ObjectiveSettings``; all fields have defaults, and
-            none is called ``kind``, under which files keep the name.
+        settings: frozen dataclass derived from :class:`~lewm_agent.models.objectives.base.ObjectiveSettings`; all
+            fields have defaults, and none is called ``kind``, under which files keep the name.
         objective: derived from ``lewm_agent.models.objectives.base.Objective``; made with (settings, ModelConfig).
 
     Raises:
@@ -49,8 +48,6 @@ def register(name: str, settings: type[Any], objective: type[Any]) -> None:
 
 def entries() -> dict[str, Entry]:
     """All objectives by name."""
-    for name in BUILT_IN:
-        importlib.import_module(f"lewm_agent.models.objectives.{name}")
     return dict(_entries)
 
 

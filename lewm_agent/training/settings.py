@@ -1,0 +1,74 @@
+"""How a model is trained; the defaults are the released recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+from lewm_agent.models.clip import ClipConfig
+from lewm_agent.tools.checks import require
+
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation. The defaults are the released ones (le-wm ``config/train/lewm.yaml``)."""
+
+    epochs: float = 10.0
+    """Passes over the training clips; may be a fraction."""
+    schedule_epochs: float = 100.0
+    """Length of the cosine schedule; the authors stop after 10 of 100 epochs (le-wm issue 52)."""
+    schedule_cycles: int = 1
+    """How often the cosine starts anew, evenly over the schedule (SGDR). A finished run is continued by giving it more
+    epochs, schedule epochs and cycles by the same factor."""
+    batch_size: int = 128
+    learning_rate: float = 5e-5
+    weight_decay: float = 1e-3
+    warmup_fraction: float = 0.01
+    """Share of the schedule in which the learning rate rises linearly from 0."""
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradient."""
+    precision: TrainingPrecision = "auto"
+    """``auto`` is bfloat16 (mixed) on a GPU and float32 elsewhere; with ``bfloat16`` convolutions and wide layers learn
+    faster on CPUs that have it in hardware (AVX512-BF16, AMX), and much slower on others."""
+    held_out_fraction: float = 0.1
+    """Share of the EPISODES that training never sees (the released code splits by clip, which leaks)."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
+        require(
+            self.schedule_epochs >= self.epochs,
+            f"schedule_epochs ({self.schedule_epochs}) must be at least epochs ({self.epochs})",
+        )
+        require(self.schedule_cycles >= 1, f"schedule_cycles must be at least 1, got {self.schedule_cycles}")
+        require(self.batch_size >= 2, f"batch_size must be at least 2 (BatchNorm, SIGReg), got {self.batch_size}")
+        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
+        require(0 <= self.warmup_fraction < 1, f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
+        require(self.gradient_clip > 0, f"gradient_clip must be positive, got {self.gradient_clip}")
+        allowed = get_args(TrainingPrecision)
+        require(self.precision in allowed, f"precision must be {' or '.join(allowed)}, got {self.precision!r}")
+        require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
+
+    def as_long_as(self, other: TrainingConfig) -> TrainingConfig:
+        """This configuration with the length and cycles of ``other``."""
+        length = {name: getattr(other, name) for name in ("epochs", "schedule_epochs", "schedule_cycles")}
+        return dataclasses.replace(self, **length)
+
+
+@runtime_checkable
+class AgentSettings(Protocol):
+    """What the configurations of all kinds of agents have: frozen dataclasses with these parts."""
+
+    @property
+    def model(self) -> ClipConfig:
+        """Sizes."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The optimisation."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, ready for JSON."""
