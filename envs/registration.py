@@ -6,31 +6,21 @@ import difflib
 
 import gymnasium as gym
 
-ENVIRONMENTS: dict[str, str] = {
-    "cube": "lewm/Cube-v0",
-    "push_t": "lewm/PushT-v0",
-    "reacher": "lewm/Reacher-v0",
-    "two_room": "lewm/TwoRoom-v0",
+_REGISTERED = {
+    "cube": ("lewm/Cube-v0", "CubeEnv", 200),
+    "push_t": ("lewm/PushT-v0", "PushTEnv", 200),
+    "reacher": ("lewm/Reacher-v0", "ReacherEnv", 200),
+    "two_room": ("lewm/TwoRoom-v0", "TwoRoomEnv", 100),
 }
+"""Short name, also of the folder -> Gymnasium id, the class in ``env.py``, and when an episode is cut off."""
+ENVIRONMENTS: dict[str, str] = {name: gymnasium_id for name, (gymnasium_id, _, _) in _REGISTERED.items()}
 """Short name of an environment -> its Gymnasium id."""
-_WORLDS = {
-    "cube": ("cube.env:CubeEnv", 200),
-    "push_t": ("push_t.env:PushTEnv", 200),
-    "reacher": ("reacher.env:ReacherEnv", 200),
-    "two_room": ("two_room.env:TwoRoomEnv", 100),
-}
-"""Short name -> where its class is, and after how many steps an episode is cut off."""
 
 
 def register_environments() -> None:
     """Make the environments known to ``gymnasium.make``; runs when ``lewm_agent.envs`` is imported."""
-    for name, (entry_point, steps) in _WORLDS.items():
-        gym.register(id=ENVIRONMENTS[name], entry_point=f"lewm_agent.envs.{entry_point}", max_episode_steps=steps)
-
-
-def short_name(gymnasium_id: str) -> str:
-    """Inverse of ``ENVIRONMENTS``. Raises ``KeyError`` for an environment of others."""
-    return {known: name for name, known in ENVIRONMENTS.items()}[gymnasium_id]
+    for name, (gymnasium_id, class_name, steps) in _REGISTERED.items():
+        gym.register(gymnasium_id, f"lewm_agent.envs.{name}.env:{class_name}", max_episode_steps=steps)
 
 
 def environment_id(name: str) -> str:

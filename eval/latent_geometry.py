@@ -24,7 +24,7 @@ from lewm_agent.envs.two_room.geometry import WORLD_SIZE, Geometry, disk_is_clea
 from lewm_agent.eval import command
 from lewm_agent.eval.playing import views
 from lewm_agent.eval.reporting.geometry_picture import Distances, Picture, draw
-from lewm_agent.eval.worlds.protocols import held_out_episodes
+from lewm_agent.eval.worlds.held_out import held_out_episodes
 from lewm_agent.models.world_model import straightness
 from lewm_agent.tools.replacing import write_atomically
 

@@ -21,8 +21,9 @@ import safetensors.numpy
 import tyro
 from rich.console import Console
 
-from lewm_agent.envs import environment_id, short_name
-from lewm_agent.eval.worlds.protocols import Pair, ProtocolName, draw_pairs, protocol
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.held_out import draw_pairs
+from lewm_agent.eval.worlds.protocols import Pair, ProtocolName
 from lewm_agent.tools.replacing import write_atomically
 
 FORMAT = "lewm-agent pairs 1"
@@ -107,17 +108,18 @@ def load(path: Path) -> PairList:
 
 def shipped(environment: str, protocol_name: str) -> PairList:
     """The list that ships with the package. Raises ``ValueError`` for names that are unknown."""
-    protocol(environment, protocol_name)
-    return load(FOLDER / f"{short_name(environment_id(environment))}-{protocol_name}.safetensors")
+    world = world_of(environment)
+    world.protocol(protocol_name)
+    return load(FOLDER / f"{world.name}-{protocol_name}.safetensors")
 
 
 def draw(
     environment: str, protocol_name: str, count: int, seed: int, environment_kwargs: Mapping[str, Any] | None = None
 ) -> PairList:
-    """Draw a list from held-out episodes; see :func:`lewm_agent.eval.worlds.protocols.draw_pairs`."""
-    gymnasium_id, kwargs = environment_id(environment), dict(environment_kwargs or {})
-    pairs = draw_pairs(gymnasium_id, protocol(gymnasium_id, protocol_name), count, seed, kwargs)
-    return PairList(gymnasium_id, protocol_name, seed, pairs, kwargs)
+    """Draw a list from held-out episodes; see :func:`lewm_agent.eval.worlds.held_out.draw_pairs`."""
+    world, kwargs = world_of(environment), dict(environment_kwargs or {})
+    pairs = draw_pairs(world.environment, world.protocol(protocol_name), count, seed, kwargs)
+    return PairList(world.environment, protocol_name, seed, pairs, kwargs)
 
 
 def make(

@@ -9,7 +9,7 @@ import itertools
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,14 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from lewm_agent import LeWMAgent
-from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.playing.views import Matrix, Views, gather, latents
-from lewm_agent.eval.worlds.protocols import STARTS
+from lewm_agent.eval.worlds import world_of
 from lewm_agent.models.world_model import WorldModel
 
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""
-SYMMETRIES = {"cube_yaw": 4, "effector_yaw": 2}
-"""Turns after which a thing looks as before: sine and cosine are of the angle times this, all that a frame can show."""
 TEST_SHARE = 0.25
 """Of the episodes."""
 NEVER_CHANGES = 1e-6
@@ -62,13 +59,18 @@ class Options(ModelOptions):
     """Splits of the episodes, and of the probes' weights."""
 
 
-def targets(quantities: dict[str, Matrix]) -> dict[str, Matrix]:
-    """What is probed for: all quantities that change, angles also as sine and cosine."""
+def targets(quantities: dict[str, Matrix], turns: Mapping[str, int]) -> dict[str, Matrix]:
+    """What is probed for: all quantities that change, angles also as sine and cosine.
+
+    Args:
+        quantities: name -> values (N,).
+        turns: of a world's record; sine and cosine are of the angle times this, all that a frame can show.
+    """
     found = {name: values for name, values in quantities.items() if values.std() > NEVER_CHANGES}
     for name in [name for name in found if name.endswith(ANGLES)]:
-        turns = SYMMETRIES.get(name, 1)
-        label = f"{turns} {name}" if turns > 1 else name
-        found[f"sin {label}"], found[f"cos {label}"] = np.sin(turns * found[name]), np.cos(turns * found[name])
+        times = turns.get(name, 1)
+        label = f"{times} {name}" if times > 1 else name
+        found[f"sin {label}"], found[f"cos {label}"] = np.sin(times * found[name]), np.cos(times * found[name])
     return found
 
 
@@ -125,13 +127,14 @@ def measure(options: Options) -> dict[str, Any]:
     """All figures; JSON-ready."""
     if options.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {options.seeds}")
-    environment = environment_id(options.env)
+    world = world_of(options.env)
+    environment = world.environment
     agent = command.load_model(options.model or options.env, environment, options.device)
     views = gather(agent, environment, options.frames)
     if len(np.unique(views.episodes)) < 4:
         raise ValueError(f"{options.frames} frames are of fewer than 4 episodes; ask for more frames")
     subsets = {"all frames": np.ones(len(views.pixels), bool)}
-    for name, belongs in STARTS.get(environment, {}).items():
+    for name, belongs in world.starts.items():
         subsets[name.replace("starts_", "").replace("_", " ")] = np.array([belongs(state) for state in views.states])
     return {
         "env": environment,
@@ -141,13 +144,14 @@ def measure(options: Options) -> dict[str, Any]:
         "episodes": len(np.unique(views.episodes)),
         "seeds": options.seeds,
         "command": " ".join(["python", *sys.argv]),
-        "rows": rows(agent, views, subsets, options.seeds),
+        "rows": rows(agent, views, targets(views.quantities, world.turns), subsets, options.seeds),
     }
 
 
-def rows(agent: LeWMAgent, views: Views, subsets: dict[str, NDArray[np.bool_]], seeds: int) -> list[dict[str, Any]]:
-    """One row for each quantity, representation, probe and subset of the frames."""
-    wanted = targets(views.quantities)
+def rows(
+    agent: LeWMAgent, views: Views, wanted: dict[str, Matrix], subsets: dict[str, NDArray[np.bool_]], seeds: int
+) -> list[dict[str, Any]]:
+    """One row for each wanted quantity, representation, probe and subset of the frames."""
     values = np.stack(list(wanted.values()), axis=1)
     found = defaultdict(list)
     representations = encoded(agent, views.pixels)

@@ -29,7 +29,6 @@ from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.checkpoints.model_card import agent_title
-from lewm_agent.envs import environment_id
 from lewm_agent.eval.command import check_world
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.playing.journal import Journal
@@ -46,8 +45,9 @@ from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.watching.videos import write_gif
+from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.floors import floors
-from lewm_agent.eval.worlds.protocols import STARTS, Pair, Protocol, ProtocolName, protocol
+from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.replacing import write_atomically
@@ -129,8 +129,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     for name in ("num_envs", "workers"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
-    environment = environment_id(options.env)
-    rules = protocol(environment, options.protocol)
+    world = world_of(options.env)
+    environment, rules = world.environment, world.protocol(options.protocol)
     agent = _agent(options)
     trained_in = agent.description.environment_kwargs
     check_world(agent, environment)
@@ -220,7 +220,7 @@ def _play_floors(
     env: Environment, chosen: PairList, rules: Protocol, journal: Journal, progress: Progress
 ) -> dict[str, Any]:
     """Success of every floor and ceiling on all pairs; what is in the journal is not played again."""
-    pairs, controllers = chosen.pairs, floors(chosen.environment, env, rules)
+    pairs, controllers = chosen.pairs, floors(world_of(chosen.environment), env, rules)
     bar = progress.add_task("floors", total=len(controllers) * len(pairs), completed=len(journal.solved))
     for name, floor in controllers.items():
         missing = [number for number in range(len(pairs)) if (name, number) not in journal.solved]
@@ -307,7 +307,7 @@ def _by_start(environment: str, pairs: list[Pair], records: list[dict[str, Any]]
     """Success on every kind of start that is reported apart and occurs."""
     outcomes = {
         name: [record["success"] for pair, record in zip(pairs, records, strict=True) if belongs(pair.state)]
-        for name, belongs in STARTS.get(environment, {}).items()
+        for name, belongs in world_of(environment).starts.items()
     }
     return {name: {"pairs": len(o), **rate(sum(o), len(o))} for name, o in outcomes.items() if o}
 

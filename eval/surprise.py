@@ -24,38 +24,15 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from lewm_agent import LeWMAgent
-from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.playing.rollouts import make_environment
-from lewm_agent.eval.worlds.protocols import held_out_episodes
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.held_out import held_out_episodes
 
 BLOCKS, EVENT = 12, 6
 """Length of a trajectory in action blocks, and after which of them something happens."""
 VARIANTS = ("unchanged", "recolored", "teleported")
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happens in a world.
-
-    Attributes:
-        color: the factor that changes.
-        changed_color: RGB it changes to, 0 to 255.
-        moved: the part of the state that is replaced by another trajectory's.
-    """
-
-    color: str
-    changed_color: tuple[int, int, int]
-    moved: slice
-
-
-EVENTS: dict[str, Event] = {
-    "lewm/Cube-v0": Event("cube_color", (54, 120, 245), slice(55, 74)),  # the whole of the first cube
-    "lewm/PushT-v0": Event("block_color", (205, 92, 92), slice(None)),  # agent and block, as in the paper
-    "lewm/Reacher-v0": Event("hand_color", (60, 120, 200), slice(None)),
-    "lewm/TwoRoom-v0": Event("agent_color", (30, 144, 60), slice(None)),
-}
 
 
 @dataclass(frozen=True)
@@ -87,7 +64,7 @@ def filmed(env: Any, told: Trajectory, other: Trajectory, variant: str, skip: in
 
     What is teleported goes on under the same actions.
     """
-    event = EVENTS[env.spec.id]
+    event = world_of(env.spec.id).event
     env.reset(seed=0, options={"state": told.states[0]})
     frames = [env.render()]
     for block in range(BLOCKS):
@@ -136,9 +113,8 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     """All figures, JSON-ready, and the frames of the first trajectory in every variant."""
     if options.trajectories < 2:
         raise ValueError(f"trajectories must be at least 2, got {options.trajectories}")
-    environment = environment_id(options.env)
-    if environment not in EVENTS:
-        raise ValueError(f"no event is known for {environment}; there are events for {', '.join(EVENTS)}")
+    world = world_of(options.env)
+    environment = world.environment
     agent = command.load_model(options.model or options.env, environment, options.device)
     skip = agent.config.model.frame_skip
     env = make_environment(environment, agent.description.environment_kwargs).unwrapped
@@ -160,7 +136,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
         "model": options.model or options.env,
         "weights_sha256": agent.weights_sha256(),
         "trajectories": options.trajectories,
-        "event": {**dataclasses.asdict(EVENTS[environment]), "moved": str(EVENTS[environment].moved), "block": EVENT},
+        "event": {**dataclasses.asdict(world.event), "moved": str(world.event.moved), "block": EVENT},
         "command": " ".join(["python", *sys.argv]),
         "mean_surprise": {variant: curve.mean(axis=0).tolist() for variant, curve in measured.items()},
         "standard_error": {

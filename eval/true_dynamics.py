@@ -26,13 +26,13 @@ from torch import Tensor
 
 from lewm_agent import LeWMAgent
 from lewm_agent.environment import Environment, action_bounds
-from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.rollouts import make_environment, pair_seed, restore
 from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.reporting.intervals import rate
-from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName, protocol
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.replacing import write_atomically
 
@@ -115,11 +115,12 @@ def solves(agent: LeWMAgent, dynamics: TrueDynamics, env: Environment, rules: Pr
 
 def measure(options: Options) -> dict[str, Any]:
     """Success of one model with both dynamics, pair by pair."""
-    environment = environment_id(options.env)
+    world = world_of(options.env)
+    environment = world.environment
     agent = command.load_model(options.model or options.env, environment, options.device, options.planner)
     if agent.config.planner.search == "gradient":
         raise ValueError("the world itself has no gradient to descend; use another --planner")
-    rules = protocol(environment, options.protocol)
+    rules = world.protocol(options.protocol)
     make = functools.partial(
         make_environment, environment, {**agent.description.environment_kwargs, **rules.environment_kwargs}
     )

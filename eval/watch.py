@@ -25,14 +25,13 @@ import tyro
 from rich.console import Console
 
 from lewm_agent.checkpoints.checkpoint import CheckpointError
-from lewm_agent.envs import short_name
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval.command import load_model
 from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.session import Session
-from lewm_agent.eval.watching.worlds import watchable
+from lewm_agent.eval.worlds import world_of
 from lewm_agent.planning.episodes import Frames
 
 MOST_STEPS = 60
@@ -84,8 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def watch(options: Options, console: Console) -> None:
     """Show the window or record the GIF. Raises ``ValueError`` or :class:`CheckpointError` for what cannot be done."""
-    environment = watchable(options.env)
-    name = short_name(environment)
+    world = world_of(options.env)
+    environment, name = world.environment, world.name
     record = options.record or (None if has_display() else Path(f"watch-{name}.gif"))
     if record is not None:
         check_recording(record, options.episodes)
@@ -134,7 +133,7 @@ class Window:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.paused = False
-        self.hints = (session.world.mouse, "N new goal   R restart elsewhere   space pause   Q quit")
+        self.hints = (session.view.mouse, "N new goal   R restart elsewhere   space pause   Q quit")
         try:
             pygame.display.init()
             self._screen = pygame.display.set_mode(watch_drawing.size(1 + len(self.hints), imagined=session.decodes))

@@ -6,19 +6,44 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.envs import ENVIRONMENTS
-from lewm_agent.eval import success_rate
-from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, PROTOCOLS, RECORDED_FROM
+from lewm_agent.eval import pairs, probing, success_rate, surprise, true_dynamics, watch
+from lewm_agent.eval.worlds import WORLDS, world_of
+from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES
+from lewm_agent.recipes import RECIPES
 
 
-def test_every_world_has_its_protocols() -> None:
-    assert set(PROTOCOLS) == set(RECORDED_FROM) == set(ENVIRONMENTS.values())
-    assert all(set(rules) == set(PROTOCOL_NAMES) for rules in PROTOCOLS.values())
+def test_every_world_has_its_record_and_recipe() -> None:
+    assert set(WORLDS) == set(RECIPES) == set(ENVIRONMENTS)
+    assert all(tuple(world.protocols) == PROTOCOL_NAMES for world in WORLDS.values())
+    for name, gymnasium_id in ENVIRONMENTS.items():
+        assert world_of(name) is world_of(gymnasium_id) is WORLDS[name]
+        assert WORLDS[name].environment == gymnasium_id == LeWMAgent.from_pretrained(name).description.environment
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda name: pairs.main(["--env", name, "--output", "never.safetensors"]),
+        lambda name: probing.main(["--env", name]),
+        lambda name: success_rate.main(["--env", name]),
+        lambda name: surprise.main(["--env", name]),
+        lambda name: true_dynamics.main(["--env", name]),
+        lambda name: watch.main(["--env", name]),
+    ],
+)
+def test_a_world_without_a_record_is_told_in_one_sentence(
+    command: Callable[[str], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("CartPole-v1") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no record of CartPole-v1" in told and "cube, push_t, reacher, two_room" in told
 
 
 @pytest.mark.parametrize("world", sorted(ENVIRONMENTS))

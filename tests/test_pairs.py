@@ -19,18 +19,10 @@ from lewm_agent.envs.push_t.simulation import advance
 from lewm_agent.envs.two_room.geometry import Geometry, disk_is_clear
 from lewm_agent.eval import pairs, success_rate
 from lewm_agent.eval.playing.rollouts import make_environment, play_floor, restore
-from lewm_agent.eval.worlds import cube as cube_rules
-from lewm_agent.eval.worlds import push_t as push_t_rules
-from lewm_agent.eval.worlds import reacher as reacher_rules
-from lewm_agent.eval.worlds import two_room as two_room_rules
-from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, PROTOCOLS, Pair, held_out_episodes, protocol
+from lewm_agent.eval.worlds import WORLDS
+from lewm_agent.eval.worlds.held_out import held_out_episodes
+from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, Pair
 
-MEDIANS = {
-    "cube": cube_rules.MODERATE_SEPARATION,
-    "push_t": push_t_rules.MODERATE_SEPARATION,
-    "reacher": reacher_rules.MODERATE_SEPARATION,
-    "two_room": two_room_rules.MODERATE_SEPARATION,
-}
 SHA256 = json.loads((pairs.FOLDER / "sha256.json").read_text())
 
 
@@ -73,7 +65,7 @@ def test_shipped_lists_are_the_ones_that_results_were_measured_on(name: str, rul
     ],
 )
 def test_shipped_lists_can_be_drawn_again(name: str, rules: str) -> None:
-    count = 200 if protocol(name, rules).pool else 20  # a pool is drawn from as a whole
+    count = 200 if WORLDS[name].protocol(rules).pool else 20  # a pool is drawn from as a whole
     again, made = pairs.draw(name, rules, count, 7), pairs.shipped(name, rules).first(count)
     assert (pair_columns(again), looks(again)) == (pair_columns(made), looks(made))
 
@@ -81,7 +73,7 @@ def test_shipped_lists_can_be_drawn_again(name: str, rules: str) -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
     """Unsolved at the start where the protocol says so, and the environment can be put there."""
-    for rules_name, rules in PROTOCOLS[ENVIRONMENTS[name]].items():
+    for rules_name, rules in WORLDS[name].protocols.items():
         made = pairs.shipped(name, rules_name).first(25)
         solved = [bool(rules.success(pair.state[None], pair.goal_state)[0]) for pair in made.pairs]
         assert rules_name == "paper" or not any(solved)
@@ -95,12 +87,13 @@ def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_far_starts_and_goals_are_2_to_4_times_as_far_apart_as_moderate_ones(name: str) -> None:
     median = np.median([separation(name, pair) for pair in pairs.shipped(name, "moderate").pairs])
-    assert MEDIANS[name] == pytest.approx(median, rel=2e-4)
+    told = WORLDS[name].far.moderate
+    assert told == pytest.approx(median, rel=2e-4)
     far = pairs.shipped(name, "far").pairs
-    assert all(2 * MEDIANS[name] <= separation(name, pair) <= 4 * MEDIANS[name] for pair in far)
+    assert all(2 * told <= separation(name, pair) <= 4 * told for pair in far)
     assert all(pair.episode % 2 == 0 and len(pair.actions) == 0 for pair in far)
     assert len({pair.episode for pair in far}) == len(far)
-    at_rest = PROTOCOLS[ENVIRONMENTS[name]]["moderate"].start
+    at_rest = WORLDS[name].moderate.start
     assert all(np.array_equal(at_rest(pair.state), pair.state) for pair in far)
 
 
@@ -127,7 +120,7 @@ def test_far_goals_are_rows_of_the_episode_after_that_of_the_start() -> None:
 def test_far_rooms_must_differ_and_be_clear_of_walls() -> None:
     starts = np.array([[40.0, 60.0], [40.0, 180.0], [18.0, 60.0]])  # the last one touches the border
     goals = np.array([[180.0, 60.0], [60.0, 60.0], [130.0, 60.0], [203.0, 30.0], [116.0, 190.0]])
-    legal = two_room_rules.rooms_far_apart(starts, goals)  # the second is in the same room, the last one in the wall
+    legal = WORLDS["two_room"].far.apart(starts, goals)  # the second is in the same room, the last one in the wall
     assert legal.tolist() == [[True, False, False, True, False], [True, False, True, False, False], [False] * 5]
 
 

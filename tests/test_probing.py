@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lewm_agent.eval import probing
+from lewm_agent.eval.worlds import WORLDS
 
 
 @pytest.mark.parametrize("kind", probing.PROBES)
@@ -49,12 +50,12 @@ def test_frames_of_test_episodes_are_in_no_training() -> None:
 
 def test_angles_are_also_probed_as_sine_and_cosine_and_constants_left_out() -> None:
     values = {"block_angle": np.linspace(0, 6, 10), "x": np.arange(10.0), "second_cube_x": np.zeros(10)}
-    assert list(probing.targets(values)) == ["block_angle", "x", "sin block_angle", "cos block_angle"]
+    assert list(probing.targets(values, {})) == ["block_angle", "x", "sin block_angle", "cos block_angle"]
 
 
 def test_a_quarter_turn_of_a_cube_changes_nothing_that_is_probed() -> None:
     yaw = np.linspace(0, 1, 10)
-    first, second = (probing.targets({"cube_yaw": angles}) for angles in (yaw, yaw + np.pi / 2))
+    first, second = (probing.targets({"cube_yaw": angles}, WORLDS["cube"].turns) for angles in (yaw, yaw + np.pi / 2))
     assert list(first) == ["cube_yaw", "sin 4 cube_yaw", "cos 4 cube_yaw"]
     for name in list(first)[1:]:
         np.testing.assert_allclose(first[name], second[name], atol=1e-9)

@@ -12,7 +12,8 @@ from lewm_agent import LeWMAgent, PlannerConfig
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.rollouts import Player, make_environment
 from lewm_agent.eval.playing.solving import play_shipped
-from lewm_agent.eval.worlds.protocols import ProtocolName, protocol
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.presets import PLANNERS
 
 WORLD = "lewm/TwoRoom-v0"
@@ -30,7 +31,7 @@ def test_a_pair_is_played_until_it_is_solved(
     planner: PlannerConfig, solves: bool, name: ProtocolName, num_envs: int
 ) -> None:
     agent = LeWMAgent.from_pretrained("two_room", planner=planner, device="cpu")
-    rules, pairs = protocol(WORLD, name), shipped(WORLD, name).first(EPISODES).pairs
+    rules, pairs = world_of(WORLD).protocol(name), shipped(WORLD, name).first(EPISODES).pairs
     kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
     make = functools.partial(make_environment, WORLD, kwargs)
     whole = Player(make, agent, seed=0, budget=rules.budget).play(range(EPISODES), pairs)

@@ -24,8 +24,10 @@ from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.journal import Journal
 from lewm_agent.eval.playing.rollouts import Trace, make_environment, play_floor
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.eval.worlds import WORLDS
 from lewm_agent.eval.worlds.floors import floors
-from lewm_agent.eval.worlds.protocols import Episode, Pair, draw_pairs, held_out_episodes, protocol
+from lewm_agent.eval.worlds.held_out import Episode, draw_pairs, held_out_episodes
+from lewm_agent.eval.worlds.protocols import Pair
 from lewm_agent.eval.worlds.two_room import clean_crossing, legal_arrival, near_goal
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
@@ -113,9 +115,9 @@ def test_an_agent_sees_varied_pairs_in_their_colors(
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_expert_depends_on_seed_and_pair_alone(name: str) -> None:
-    rules, some = protocol(name, "far"), shipped(name, "far").pairs[:2]
+    rules, some = WORLDS[name].protocol("far"), shipped(name, "far").pairs[:2]
     env = make_environment(ENVIRONMENTS[name], rules.environment_kwargs)
-    expert = floors(ENVIRONMENTS[name], env, rules)["expert"]
+    expert = floors(WORLDS[name], env, rules)["expert"]
     _, second = play_floor(env, expert, 7, 4, [0, 1], some)
     (alone,) = play_floor(env, expert, 7, 4, [1], some[1:])
     np.testing.assert_array_equal(second.states, alone.states)
@@ -123,9 +125,9 @@ def test_the_expert_depends_on_seed_and_pair_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_expert_comes_nearer_to_a_far_goal(name: str) -> None:
-    rules, some = protocol(name, "far"), shipped(name, "far").pairs[:1]
+    rules, some = WORLDS[name].protocol("far"), shipped(name, "far").pairs[:1]
     env = make_environment(ENVIRONMENTS[name], rules.environment_kwargs)
-    (trace,) = play_floor(env, floors(ENVIRONMENTS[name], env, rules)["expert"], 7, rules.budget, [0], some)
+    (trace,) = play_floor(env, floors(WORLDS[name], env, rules)["expert"], 7, rules.budget, [0], some)
     assert rules.success(np.stack(trace.states), some[0].goal_state).any()
 
 
@@ -224,7 +226,7 @@ def test_pairs_follow_their_protocol() -> None:
     geometry = Geometry()
     episodes = dict(itertools.islice(held_out_episodes(ENVIRONMENT, 0), 1000))
     for name in ("moderate", "strict"):
-        pairs = draw_pairs(ENVIRONMENT, protocol(ENVIRONMENT, name), 20, seed=0)
+        pairs = draw_pairs(ENVIRONMENT, WORLDS["two_room"].protocol(name), 20, seed=0)
         assert len({pair.episode for pair in pairs}) == 20
         for pair in pairs:
             assert geometry.room(pair.state) != geometry.room(pair.goal_state)
@@ -233,10 +235,10 @@ def test_pairs_follow_their_protocol() -> None:
             np.testing.assert_array_equal(pair.state, rows["state"][0])
             np.testing.assert_array_equal(pair.goal_state, rows["state"][-1])
             np.testing.assert_array_equal(pair.actions, rows["action"][:-1])
-    paper = draw_pairs(ENVIRONMENT, protocol(ENVIRONMENT, "paper"), 300, seed=0)
+    paper = draw_pairs(ENVIRONMENT, WORLDS["two_room"].protocol("paper"), 300, seed=0)
     rooms = [geometry.room(pair.state) == geometry.room(pair.goal_state) for pair in paper]
     assert 0.7 < np.mean(rooms) < 0.9  # 81 % re-measured on the released behavior
-    again = draw_pairs(ENVIRONMENT, protocol(ENVIRONMENT, "paper"), 300, seed=0)
+    again = draw_pairs(ENVIRONMENT, WORLDS["two_room"].protocol("paper"), 300, seed=0)
     assert all(np.array_equal(a.goal_state, b.goal_state) for a, b in zip(paper, again, strict=True))
 
 

@@ -25,7 +25,8 @@ from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching import imagination
 from lewm_agent.eval.watching import session as watch_session
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
-from lewm_agent.eval.watching.worlds import Task, World, world_of
+from lewm_agent.eval.worlds import WORLDS
+from lewm_agent.eval.worlds.world import Task, View
 
 CLICKS = [np.array(place) for place in itertools.product((0.02, 0.3, 0.52, 0.98), (0.01, 0.4, 0.7, 0.99))]
 
@@ -34,9 +35,9 @@ def make(name: str, size: int = 16) -> Any:
     return gym.make(ENVIRONMENTS[name], render_mode="rgb_array", image_size=size).unwrapped
 
 
-def world_and_state(name: str) -> tuple[World, Any]:
+def view_and_state(name: str) -> tuple[View, Any]:
     env = make(name)
-    return world_of(env), env.reset(seed=0)[1]["state"]
+    return WORLDS[name].view(env), env.reset(seed=0)[1]["state"]
 
 
 def some_tasks(name: str, count: int = 4) -> list[Task]:
@@ -45,7 +46,7 @@ def some_tasks(name: str, count: int = 4) -> list[Task]:
 
 
 def session_of(name: str, config: AgentConfig) -> watch_session.Session:
-    """An untrained agent in its world."""
+    """An untrained agent in its view."""
     return watch_session.Session(LeWMAgent(name, config, device="cpu"), tasks=some_tasks(name))
 
 
@@ -65,57 +66,57 @@ def press(key: int) -> None:
 
 
 def test_two_room_click_is_a_place_clear_of_walls() -> None:
-    world, state = world_and_state("two_room")
-    goals = [world.goal_at(place, state, state) for place in CLICKS]
+    view, state = view_and_state("two_room")
+    goals = [view.goal_at(place, state, state) for place in CLICKS]
     assert all(disk_is_clear(goal, Geometry()) for goal in goals)
     free = np.array([0.25, 0.6])
-    np.testing.assert_allclose(world.places(world.goal_at(free, state, state))[0], free)
+    np.testing.assert_allclose(view.places(view.goal_at(free, state, state))[0], free)
 
 
 def test_push_t_click_moves_the_block_and_keeps_it_legal() -> None:
-    world, state = world_and_state("push_t")
+    view, state = view_and_state("push_t")
     for place, angle in itertools.product(CLICKS, (0.0, 1.0, 4.0)):
-        goal = world.turned(world.goal_at(place, state, state), angle)
+        goal = view.turned(view.goal_at(place, state, state), angle)
         assert is_free(goal)
         assert math.isclose(math.remainder(goal[4] - state[4] - angle, math.tau), 0.0, abs_tol=1e-9)
     middle = np.array([0.5, 0.5])
-    goal = world.goal_at(middle, state, state)
-    np.testing.assert_allclose(world.places(goal)[1], middle)
-    np.testing.assert_allclose(world.places(world.turned(goal, 2.0))[1], middle)
+    goal = view.goal_at(middle, state, state)
+    np.testing.assert_allclose(view.places(goal)[1], middle)
+    np.testing.assert_allclose(view.places(view.turned(goal, 2.0))[1], middle)
 
 
 def test_push_t_agent_stays_unless_the_block_is_there() -> None:
-    world, state = world_and_state("push_t")
+    view, state = view_and_state("push_t")
     state[:2] = 100.0, 100.0
-    np.testing.assert_array_equal(world.goal_at(np.array([0.7, 0.7]), state, state)[:2], state[:2])
-    assert (world.goal_at(np.array([0.2, 0.2]), state, state)[:2] != state[:2]).any()
+    np.testing.assert_array_equal(view.goal_at(np.array([0.7, 0.7]), state, state)[:2], state[:2])
+    assert (view.goal_at(np.array([0.2, 0.2]), state, state)[:2] != state[:2]).any()
 
 
 def test_reacher_click_is_reached_by_the_nearer_solution() -> None:
-    world, _ = world_and_state("reacher")
+    view, _ = view_and_state("reacher")
     state = np.array([0.4, 1.0, 0.0, 0.0])
-    place = world.places(np.array([0.5, 0.9, 0.0, 0.0]))[0]
-    np.testing.assert_allclose(world.goal_at(place, state, state), [0.5, 0.9, 0.0, 0.0], atol=1e-9)
+    place = view.places(np.array([0.5, 0.9, 0.0, 0.0]))[0]
+    np.testing.assert_allclose(view.goal_at(place, state, state), [0.5, 0.9, 0.0, 0.0], atol=1e-9)
     other = np.array([0.4, -1.0, 0.0, 0.0])
-    goal = world.goal_at(place, other, other)
+    goal = view.goal_at(place, other, other)
     assert goal[1] < 0.0
-    np.testing.assert_allclose(world.places(goal)[0], place, atol=1e-9)
+    np.testing.assert_allclose(view.places(goal)[0], place, atol=1e-9)
 
 
 @pytest.mark.parametrize("place", CLICKS)
 def test_reacher_click_out_of_reach_is_the_nearest_reachable(place: Any) -> None:
-    world, state = world_and_state("reacher")
-    x, y = fingertip_position(world.goal_at(place, state, state))
+    view, state = view_and_state("reacher")
+    x, y = fingertip_position(view.goal_at(place, state, state))
     right, down = place - 0.5
     assert abs(x * -down - y * right) < 1e-9 and math.hypot(x, y) <= 0.24 + 1e-9
 
 
 def test_cube_click_puts_the_cube_where_the_camera_shows_it() -> None:
-    world, state = world_and_state("cube")
-    goal = world.goal_at(np.array([0.6, 0.6]), state, state)
-    np.testing.assert_allclose(world.places(goal)[1], [0.6, 0.6], atol=1e-3)
+    view, state = view_and_state("cube")
+    goal = view.goal_at(np.array([0.6, 0.6]), state, state)
+    np.testing.assert_allclose(view.places(goal)[1], [0.6, 0.6], atol=1e-3)
     for place in CLICKS:
-        x, y, z = cube_positions(world.goal_at(place, state, state))[0]
+        x, y, z = cube_positions(view.goal_at(place, state, state))[0]
         assert 0.3 <= x <= 0.55 and -0.3 <= y <= 0.3 and z == 0.02
 
 
@@ -129,19 +130,19 @@ def colored(frame: Any, channel: int) -> Any:
 @pytest.mark.parametrize(("name", "mark", "tolerance"), [("two_room", 0, 0.005), ("reacher", 0, 0.01)])
 def test_places_are_where_things_are_drawn(name: str, mark: int, tolerance: float) -> None:
     env = make(name, 128)
-    world = world_of(env)
+    view = WORLDS[name].view(env)
     for seed in range(3):
         state = env.reset(seed=seed)[1]["state"]
-        np.testing.assert_allclose(world.places(state)[mark], colored(env.render(), 0), atol=tolerance)
+        np.testing.assert_allclose(view.places(state)[mark], colored(env.render(), 0), atol=tolerance)
 
 
 def test_the_cube_is_drawn_where_its_place_is() -> None:
     env = make("cube", 96)
-    world, state = world_of(env), env.reset(seed=3)[1]["state"]
+    view, state = WORLDS["cube"].view(env), env.reset(seed=3)[1]["state"]
     for x, y in ((0.3, -0.3), (0.55, 0.3), (0.42, 0.2)):
         moved = with_cube_at(state, (x, y, 0.02))
         env.reset(options={"state": moved})
-        np.testing.assert_allclose(world.places(moved)[1], colored(env.render(), 0), atol=0.03)
+        np.testing.assert_allclose(view.places(moved)[1], colored(env.render(), 0), atol=0.03)
 
 
 # --- reading places from latents -------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_the_real_path_is_the_one_taken(tiny_config: AgentConfig) -> None:
         assert session.path is path
         for _ in range(session.agent.config.model.frame_skip - (block == 0)):
             session.step()
-        np.testing.assert_allclose(path.real[block], session.world.places(session.info["state"]), atol=1e-6)
+        np.testing.assert_allclose(path.real[block], session.view.places(session.info["state"]), atol=1e-6)
     session.step()
     assert session.path is not path
 
@@ -205,7 +206,7 @@ def test_a_session_acts_and_follows_a_click(name: str, tiny_config: AgentConfig)
     session.step()
     bare = watch_drawing.draw(session.scene())
     assert (session.info["state"] != start).any()
-    assert session.path is not None and len(session.path.start) == len(session.world.marks)
+    assert session.path is not None and len(session.path.start) == len(session.view.marks)
     assert session.path.imagined.shape == session.path.real.shape
     before = session.info["state"]
     session.click(np.array([0.55, 0.65]))

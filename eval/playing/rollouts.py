@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lewm_agent.environment import action_bounds
+from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.eval.worlds.protocols import Pair
+from lewm_agent.eval.worlds.world import Floor
 from lewm_agent.goal_agent import GoalAgent
 
-Environment = gym.Env[Any, Any]
 MakeEnvironment = Callable[[], Environment]
-Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
-"""Pair, time step, info of the environment and a generator to an action."""
 Ending = Callable[[Pair, NDArray[np.float64]], bool]
 """Whether an episode ends here, from its pair and the states visited so far (T, S)."""
 Watcher = Callable[[Any, bool], None]

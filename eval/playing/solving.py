@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from lewm_agent import LeWMAgent
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.rollouts import Player, Trace, make_environment
-from lewm_agent.eval.worlds.protocols import Pair, ProtocolName, protocol
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.protocols import Pair, ProtocolName
 
 
 def play_shipped(
@@ -35,7 +36,7 @@ def play_shipped(
         num_envs: pairs that are played side by side.
         to_the_end: play solved pairs on until the budget ends, so that times are those of whole plans.
     """
-    rules = protocol(environment, protocol_name)
+    rules = world_of(environment).protocol(protocol_name)
     pairs = shipped(environment, protocol_name).first(episodes).pairs
     kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
     make = functools.partial(make_environment, environment, kwargs)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lewm_agent import LeWMAgent
-from lewm_agent.eval.worlds.protocols import held_out_episodes
+from lewm_agent.eval.worlds.held_out import held_out_episodes
 from lewm_agent.models.world_model import WorldModel
 
 Matrix = NDArray[np.float64]

@@ -13,10 +13,12 @@ import torch
 
 from lewm_agent import LeWMAgent
 from lewm_agent.envs.goal_env import GoalEnv, Vector
+from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.watching.drawing import SIDE, Path, Scene
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import array, draw, imagine
-from lewm_agent.eval.watching.worlds import Task, world_of
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.world import Task, World
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
 
 RIDGE = 1e-3
@@ -65,7 +67,7 @@ class Session:
     """An agent in its world, and the path of its last plan.
 
     Args:
-        agent: of an environment in ``WORLDS``.
+        agent: of an environment that evaluation has a record of.
         seed: of starts, goals and the planner's noise.
         tasks: starts and goals, taken in turn; also the known states. By default those of the world.
         decoder: draws what plans expect to see.
@@ -86,10 +88,11 @@ class Session:
         decoder: FrameDecoder | None = None,
     ) -> None:
         self.agent, self._seed, self._decoder = agent, seed, decoder
-        self.env = _make(agent, agent.config.model.image_size)
-        self._copy = _make(agent, SIDE)
-        self.world = world_of(self.env)
-        tasks = self.world.tasks(seed) if tasks is None else tasks
+        world = world_of(_trained_in(agent))
+        self.env = _make(agent, world, agent.config.model.image_size)
+        self._copy = _make(agent, world, SIDE)
+        self.view = world.view(self.env)
+        tasks = tasks or self.view.tasks(seed) or held_out_tasks(world, seed)
         self.readout = self._fit(tasks)
         self._tasks = itertools.cycle(tasks)
         self._episode = 0
@@ -115,11 +118,11 @@ class Session:
 
     def click(self, place: Vector) -> None:
         """Set the goal that a click at a place (2,) of the picture means."""
-        self.set_goal(self.world.goal_at(place, self.info["state"], self.info["goal_state"]))
+        self.set_goal(self.view.goal_at(place, self.info["state"], self.info["goal_state"]))
 
     def turn(self, angle: float) -> None:
         """Turn the goal, rad, where the world has something to turn."""
-        self.set_goal(self.world.turned(self.info["goal_state"], angle))
+        self.set_goal(self.view.turned(self.info["goal_state"], angle))
 
     def set_goal(self, goal_state: Vector) -> None:
         """Go on from here to another goal (S,)."""
@@ -143,17 +146,17 @@ class Session:
         return Scene(
             frame=self._picture(self.info["state"]),
             goal_frame=self._goal_picture,
-            goal_places=self.world.places(self.info["goal_state"]),
+            goal_places=self.view.places(self.info["goal_state"]),
             path=self.path,
             imagined=self._imagined,
             solved=self.info["is_success"],
-            marks=self.world.marks,
+            marks=self.view.marks,
             captions=(self.caption(), *captions),
         )
 
     def caption(self) -> str:
         """Step, distance, success and time of the last plan."""
-        distance = f"{self.info['distance']:.3g} {self.world.unit} from the goal"
+        distance = f"{self.info['distance']:.3g} {self.view.unit} from the goal"
         planned = f"{self.milliseconds:.0f} ms for the last plan" if self.milliseconds else "no plan yet"
         reached = "goal reached" if self.info["is_success"] else "not there yet"
         return f"step {self.steps}   |   {distance}   |   {reached}   |   {planned}"
@@ -183,7 +186,7 @@ class Session:
         for state in states:
             self.env.reset(options={"state": state})
             frames.append(self.env.render())
-        return Readout(self._encode(np.stack(frames)), self.world.places(np.stack(states)))
+        return Readout(self._encode(np.stack(frames)), self.view.places(np.stack(states)))
 
     @torch.inference_mode()
     def _encode(self, frames: Frames) -> Vector:
@@ -195,7 +198,7 @@ class Session:
         actions, latents = imagine(self.agent, memory)
         self._imagined = self._decoded(latents)
         states = self._really(actions)
-        places = self.world.places
+        places = self.view.places
         return Path(places(self.info["state"]), self.readout(latents), places(states))
 
     def _really(self, actions: Actions) -> Vector:
@@ -204,11 +207,25 @@ class Session:
         return np.stack([[self._copy.step(action)[-1]["state"] for action in block][-1] for block in actions])
 
 
-def _make(agent: LeWMAgent, image_size: int) -> GoalEnv[Any]:
-    """The environment that the agent was trained in, which goes on after a success and never runs out of time."""
-    environment = agent.description.environment
-    if environment is None:
+def held_out_tasks(world: World, seed: int) -> list[Task]:
+    """Held-out pairs of protocol ``moderate``, on which success is measured: goals 25 steps away.
+
+    Args:
+        world: whose pairs ship with the package.
+        seed: of their order.
+    """
+    pairs = shipped(world.name, "moderate").pairs
+    return [Task(pairs[i].state, pairs[i].goal_state) for i in np.random.default_rng(seed).permutation(len(pairs))]
+
+
+def _trained_in(agent: LeWMAgent) -> str:
+    if agent.description.environment is None:
         raise ValueError("this agent was trained on an unregistered environment, which cannot be made by name")
+    return agent.description.environment
+
+
+def _make(agent: LeWMAgent, world: World, image_size: int) -> GoalEnv[Any]:
+    """The environment that the agent was trained in, which goes on after a success and never runs out of time."""
     fixed = {"render_mode": "rgb_array", "terminate_on_success": False, "image_size": image_size}
     kwargs = {**agent.description.environment_kwargs, **fixed}
-    return cast(GoalEnv[Any], gym.make(environment, disable_env_checker=True, **kwargs).unwrapped)
+    return cast(GoalEnv[Any], gym.make(world.environment, disable_env_checker=True, **kwargs).unwrapped)

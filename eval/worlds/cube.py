@@ -1,4 +1,4 @@
-"""Which pairs count on the cube task, and when they are solved.
+"""The cube task: which pairs count and when they are solved, who sets the floors, what surprises, how it is watched.
 
 States are (55 + 19 n,) for n cubes: the gripper's position at 0 to 2, velocities of the joints at 27 to 40, and from 55
 on 19 numbers for each cube: position (3), quaternion w x y z (4), velocities (6), warm start (6). See `CubeEnv`.
@@ -7,21 +7,28 @@ on 19 numbers for each cube: position (3), quaternion w x y z (4), velocities (6
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lewm_agent.agents.behavior.cube_expert import CubeExpert
+from lewm_agent.environment import Environment
 from lewm_agent.envs.cube.env import (
+    CUBE_SIZE,
     CUBE_VELOCITY,
     JOINT_VELOCITIES,
+    SAMPLING_RANGE,
     SUCCESS_DISTANCE,
     cube_distances,
     cube_positions,
     cube_quaternions,
     cube_values,
     effector_position,
+    with_cube_at,
 )
-from lewm_agent.eval.worlds.far import is_far
+from lewm_agent.envs.goal_env import Vector
+from lewm_agent.eval.worlds.protocols import Booleans, Far, Protocol, States
+from lewm_agent.eval.worlds.world import Event, View, World
 
 STRICT_DISTANCE = 0.03
 """m; between the centers of cube and goal (CLEAR-LeWM, ``strict``)."""
@@ -31,11 +38,6 @@ STRICT_STEPS = 3
 """Steps in a row for which both must hold (CLEAR-LeWM, ``strict``)."""
 AT_CUBE_DISTANCE = 0.04
 """m; starts with the gripper as close to a cube as this are reported apart from those away from it."""
-MODERATE_SEPARATION = 0.1898
-"""m; median over the 200 shipped ``moderate`` pairs of the largest distance of a cube from its place in the goal."""
-
-States = NDArray[np.float64]
-Booleans = NDArray[np.bool_]
 
 
 def _cube_rotations() -> States:
@@ -97,9 +99,10 @@ def cubes_start_unmatched(states: States) -> bool:
     return not cubes_match_goal(states[:1], states[-1])[0]
 
 
-def cubes_far_apart(starts: States, goals: States) -> Booleans:
-    """Which of the starts (T, S) and goals (U, S) have a cube 2 to 4 times as far to go as ``moderate``, (T, U)."""
-    return is_far(cube_distances(starts[:, None], goals).max(axis=-1), MODERATE_SEPARATION)
+def cube_separations(starts: States, goals: States) -> States:
+    """Largest distance of a cube from its place in the goal, m, between starts (T, S) and goals (U, S): (T, U)."""
+    separations: States = cube_distances(starts[:, None], goals).max(axis=-1)
+    return separations
 
 
 def gripper_at_cube(state: States) -> bool:
@@ -132,3 +135,69 @@ def _relative(goal: States, states: States) -> States:
         ],
         axis=-1,
     )
+
+
+class QuickCubeExpert(CubeExpert):
+    """The cube expert without noise, and with the quicker of OGBench's oracles (``markov``) in every episode.
+
+    The other one (``plan``) takes 64 steps from wherever it is to where it sets down the cube, which is more than the
+    budget of most protocols.
+    """
+
+    def __init__(self, env: Environment) -> None:
+        """Create the expert for one environment. Raises ``TypeError`` if it is not a cube environment."""
+        super().__init__(env, noise=0.0, burst_episodes=0.0)
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; all that it draws depends on ``seed`` alone."""
+        super().reset(seed)
+        self.oracle = "markov"
+
+
+class CubeView(View):
+    """The point between the fingertips, and the first cube."""
+
+    unit = "m"
+    marks = ("gripper", "cube")
+    mouse = "click or drag: goal of the cube on the table"
+    camera = np.array([1.053, -0.014, 0.639])
+    """m; OGBench's ``front_pixels`` (``manipspace/envs/cube_env.py``)."""
+    axes = np.array([[0.0, 1.0, 0.0], [-0.628, 0.001, 0.778], [0.778, 0.0, 0.628]])
+    """Right, up and backwards of that camera, in the world."""
+    focus = 0.5 / math.tan(math.radians(45.0 / 2.0))
+    """Its focal length, in sides of the picture; 45 degrees are MuJoCo's default."""
+
+    def places(self, states: Vector) -> Vector:
+        """See the base class."""
+        points = np.stack([effector_position(states), cube_positions(states)[..., 0, :]], axis=-2)
+        right, up, backwards = np.moveaxis((points - self.camera) @ self.axes.T, -1, 0)
+        places: Vector = 0.5 + self.focus * np.stack([right, -up], axis=-1) / -backwards[..., None]
+        return places
+
+    def goal_at(self, place: Vector, state: Vector, goal: Vector) -> Vector:
+        """The present state with the cube there on the table, within the part where cubes are sampled."""
+        right, down = (place - 0.5) / self.focus
+        ray = np.array([right, -down, -1.0]) @ self.axes
+        height = CUBE_SIZE / 2.0
+        distance = (height - self.camera[2]) / min(ray[2], -1e-6)  # above the horizon: far away
+        table = np.clip((self.camera + distance * ray)[:2], *SAMPLING_RANGE)
+        return with_cube_at(state, [*table, height])
+
+
+WORLD = World(
+    name="cube",
+    recorded_from="expert",
+    ends_at_success=False,
+    paper=Protocol(cubes_at_goal, pool=200),
+    moderate=Protocol(cubes_at_goal, cubes_start_apart, start=at_rest),
+    strict=Protocol(cubes_stay_at_goal, cubes_start_unmatched, start=at_rest),
+    far=Far(cube_separations, moderate=0.1898),
+    expert=QuickCubeExpert,
+    view=CubeView,
+    event=Event("cube_color", (54, 120, 245), moved=slice(55, 74)),  # the whole of the first cube
+    starts={
+        "starts_at_the_cube": gripper_at_cube,
+        "starts_away_from_the_cube": lambda state: not gripper_at_cube(state),
+    },
+    turns={"cube_yaw": 4, "effector_yaw": 2},
+)

@@ -1,23 +1,23 @@
-"""Which pairs count on the reacher, and when they are solved.
+"""The reacher: which pairs count and when they are solved, who sets the floors, what surprises, how it is watched.
 
 States are (4,): shoulder and wrist angle, rad, and their velocities, rad/s.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import functools
+import math
 
-from lewm_agent.envs.reacher.env import SUCCESS_ERROR, fingertip_position, joint_errors
-from lewm_agent.eval.worlds.far import is_far
+import numpy as np
+
+from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
+from lewm_agent.envs.goal_env import Vector
+from lewm_agent.envs.reacher.env import LINK_LENGTH, SUCCESS_ERROR, WRIST_LIMIT, fingertip_position, joint_errors
+from lewm_agent.eval.worlds.protocols import Booleans, Far, Protocol, States
+from lewm_agent.eval.worlds.world import Event, View, World
 
 STRICT_RADIUS = 0.01
 """m; from the fingertip to that of the goal (CLEAR-LeWM, ``strict``)."""
-MODERATE_SEPARATION = 0.612
-"""rad; median over the 200 shipped ``moderate`` pairs of the larger joint error, the shoulder's wrapped."""
-
-States = NDArray[np.float64]
-Booleans = NDArray[np.bool_]
 
 
 def joints_at_goal(states: States, goal: States, wrap_shoulder: bool) -> Booleans:
@@ -54,10 +54,10 @@ def fingertip_starts_apart(states: States) -> bool:
     return not fingertip_near_goal(states[:1], states[-1])[0]
 
 
-def joints_far_apart(starts: States, goals: States) -> Booleans:
-    """Which of the starts (T, 4) and goals (U, 4) are 2 to 4 times as far apart as ``moderate`` pairs, (T, U)."""
-    errors = np.abs(joint_errors(starts[:, None], goals, wrap_shoulder=True))
-    return is_far(errors.max(axis=-1), MODERATE_SEPARATION)
+def joint_separations(starts: States, goals: States) -> States:
+    """The larger joint error, rad, the shoulder's wrapped, between starts (T, 4) and goals (U, 4): (T, U)."""
+    separations: States = np.abs(joint_errors(starts[:, None], goals, wrap_shoulder=True)).max(axis=-1)
+    return separations
 
 
 def at_rest(state: States) -> States:
@@ -68,3 +68,43 @@ def at_rest(state: States) -> States:
     resting = np.array(state, dtype=np.float64)
     resting[..., 2:] = 0.0
     return resting
+
+
+class ReacherView(View):
+    """The fingertip, of which ``info["distance"]`` is not the distance: that is the larger error of the two joints."""
+
+    unit = "rad"
+    marks = ("fingertip",)
+    mouse = "click or drag: goal of the fingertip"
+    half_width = (0.72 - 0.03) * math.tan(math.radians(45.0 / 2.0))
+    """m, half a side of the picture at the height of the fingertip; camera and heights are in reacher.xml."""
+
+    def places(self, states: Vector) -> Vector:
+        """See the base class."""
+        return 0.5 + fingertip_position(states)[..., None, :] * (1.0, -1.0) / (2.0 * self.half_width)
+
+    def goal_at(self, place: Vector, state: Vector, goal: Vector) -> Vector:
+        """Both solutions of the inverse kinematics bring the fingertip there; the one that takes less turning."""
+        x, y = (place - 0.5) * (1.0, -1.0) * 2.0 * self.half_width
+        nearest = 2.0 * LINK_LENGTH * math.cos(WRIST_LIMIT / 2.0)
+        radius = min(max(math.hypot(x, y), nearest), 2.0 * LINK_LENGTH)
+        wrist = 2.0 * math.acos(radius / (2.0 * LINK_LENGTH))
+        goals = [np.array([math.atan2(y, x) - bend / 2.0, bend]) for bend in (wrist, -wrist)]
+        errors = min((joint_errors(state, g, wrap_shoulder=True) for g in goals), key=lambda e: float(abs(e).max()))
+        return np.concatenate([state[:2] + errors, np.zeros(2)])
+
+
+WORLD = World(
+    name="reacher",
+    recorded_from="random",
+    ends_at_success=False,
+    paper=Protocol(
+        functools.partial(joints_at_goal, wrap_shoulder=False), pool=1000, environment_kwargs={"wrap_shoulder": False}
+    ),
+    moderate=Protocol(functools.partial(joints_at_goal, wrap_shoulder=True), joints_start_apart, start=at_rest),
+    strict=Protocol(fingertip_stays_at_goal, fingertip_starts_apart, start=at_rest),
+    far=Far(joint_separations, moderate=0.612),
+    expert=functools.partial(ReacherExpert, action_noise=0.0),
+    view=ReacherView,
+    event=Event("hand_color", (60, 120, 200), moved=slice(None)),
+)

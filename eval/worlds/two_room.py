@@ -1,22 +1,36 @@
-"""Which pairs count on Two-Room, and when they are solved. States are agent positions (2,), px of the 224 px world."""
+"""Two-Room: which pairs count and when they are solved, who sets the floors, what surprises, how it is watched.
+
+States are agent positions (2,), px of the 224 px world.
+"""
 
 from __future__ import annotations
+
+import functools
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.envs.two_room.geometry import Geometry, count_legal_crossings, disk_is_clear, route_is_clear
-from lewm_agent.eval.worlds.far import is_far
+from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
+from lewm_agent.envs.goal_env import Vector
+from lewm_agent.envs.two_room.env import TwoRoomEnv
+from lewm_agent.envs.two_room.geometry import (
+    WORLD_SIZE,
+    Geometry,
+    count_legal_crossings,
+    disk_is_clear,
+    nearest_clear,
+    route_is_clear,
+)
+from lewm_agent.eval.worlds.protocols import Booleans, Far, Pair, Protocol, States
+from lewm_agent.eval.worlds.world import Event, Task, View, World
 
 PAPER_RADIUS = 16.0
 """px; the released success radius."""
 STRICT_RADIUS = 8.0
 """px; half of it (CLEAR-LeWM, ``strict``)."""
-MODERATE_SEPARATION = 49.46
-"""px; median distance from start to goal over the 200 shipped ``moderate`` pairs."""
-
-States = NDArray[np.float64]
-Booleans = NDArray[np.bool_]
+WATCHED = 200
+"""Tasks that are drawn for a spectator."""
 
 
 def near_goal(states: States, goal: States, radius: float = PAPER_RADIUS) -> Booleans:
@@ -40,17 +54,16 @@ def clean_crossing(states: States, radius: float) -> bool:
     )
 
 
-def rooms_far_apart(starts: States, goals: States) -> Booleans:
-    """Which of the starts (T, 2) and goals (U, 2) are 2 to 4 times as far apart as ``moderate`` pairs, (T, U).
+def separations(starts: States, goals: States) -> States:
+    """Distances from starts (T, 2) to goals (U, 2), px, (T, U).
 
-    Pairs in one room or with a disk that touches a wall do not count.
+    Infinite for places in one room, and for a disk that touches a wall: they make no pair.
     """
     geometry = Geometry()
     rooms = [np.array([geometry.room(place) for place in places]) for places in (starts, goals)]
     clear = [np.array([disk_is_clear(place, geometry) for place in places]) for places in (starts, goals)]
     legal = np.not_equal.outer(*rooms) & np.logical_and.outer(*clear)
-    far: Booleans = legal & is_far(np.linalg.norm(goals - starts[:, None], axis=-1), MODERATE_SEPARATION)
-    return far
+    return np.where(legal, np.linalg.norm(goals - starts[:, None], axis=-1), np.inf)
 
 
 def legal_arrival(states: States, goal: States) -> Booleans:
@@ -68,3 +81,55 @@ def legal_arrival(states: States, goal: States) -> Booleans:
             and count_legal_crossings(route, geometry) >= 1
         )
     return solved
+
+
+def straight_line(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Unit speed towards the goal position, whatever wall is between; the goal's last pixels at less than that."""
+    offset = info["goal_state"] - info["state"]
+    distance = max(float(np.linalg.norm(offset)), 1e-9)
+    direction: NDArray[Any] = offset / distance * min(1.0, distance / 5.0)
+    return direction
+
+
+class TwoRoomView(View):
+    """The agent's disk."""
+
+    unit = "px"
+    marks = ("agent",)
+    mouse = "click or drag: goal"
+
+    def places(self, states: Vector) -> Vector:
+        """See the base class."""
+        return states[..., None, :] / WORLD_SIZE
+
+    def goal_at(self, place: Vector, state: Vector, goal: Vector) -> Vector:
+        """The nearest place clear of walls."""
+        return nearest_clear(place * WORLD_SIZE, cast(TwoRoomEnv, self.env).geometry)
+
+    def tasks(self, seed: int) -> list[Task]:
+        """Starts and goals anywhere in both rooms, which are farther apart than those that success is measured on."""
+        infos = [self.env.reset(seed=int(s))[1] for s in np.random.SeedSequence(seed).generate_state(WATCHED)]
+        return [Task(info["state"], info["goal_state"]) for info in infos]
+
+
+WORLD = World(
+    name="two_room",
+    recorded_from="expert",
+    ends_at_success=True,
+    paper=Protocol(near_goal, pool=1000, environment_kwargs={"collision": "released"}),
+    moderate=Protocol(
+        near_goal,
+        functools.partial(clean_crossing, radius=PAPER_RADIUS),
+        environment_kwargs={"collision": "swept"},
+    ),
+    strict=Protocol(
+        legal_arrival,
+        functools.partial(clean_crossing, radius=STRICT_RADIUS),
+        environment_kwargs={"collision": "swept"},
+    ),
+    far=Far(separations, moderate=49.46),
+    expert=functools.partial(TwoRoomExpert, action_noise=0.0, repeat_probability=0.0),
+    view=TwoRoomView,
+    event=Event("agent_color", (30, 144, 60), moved=slice(None)),
+    straight_line=straight_line,
+)

@@ -1,0 +1,162 @@
+"""What evaluation knows of one world, as one record; beside it a world has an environment and a behavior policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.datasets.rollout import BehaviorPolicy
+from lewm_agent.environment import Environment
+from lewm_agent.envs import ENVIRONMENTS
+from lewm_agent.envs.goal_env import GoalEnv, Vector
+from lewm_agent.eval.worlds.protocols import FAR_BUDGET, Far, Pair, Protocol, States
+from lewm_agent.tools.checks import named
+
+Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
+"""A controller without a world model: pair, time step, info of the environment and a generator to an action."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens in a world when eval/surprise.py wants it to surprise.
+
+    Attributes:
+        color: the factor that changes.
+        changed_color: RGB it changes to, 0 to 255.
+        moved: the part of the state that is replaced by another trajectory's.
+    """
+
+    color: str
+    changed_color: tuple[int, int, int]
+    moved: slice
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """Turns and mirrors of a world onto itself: what follows from a turned state and action is what follows, turned.
+
+    Each is called by its number; number 0 changes nothing.
+
+    Attributes:
+        count: how many there are.
+        states: number and states (..., S) to the turned ones.
+        actions: number and actions (..., A) to the turned ones.
+        frames: number and frames (..., H, W, C) to the turned ones, but for what is painted on the ground.
+    """
+
+    count: int
+    states: Callable[[int, States], States]
+    actions: Callable[[int, NDArray[Any]], NDArray[Any]]
+    frames: Callable[[int, NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where an episode begins and where it should lead, both (S,)."""
+
+    state: Vector
+    goal_state: Vector
+
+
+class View(ABC):
+    """A world as the spectator of eval/watch.py sees it: where things are in its picture, which goal a click means.
+
+    Places in a picture are (..., 2), x to the right and y downwards, in sides of the picture: (0, 0) to (1, 1).
+
+    Attributes:
+        unit: of ``info["distance"]``.
+        marks: names of the K things whose places are followed.
+        mouse: what the mouse does, for the spectator.
+    """
+
+    unit: str
+    marks: tuple[str, ...]
+    mouse: str
+
+    def __init__(self, env: GoalEnv[Any]) -> None:
+        """Look at one environment."""
+        self.env = env
+
+    @abstractmethod
+    def places(self, states: Vector) -> Vector:
+        """Where the marks are in the picture of states (..., S): (..., K, 2)."""
+
+    @abstractmethod
+    def goal_at(self, place: Vector, state: Vector, goal: Vector) -> Vector:
+        """The goal (S,) that a click at a place (2,) means, or the nearest legal one.
+
+        Args:
+            place: in the picture.
+            state: the present one.
+            goal: the one until now.
+        """
+
+    def turned(self, goal: Vector, angle: float) -> Vector:
+        """The goal turned clockwise by an angle, rad; the same where there is nothing to turn."""
+        return goal
+
+    def tasks(self, seed: int) -> list[Task] | None:
+        """Starts and goals to watch, which depend on the seed; None: the held-out pairs of ``moderate``."""
+        return None
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that evaluation knows of one world.
+
+    Attributes:
+        name: short name of the environment; also of its recipe and of its bundled model.
+        recorded_from: the behavior whose episodes pairs are drawn from: that of the released data.
+        ends_at_success: whether those episodes end at the first success.
+        paper: rules of the released evaluation.
+        moderate: rules of CLEAR-LeWM's ``moderate``.
+        strict: rules of CLEAR-LeWM's ``strict``.
+        far: how far apart starts and goals are in ``far``.
+        expert: makes the scripted expert without noise, which goes to the goal state in ``info``: a ceiling.
+        view: makes what a spectator sees.
+        event: what eval/surprise.py lets happen.
+        straight_line: heads straight for the goal; None where that means nothing.
+        starts: kinds of starts (S,) that are also reported apart.
+        turns: quantity in rad -> turns to a whole one after which the thing looks as before, where they are several.
+        symmetry: turns and mirrors of the world onto itself; None where there are none.
+    """
+
+    name: str
+    recorded_from: str
+    ends_at_success: bool
+    paper: Protocol
+    moderate: Protocol
+    strict: Protocol
+    far: Far
+    expert: Callable[[Environment], BehaviorPolicy]
+    view: Callable[[GoalEnv[Any]], View]
+    event: Event
+    straight_line: Floor | None = None
+    starts: Mapping[str, Callable[[States], bool]] = field(default_factory=dict)
+    turns: Mapping[str, int] = field(default_factory=dict)
+    symmetry: Symmetry | None = None
+
+    @property
+    def environment(self) -> str:
+        """Its Gymnasium id."""
+        return ENVIRONMENTS[self.name]
+
+    @property
+    def protocols(self) -> dict[str, Protocol]:
+        """All rules by name, in the order in which results are shown."""
+        return {
+            "paper": self.paper,
+            "moderate": self.moderate,
+            "strict": self.strict,
+            "varied": replace(self.moderate, other_looks=True),
+            "far": replace(self.moderate, far=self.far, budget=FAR_BUDGET),
+        }
+
+    def protocol(self, name: str) -> Protocol:
+        """The rules called ``name``. Raises ``ValueError`` for unknown names."""
+        return named(name, self.protocols, "protocol")
