@@ -109,7 +109,8 @@ class Encoder(nn.Module):
         if config.encoder == "vit":
             from lewm_agent.models.vit import ViT  # timm is slow to import, and a CNN needs none of it
 
-            self.vit = ViT(config)
+            depth, heads = config.encoder_depth, config.encoder_heads
+            self.vit = ViT(config.image_size, config.patch_size, width, depth, heads)
         else:
             self.cnn = _CNN(config, features)
         self.projector = projection_head(features, config)

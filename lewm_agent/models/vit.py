@@ -7,19 +7,17 @@ from functools import partial
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from lewm_agent.models.encoder import EncoderConfig
-
 
 class ViT(VisionTransformer):
     """timm's ViT with its CLS token as output and Hugging Face's initialisation, which the released models have."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, image_size: int, patch_size: int, width: int, depth: int, heads: int) -> None:
         super().__init__(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.encoder_width,
-            depth=config.encoder_depth,
-            num_heads=config.encoder_heads,
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
             num_classes=0,
             global_pool="token",
             norm_layer=partial(nn.LayerNorm, eps=1e-12),
