@@ -129,7 +129,7 @@ def measure(options: Options) -> dict[str, Any]:
         for _, solved in play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed)
     ]
     env, dynamics = make(), TrueDynamics(agent.world_model, make())
-    agent.controller.rollout = dynamics
+    agent.set_planner(agent.config.planner, rollout=dynamics)
     pairs = shipped(environment, options.protocol).first(options.episodes).pairs
     seeds = [pair_seed(options.planner_seed, number) for number in range(len(pairs))]
     shown = track(list(zip(pairs, seeds, strict=True)), "pairs", console=Console(stderr=True))

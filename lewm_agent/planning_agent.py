@@ -13,6 +13,7 @@ from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning.controller import Controller
+from lewm_agent.planning.fast_rollout import Rollout
 from lewm_agent.planning.goal_cost import LatentCost
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.presets import planner_preset
@@ -35,12 +36,13 @@ class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
     """An agent that searches for actions whose imagined latents come close to the goal's."""
 
     _cost: LatentCost | None = None
+    _rollout: Rollout | None = None
 
     @functools.cached_property
     def controller(self) -> Controller:
         """Plans with the present weights and settings. Raises ``ValueError`` if the model is not ready for them."""
         self._check_ready()
-        return Controller(self.model, self.config.planner, *self._bounds, self._cost)
+        return Controller(self.model, self.config.planner, *self._bounds, self._cost, self._rollout)
 
     def _check_ready(self) -> None:
         """Raise ``ValueError`` if the planner uses what training has not come to yet."""
@@ -50,15 +52,19 @@ class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
         """How it plans, ready for JSON."""
         return asdict(self.config.planner)
 
-    def set_planner(self, planner: str | PlannerConfig, cost: LatentCost | None = None) -> Self:
+    def set_planner(
+        self, planner: str | PlannerConfig, cost: LatentCost | None = None, rollout: Rollout | None = None
+    ) -> Self:
         """Change how the agent plans.
 
         Args:
             planner: a preset's name (``small``, ``paper``) or settings.
             cost: function of imagined latents (N, S, P, latent_dim), one after each action block, and goal latents
                 (N, latent_dim) to costs (N, S), instead of the settings' ``cost``; not saved with the agent.
+            rollout: finds what candidates lead to, instead of the model (:meth:`LatentModel.rollout`); not saved
+                either.
         """
-        self._cost = cost
+        self._cost, self._rollout = cost, rollout
         self._change(planner=planner_preset(planner, self.config.model) if isinstance(planner, str) else planner)
         self.reset()
         return self

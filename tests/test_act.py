@@ -179,3 +179,25 @@ def test_any_cost_on_latents(trained_folder: Path) -> None:
     assert seen[0] == (1, planner.samples, planner.horizon, trained.config.model.latent_dim)
     np.testing.assert_array_equal(with_cost, action(dataclasses.replace(planner, cost="terminal")))
     assert not np.array_equal(with_cost, action(planner))
+
+
+def test_any_rollout_takes_the_place_of_imagination_until_the_planner_is_set_again(trained_folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    planner = dataclasses.replace(agent.config.planner, samples=64)
+    frame, goal = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    calls = 0
+
+    def reversed_blocks(latents: torch.Tensor, past: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return agent.world_model.rollout(latents, past, -blocks)
+
+    def action() -> NDArray[np.float32]:
+        return agent.predict({"pixels": frame, "goal": goal}, agent.initial_memories([0]))[0]
+
+    own = agent.set_planner(planner) and action()
+    other = agent.set_planner(planner, rollout=reversed_blocks) and action()
+    assert calls > 0 and not np.array_equal(own, other)
+    again, before = agent.set_planner(planner) and action(), calls
+    np.testing.assert_array_equal(again, own)
+    assert calls == before

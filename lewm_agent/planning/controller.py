@@ -13,7 +13,7 @@ from torch import Tensor
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
-from lewm_agent.planning.fast_rollout import fast_rollout
+from lewm_agent.planning.fast_rollout import Rollout, fast_rollout
 from lewm_agent.planning.goal_cost import LatentCost, goal_cost
 from lewm_agent.planning.settings import PlannerConfig
 
@@ -27,6 +27,7 @@ class Controller:
         low: lower action bounds (action_dim,), in the environment's units.
         high: upper action bounds (action_dim,).
         cost: of imagined latents, instead of the one that ``planner`` names.
+        rollout: what candidates lead to, instead of what the world model imagines.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class Controller:
         low: Actions,
         high: Actions,
         cost: LatentCost | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         self.world_model = world_model
         self.planner = planner
         self.low, self.high = low, high
         self.cost = cost or self._planner_cost
-        self.rollout = fast_rollout(world_model, planner)
+        self.rollout = rollout or fast_rollout(world_model, planner)
         self.device = world_model.action_mean.device
         if not world_model.action_mean.isfinite().all():
             raise ValueError(
