@@ -11,14 +11,11 @@ import contextlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -39,6 +36,7 @@ from lewm_agent.datasets.rollout import (
 )
 from lewm_agent.datasets.shard_folder import finish, folder_for, missing_shards, shard_file, taken_up, with_shard
 from lewm_agent.datasets.shards import Compression, ShardWriter, frame_filter
+from lewm_agent.tools.workers import end_with_parent
 
 MakeEnv = Callable[[], "gym.Env[Any, Any]"]
 MakePolicy = Callable[["gym.Env[Any, Any]"], BehaviorPolicy]
@@ -272,19 +270,10 @@ def _start_worker(frames: Any, stop: Any) -> None:
     """Prepare a worker process: it leaves Ctrl-C to its parent and does not outlive it."""
     global _worker_channels
     _worker_channels = (frames, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # for a policy network, one in every process: more threads would only compete
     if torch := sys.modules.get("torch"):  # a script has imported it already: the variable comes too late
         torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    """End this process when its parent has died, were it by kill -9."""
-    wait_for_connection([sentinel])
-    os._exit(1)
 
 
 def _gather_in_worker(job: _ShardJob, index: int) -> ShardRecord:

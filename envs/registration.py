@@ -33,7 +33,6 @@ def environment_id(name: str) -> str:
         return ENVIRONMENTS[name]
     if name in gym.registry or ":" in name:
         return name
-    known = [*ENVIRONMENTS, *ENVIRONMENTS.values()]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, [*ENVIRONMENTS, *gym.registry], n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"this package has {', '.join(ENVIRONMENTS)}"
     raise ValueError(f"no environment `{name}`; {hint}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.eval.worlds.protocols import Pair
 from lewm_agent.eval.worlds.world import Floor
 from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.tools.workers import worker_pool
 
 MakeEnvironment = Callable[[], Environment]
 Ending = Callable[[Pair, NDArray[np.float64]], bool]
@@ -155,19 +157,21 @@ def play_in_processes(make_player: MakePlayer, batches: Sequence[Batch], workers
         make_player: makes the player, once in every process; picklable.
         batches: pairs that are played side by side, with their numbers.
         workers: processes.
+
+    Raises:
+        RuntimeError: one of them died.
     """
     if not batches:
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(
-        min(workers, len(batches)), multiprocessing.get_context("spawn"), _start_worker, (make_player, threads)
-    )
+    prepare = functools.partial(_start_worker, make_player, threads)
     try:
-        waiting = {pool.submit(_play_in_worker, batch): batch for batch in batches}
-        for finished in as_completed(waiting):
-            yield from zip(waiting[finished][0], finished.result(), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+        with worker_pool(min(workers, len(batches)), prepare) as pool:
+            waiting = {pool.submit(_play_in_worker, batch): batch for batch in batches}
+            for finished in as_completed(waiting):
+                yield from zip(waiting[finished][0], finished.result(), strict=True)
+    except BrokenProcessPool:
+        raise RuntimeError("a playing process died, as it does when memory runs out: use fewer --workers") from None
 
 
 def _start_worker(make_player: MakePlayer, threads: int) -> None:

@@ -35,6 +35,9 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block ends, the successor is on disk and takes the place of what stood at ``path``; when it fails, the
     successor is removed and ``path`` is as it was. A file is replaced in one step. A folder can only be put where none
     or an empty one stands: a full one would have to be given up first.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full; the error names ``path`` and says what is there now.
     """
     part = part_of(path)
     remove(part)
@@ -42,8 +45,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         _flush(part)
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         remove(part)
+        if isinstance(error, OSError) and error.strerror and error.filename in (None, str(part), part):
+            kept = "what was there before is kept" if path.exists() else "nothing is there"
+            raise OSError(error.errno, f"{error.strerror}; {kept}", str(path)) from error
         raise
 
 

@@ -1,0 +1,115 @@
+"""How commands end: one sentence for every kind of error, the exit codes, interruptions and readers that have gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+from lewm_agent import __version__, cli
+from lewm_agent.tools import command
+
+
+def _raises(error: BaseException) -> Callable[[list[str]], int]:
+    def work(_: list[str]) -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("give [/y] a [red]name"), "give [/y] a [red]name"),
+        (RuntimeError("lower the\n  learning rate"), "lower the learning rate"),
+        (gym.error.NameNotFound("no environment :smile: [/x]"), "no environment :smile: [/x]"),
+        (KeyError("floors"), "`floors` is missing where it is needed (--debug shows where)"),
+        (KeyError("there is no such key"), "there is no such key"),
+        (MemoryError(), "there is not enough memory"),
+        (RecursionError("maximum depth"), "something is nested too deeply: maximum depth"),
+        (EOFError(), "EOFError (--debug shows where)"),
+        (pickle.UnpicklingError("invalid load key"), "UnpicklingError: invalid load key (--debug shows where)"),
+        (zipfile.BadZipFile("not a zip file"), "BadZipFile: not a zip file (--debug shows where)"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero (--debug shows where)"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a [/b] c"), "a [/b] c: No such file"),
+        (OSError("a file without a number"), "a file without a number"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.json"), "x.json: the disk is full; run it again"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_sentence_as_it_is(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.run(_raises(error), [], continues="run it again") == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
+
+
+def test_debug_shows_where_it_arose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.run(_raises(ValueError("no")), ["--debug"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error and error.endswith("error: no\n")
+
+
+def test_the_work_gets_its_arguments_and_gives_the_code() -> None:
+    given: list[str] = []
+    assert command.run(given.extend, ["a", "--debug", "b"]) == 0  # type: ignore[arg-type]
+    assert given == ["a", "b"]
+    assert command.run(lambda _: 3, []) == 3
+
+
+def _terminate(_: list[str]) -> int:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+
+
+@pytest.mark.parametrize("work", [_raises(KeyboardInterrupt()), _terminate])
+def test_an_interruption_says_how_to_go_on(
+    work: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.run(work, [], continues="run it again") == 130
+    assert capsys.readouterr().err == "interrupted; run it again\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("what", ["print('x' * 10**6)", "print('x')", "print('x'); sys.exit(0)"])
+def test_a_reader_who_leaves_is_no_error(what: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    text = f"import sys, time\nfrom lewm_agent.tools import command\ndef work(_):\n    time.sleep(0.2)\n    {what}\n"
+    script.write_text(text + "sys.exit(command.run(work))\n")
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_help_and_version_load_no_torch() -> None:
+    """Nor do the processes that collect, which import the module again."""
+    code = "import sys; from lewm_agent import cli; cli.main(['--help'])"
+    lines = (
+        f"import atexit, sys\natexit.register(lambda: print('torch' in sys.modules, 'scipy' in sys.modules))\n{code}"
+    )
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False False" and "train-policy" in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lewm-agent {__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["gymnasium:Nope-v0", "nowhere:Nope-v0", "CartPole", "CarRacing-v2"])
+def test_what_gymnasium_says_is_said(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["collect", "--env", name, "--path", str(tmp_path / "x"), "--policy", "random"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    suggested = {"CartPole": "CartPole-v1", "CarRacing-v2": "CarRacing-v3"}.get(name, "")
+    assert suggested in error
