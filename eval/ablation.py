@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize_scalar
 from scipy.stats import spearmanr
@@ -34,9 +33,12 @@ from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.playing.views import gather, latents
 from lewm_agent.eval.reporting.ablation_picture import draw
 from lewm_agent.eval.reporting.intervals import of_mean, rate
+from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.presets import preset
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools import strict_json
+from lewm_agent.tools.command import console, say
+from lewm_agent.tools.outputs import reserved
 
 Settings = dict[str, Any]
 LAMBDA = "objective.sigreg_weight"
@@ -45,6 +47,7 @@ CURVES = ("prediction", "effective_rank", "latent_variance", "straightness")
 FIGURES = {"rank": "effective_rank", "variance": "latent_variance", "prediction": "prediction"}
 """Heads of the table and what they are of held-out clips."""
 CURVE_POINTS = 60
+SUMMARY = "ablation.json"
 WIDTH = 160
 """Columns of the table where it is written to a file."""
 OWN = "own"
@@ -154,13 +157,14 @@ def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
     }
     result = folder / "result.json"
     if result.exists():
-        found: dict[str, Any] = json.loads(result.read_text())
-        if {name: found.get(name) for name in request} == json.loads(json.dumps(request)):
+        found: dict[str, Any] = strict_json.read(result)
+        if isinstance(found, dict) and {name: found.get(name) for name in request} == json.loads(json.dumps(request)):
             return found
     agent.learn(options.data, folder / "training", resume=True)
     agent.save_pretrained(folder / "model")
-    measured = {**request, **judge(options, agent), **read_curves(folder / "training" / "metrics.jsonl")}
-    write_atomically(result, json.dumps(measured, indent=1) + "\n")
+    curves = read_curves(folder / "training" / "metrics.jsonl")
+    measured = {**request, **judge(options, agent), **curves, **provenance(agent, str(folder / "model"))}
+    command.write_json(result, measured)
     return measured
 
 
@@ -201,10 +205,9 @@ def read_curves(metrics: Path) -> dict[str, Any]:
 def run_cells(options: Options, wanted: Sequence[Cell]) -> list[dict[str, Any]]:
     """All results, trained here or by a cluster."""
     if options.cluster == "none":
-        console = Console(stderr=True)
         results = []
         for number, cell in enumerate(wanted):
-            console.print(f"[{number + 1}/{len(wanted)}] {cell.name}", markup=False, highlight=False)
+            console(stderr=True).print(f"[{number + 1}/{len(wanted)}] {cell.name}")
             results.append(run_cell(options, cell))
         return results
     try:
@@ -270,29 +273,27 @@ def grouped(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
 
 
 def _work(options: Options) -> None:
-    if options.seeds < 1 or options.trainings < 3:
-        raise ValueError("seeds must be at least 1, and trainings at least 3")
+    command.at_least(options, seeds=1, trainings=3, episodes=1)
     wanted = cells(options)
     if not wanted and not options.find_lambda:
         raise ValueError("nothing to do: give --vary part.setting=value,value, or --find-lambda")
     for cell in wanted:
         configured(base(options), cell.settings)  # before hours are spent on the others
-    results = run_cells(options, wanted) + (search_lambda(options) if options.find_lambda else [])
-    summary = {"options": {k: str(v) for k, v in dataclasses.asdict(options).items()}, "results": results}
-    summary["command"] = " ".join(["python", *sys.argv])
-    write_atomically(options.output / "ablation.json", json.dumps(summary, indent=1) + "\n")
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    console.print(table(results))
-    if options.find_lambda:
-        best = max(grouped(results).items(), key=lambda item: np.mean([mean_success(run) for run in item[1]]))
-        console.print(f"best: {best[0]}")
-    for picture in draw(results, options.output):
-        console.print(f"drawn: {picture}", markup=False, soft_wrap=True)
+    with reserved(options.output / SUMMARY):
+        results = run_cells(options, wanted) + (search_lambda(options) if options.find_lambda else [])
+        told = {name: str(value) for name, value in dataclasses.asdict(options).items()}
+        command.write_json(options.output / SUMMARY, {"options": told, "results": results, **provenance()})
+        console(width=None if sys.stdout.isatty() else WIDTH).print(table(results))
+        if options.find_lambda:
+            best = max(grouped(results).items(), key=lambda item: np.mean([mean_success(run) for run in item[1]]))
+            say(f"best: {best[0]}")
+        for picture in draw(results, options.output):
+            say(f"drawn: {picture}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments, resumes=True)
+    return command.run(Options, _work, arguments, continues="the same command continues")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""What the smaller measuring commands share: the options of a model, and one sentence for what goes wrong."""
+"""What the measuring commands share: the options of a model, and how their results are written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
 from lewm_agent import LeWMAgent
+from lewm_agent.eval.reporting.pictures import picture_format
 from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.tools import command
+from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 
 OptionsT = TypeVar("OptionsT")
@@ -48,35 +49,53 @@ def check_world(agent: GoalAgent[Any, Any], environment: str) -> None:
         raise ValueError(f"the model was trained on {agent.description.environment}, not on {environment}")
 
 
+def at_least(options: Any, **fewest: int) -> None:
+    """Raise ``ValueError`` unless the options of these names are at least as large."""
+    for name, least in fewest.items():
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}")
+
+
 def keep(options: ModelOptions, result: dict[str, Any], draw: Callable[[Path], None]) -> None:
     """Write the result and draw the picture where the options ask for them."""
     if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+        write_json(options.output, result)
     if options.picture is not None:
         draw(options.picture)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a result, all or nothing. Raises ``ValueError`` for a figure that is not finite."""
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
 def run(
-    options: type[OptionsT], work: Callable[[OptionsT], None], arguments: list[str] | None, *, resumes: bool = False
+    options: type[OptionsT],
+    work: Callable[[OptionsT], int | None],
+    arguments: Sequence[str] | None,
+    *,
+    writes: Sequence[str] = (),
+    prog: str | None = None,
+    continues: str = "",
 ) -> int:
-    """Parse the options, do the work, and return the exit code.
+    """Parse the options, do the work, and return the exit code, as :func:`lewm_agent.tools.command.run` does.
 
     Args:
         options: dataclass of the command line; its docstring is the description.
         work: what to do with them.
         arguments: instead of the command line's.
-        resumes: whether the same command continues what was interrupted.
-
-    Returns:
-        2, with one sentence, after a ``ValueError``; 130 when interrupted.
+        writes: names of the options that are paths of files to be written, which are tried and held before the work;
+            one that is called ``picture`` has to end like a picture.
+        prog: name of the command, where it is not that of the script.
+        continues: how an interrupted run is continued, where it is.
     """
-    console = Console(stderr=True)
-    try:
-        work(tyro.cli(options, args=arguments, description=options.__doc__))
-    except ValueError as error:
-        console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues" if resumes else "interrupted", highlight=False)
-        return 130
-    return 0
+
+    def parse_and_work(given: list[str]) -> int | None:
+        chosen = tyro.cli(options, args=given, description=options.__doc__, prog=prog)
+        outputs = {name: getattr(chosen, name) for name in writes}
+        if outputs.get("picture") is not None:
+            picture_format(outputs["picture"])
+        with reserved(*outputs.values()):
+            return work(chosen)
+
+    return command.run(parse_and_work, arguments, continues=continues)

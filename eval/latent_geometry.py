@@ -5,7 +5,6 @@ python eval/latent_geometry.py --model two_room --output geometry.json --picture
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
@@ -24,9 +22,10 @@ from lewm_agent.envs.two_room.geometry import WORLD_SIZE, Geometry, disk_is_clea
 from lewm_agent.eval import command
 from lewm_agent.eval.playing import views
 from lewm_agent.eval.reporting.geometry_picture import Distances, Picture, draw
+from lewm_agent.eval.reporting.provenance import model_record, provenance
 from lewm_agent.eval.worlds.held_out import held_out_episodes
 from lewm_agent.models.world_model import straightness
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools.command import console
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 NEAR = 60.0
@@ -199,24 +198,27 @@ def picture(agent: LeWMAgent, name: str, walks: Walks, seed: int) -> Picture:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments)
+    return command.run(Options, _work, arguments, writes=("output", "picture"))
 
 
 def _work(options: Options) -> None:
-    results, pictures = [], []
+    command.at_least(options, episodes=2, seed=0)
+    results, records, pictures = [], [], []
     for name in options.model:
         agent = command.load_model(name, ENVIRONMENT, options.device)
         walks = gather(agent, options.episodes, options.seed)
         results.append(diagnose(agent, name, walks, options.seed))
+        records.append(model_record(agent, name))
         if options.picture is not None:
             pictures.append(picture(agent, name, walks, options.seed))
     table = Table("figure", *options.model, title="latent geometry")
     for figure in list(results[0])[1:]:
         table.add_row(figure.replace("_", " "), *(str(result[figure]) for result in results))
-    Console().print(table)
+    console().print(table)
     if options.output is not None:
-        content = {"episodes": options.episodes, "seed": options.seed, "models": results}
-        write_atomically(options.output, json.dumps(content, indent=1) + "\n")
+        content = {"env": ENVIRONMENT, "episodes": options.episodes, "seed": options.seed}
+        content["models"] = [{**result, "model": of} for result, of in zip(results, records, strict=True)]
+        command.write_json(options.output, {**content, **provenance()})
     if options.picture is not None:
         draw(pictures, options.picture)
 

@@ -19,11 +19,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 import tyro
-from rich.console import Console
 
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.held_out import draw_pairs
 from lewm_agent.eval.worlds.protocols import Pair, ProtocolName
+from lewm_agent.tools import command
+from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 
 FORMAT = "lewm-agent pairs 1"
@@ -138,19 +139,15 @@ def make(
         episodes: how many pairs.
         seed: of the held-out episodes and of the choice among their rows.
     """
-    pairs = draw(env, protocol, episodes, seed)
-    pairs.save(output)
-    Console().print(f"{episodes} pairs in {output}, SHA-256 {pairs.sha256()}", highlight=False, soft_wrap=True)
+    with reserved(output):
+        pairs = draw(env, protocol, episodes, seed)
+        pairs.save(output)
+    command.say(f"{episodes} pairs in {output}, SHA-256 {pairs.sha256()}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        tyro.cli(make, args=arguments, description=make.__doc__)
-    except ValueError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        return 2
-    return 0
+    return command.run(lambda given: tyro.cli(make, args=given, description=make.__doc__), arguments)
 
 
 if __name__ == "__main__":

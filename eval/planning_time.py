@@ -6,14 +6,12 @@ python eval/planning_time.py --env two_room --episodes 100 --output planning.jso
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -21,14 +19,17 @@ from lewm_agent import LeWMAgent
 from lewm_agent.config import AgentConfig
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
+from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.reporting.planning_picture import draw
-from lewm_agent.eval.success_rate import hardware
+from lewm_agent.eval.reporting.provenance import hardware, provenance
 from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.planning.settings import PlannerConfig, Precision
 from lewm_agent.presets import planner_preset
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools import strict_json
+from lewm_agent.tools.command import console, say
+from lewm_agent.tools.outputs import reserved
 
 Point = dict[str, Any]
 
@@ -61,14 +62,17 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments, resumes=True)
+    return command.run(Options, _work, arguments, writes=("output",), continues="the same command continues")
 
 
 def _work(options: Options) -> None:
-    points = measure_all(options)
+    command.at_least(options, episodes=1, planner_seed=0, threads=1)
     picture = options.output.with_suffix(".png")
-    draw(points, options.protocol, picture)
-    Console().print(table(points), f"written to {options.output} and {picture}")
+    with reserved(picture):
+        points = measure_all(options)
+        draw(points, options.protocol, picture)
+    console().print(table(points))
+    say(f"written to {options.output} and {picture}")
 
 
 def measure_all(options: Options) -> list[Point]:
@@ -82,13 +86,13 @@ def measure_all(options: Options) -> list[Point]:
     ]
     known = _known(options.output)
     points = []
-    for world, name, settings in track(wanted, "points", console=Console(stderr=True), transient=True):
+    for world, name, settings in track(wanted, "points", console=console(stderr=True), transient=True):
         request = _request(options, world, agents[world], name, settings)
         found = next((point for point in known if request.items() <= point.items()), None)
         if found is None:
             found = {**request, **measure(options, world, agents[world].set_planner(settings))}
             known.append(found)
-            write_atomically(options.output, json.dumps(known, indent=1) + "\n")
+            command.write_json(options.output, known)
         points.append(found)
     return points
 
@@ -112,8 +116,10 @@ def measure(options: Options, world: str, agent: LeWMAgent) -> Point:
     environment = environment_id(world)
     pairs = play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed, to_the_end=True)
     traces, solved = zip(*pairs, strict=True)
+    origin = provenance(agent, world, shipped(environment, options.protocol).first(options.episodes))
     steps = sum(len(trace.states) - 1 for trace in traces)
     return {
+        **{key: origin[key] for key in ("model", "seed", "pairs_sha256", "command", "versions")},
         **rate(sum(solved), len(solved)),
         "milliseconds_per_step": 1000 * sum(t.seconds for t in traces) / steps,
         "milliseconds_per_plan": 1000 * sum(t.planning_seconds for t in traces) / sum(t.plans for t in traces),
@@ -139,7 +145,7 @@ def _known(output: Path) -> list[Point]:
     if not output.exists():
         return []
     try:
-        points = json.loads(output.read_text())
+        points = strict_json.read(output)
     except ValueError:
         points = None
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sklearn.decomposition import PCA
@@ -31,8 +30,11 @@ from lewm_agent import LeWMAgent
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.playing.views import Matrix, Views, gather, latents
+from lewm_agent.eval.reporting.pictures import save_picture
+from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.tools.command import console
 
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""
@@ -125,8 +127,7 @@ def _pearson(first: Matrix, second: Matrix) -> float:
 
 def measure(options: Options) -> dict[str, Any]:
     """All figures; JSON-ready."""
-    if options.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {options.seeds}")
+    command.at_least(options, frames=1, seeds=1)
     world = world_of(options.env)
     environment = world.environment
     agent = command.load_model(options.model or options.env, environment, options.device)
@@ -138,12 +139,10 @@ def measure(options: Options) -> dict[str, Any]:
         subsets[name.replace("starts_", "").replace("_", " ")] = np.array([belongs(state) for state in views.states])
     return {
         "env": environment,
-        "model": options.model or options.env,
-        "weights_sha256": agent.weights_sha256(),
+        **provenance(agent, options.model or options.env),
         "frames": len(views.pixels),
         "episodes": len(np.unique(views.episodes)),
         "seeds": options.seeds,
-        "command": " ".join(["python", *sys.argv]),
         "rows": rows(agent, views, targets(views.quantities, world.turns), subsets, options.seeds),
     }
 
@@ -155,7 +154,7 @@ def rows(
     values = np.stack(list(wanted.values()), axis=1)
     found = defaultdict(list)
     representations = encoded(agent, views.pixels)
-    for seed in track(range(seeds), "probes", console=Console(stderr=True)):
+    for seed in track(range(seeds), "probes", console=console(stderr=True)):
         is_test = test_frames(views.episodes, seed)
         representations["pixel PCA"] = principal_components(views.pixels, agent.config.model.latent_dim, is_test)
         for what, kind, (subset, chosen) in itertools.product(representations, PROBES, subsets.items()):
@@ -174,7 +173,7 @@ def _row(error: Matrix, correlation: Matrix) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print one table for each subset of frames: MSE and r of every probe."""
     rows = result["rows"]
     columns = list(dict.fromkeys((row["representation"], row["probe"]) for row in rows))
@@ -191,7 +190,7 @@ def show(result: dict[str, Any], console: Console) -> None:
                 if (row["quantity"], row["frames"]) == (name, subset)
             }
             table.add_row(name, *(cells[column] for column in columns))
-        console.print(table)
+        console().print(table)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -217,17 +216,17 @@ def draw(result: dict[str, Any], path: Path) -> None:
     panel.invert_yaxis()
     panel.set(xlabel="Pearson r on held-out episodes", xlim=(0, 1))
     figure.legend(loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments)
+    return command.run(Options, _work, arguments, writes=("output", "picture"))
 
 
 def _work(options: Options) -> None:
     result = measure(options)
-    show(result, Console())
+    show(result)
     command.keep(options, result, lambda path: draw(result, path))
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -29,8 +28,11 @@ from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.playing.rollouts import make_environment
 from lewm_agent.eval.playing.views import gather, latents
+from lewm_agent.eval.reporting.pictures import save_picture
+from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.surprise import BLOCKS, Trajectory, filmed, trajectories
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.tools.command import console
 
 BATCH, PEAK, WARMUP, WEIGHT_DECAY = 64, 1e-3, 100, 1e-2
 """Of AdamW; the authors name none."""
@@ -71,7 +73,7 @@ def train(decoder: FrameDecoder, encoded: Tensor, frames: Tensor, steps: int, se
         optimizer, PEAK, total_steps=steps, pct_start=min(0.3, WARMUP / steps), cycle_momentum=False
     )
     generator = torch.Generator().manual_seed(seed)
-    for _ in track(range(steps), "decoder", console=Console(stderr=True)):
+    for _ in track(range(steps), "decoder", console=console(stderr=True)):
         rows = torch.randint(len(frames), (BATCH,), generator=generator)
         wanted = decoder.normalize(frames[rows].to(encoded.device))
         loss = (decoder(encoded[rows.to(encoded.device)]) - wanted).square().mean()
@@ -133,9 +135,7 @@ def unexplained(pictures: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArra
 
 def measure(options: Options) -> tuple[dict[str, Any], list[Strip]]:
     """All figures, JSON-ready, and the strips."""
-    for name in ("frames", "steps", "trajectories"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+    command.at_least(options, frames=1, steps=1, trajectories=1, seed=0)
     environment = environment_id(options.env)
     agent = command.load_model(options.model or options.env, environment, options.device)
     views = gather(agent, environment, options.frames, EPISODES_SEED)
@@ -151,26 +151,24 @@ def measure(options: Options) -> tuple[dict[str, Any], list[Strip]]:
     real = np.stack([one.real for one in strips])
     return {
         "env": environment,
-        "model": options.model or options.env,
-        "weights_sha256": agent.weights_sha256(),
+        **provenance(agent, options.model or options.env),
         "frames": options.frames,
         "steps": options.steps,
         "seed": options.seed,
         "trajectories": options.trajectories,
         "real_frames": agent.config.model.history,
-        "command": " ".join(["python", *sys.argv]),
         "decoded": unexplained(np.stack([one.decoded for one in strips]), real).tolist(),
         "imagined": unexplained(np.stack([one.imagined for one in strips]), real).tolist(),
     }, strips
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print the errors."""
     table = Table("block", "decoded", "imagined, then decoded")
     table.title = f"{result['env']}: squared error of pixels, as a share of the mean frame's (0 is perfect)"
     for block, (decoded, dreamt) in enumerate(zip(result["decoded"], result["imagined"], strict=True)):
         table.add_row(str(block), f"{decoded:.3f}", f"{dreamt:.3f}" if block >= result["real_frames"] else "real frame")
-    console.print(table)
+    console().print(table)
 
 
 def draw(result: dict[str, Any], strips: list[Strip], path: Path) -> None:
@@ -187,17 +185,17 @@ def draw(result: dict[str, Any], strips: list[Strip], path: Path) -> None:
                 panel.set_title(f"block {block}", fontsize=8)
         panels[row, 0].set_ylabel(kind, fontsize=8)
     figure.suptitle(f"{result['env']}: the model sees {result['real_frames']} real frame(s), then imagines", fontsize=9)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments)
+    return command.run(Options, _work, arguments, writes=("output", "picture", "save"))
 
 
 def _work(options: Options) -> None:
     result, strips = measure(options)
-    show(result, Console())
+    show(result)
     command.keep(options, result, lambda path: draw(result, strips, path))
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich.console import Console
-from rich.markup import escape
 
+from lewm_agent.eval import command
 from lewm_agent.eval.reporting.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.eval.reporting.runs import Rate, Record, Run, read
+from lewm_agent.tools.command import say
+from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 
 PAGE, VIDEOS = "index.html", "videos"
@@ -123,18 +124,14 @@ class Video:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Options, args=arguments, description=Options.__doc__)
-        runs = read(options.results)
+    return command.run(Options, _work, arguments, continues="a page that was there is as it was")
+
+
+def _work(options: Options) -> None:
+    runs = read(options.results)
+    with reserved(options.output / PAGE):
         write(options.output, runs)
-    except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; a page that was there is as it was", highlight=False)
-        return 130
-    Console().print(f"{len(runs)} runs in {options.output / PAGE}", highlight=False, soft_wrap=True)
-    return 0
+    say(f"{len(runs)} runs in {options.output / PAGE}")
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -322,9 +319,7 @@ def write(folder: Path, runs: list[Run]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for target, source in copies.items():
         target.parent.mkdir(exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(source.read_bytes())
-        part.replace(target)
+        write_atomically(target, source.read_bytes())
     write_atomically(folder / PAGE, page)
     for path in (folder / VIDEOS).glob("pair-*"):
         if re.fullmatch(r"pair-\d+-[0-9a-f]{12}\.gif(\.part)?", path.name) and path not in copies:

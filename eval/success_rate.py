@@ -6,30 +6,23 @@ python eval/success_rate.py --env two_room --episodes 200 --protocol strict --ou
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import json
 import os
-import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import torch
-import tyro
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
-from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.checkpoints.model_card import agent_title
-from lewm_agent.eval.command import check_world
+from lewm_agent.eval import command
+from lewm_agent.eval.command import check_world, write_json
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.playing.journal import Journal
 from lewm_agent.eval.playing.rollouts import (
@@ -42,6 +35,7 @@ from lewm_agent.eval.playing.rollouts import (
     play_in_processes,
 )
 from lewm_agent.eval.reporting.intervals import rate
+from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.watching.videos import write_gif
@@ -50,13 +44,16 @@ from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import named
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools.command import console, say
+from lewm_agent.tools.outputs import reserved
 
 ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
 """Arguments of an environment that do not change which pairs can be drawn in it."""
 UNFINISHED = ".unfinished"
 """Ending of the file in which an unfinished evaluation keeps what it has."""
-PACKAGES = ("lewm-agent", "torch", "timm", "gymnasium", "numpy")
+VIDEOS = "pairs.gif"
+"""Never written: it stands for all GIFs when their folder is tried and held."""
+CONTINUES = "with --output, the same command continues with what FILE.unfinished holds"
 
 
 @dataclass(frozen=True)
@@ -97,38 +94,29 @@ class Options:
     """Decoder made by eval/reconstruction.py --save: the GIFs also show what each plan expects to see at its end."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
-    return run(tyro.cli(Options, args=arguments, description=Options.__doc__))
+    return command.run(Options, _work, arguments, writes=("output",), prog=prog, continues=CONTINUES)
 
 
-def run(options: Options) -> int:
-    """Measure, show and write; returns the exit code."""
-    console = Console()
-    try:
-        result = evaluate(options)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        note = f"; the same command continues with what is in {_journal_of(options.output)}" if options.output else ""
-        Console(stderr=True).print(f"interrupted{note}", highlight=False)
-        return 130
-    console.print(summary(result), highlight=False)
-    if options.video is not None:
-        console.print(f"{sum(record['video'] is not None for record in result['records'])} videos in {options.video}")
-    if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
-        _journal_of(options.output).unlink()
-        console.print(f"written to {options.output}")
-    return 0
+def _work(options: Options) -> None:
+    """Measure, show and write. The numbers are written before any video is drawn: they do not depend on one."""
+    with reserved(options.video and options.video / VIDEOS):
+        result, draw = evaluate(options)
+        console().print(summary(result))
+        if options.output is not None:
+            write_json(options.output, result)
+            say(f"written to {options.output}")
+        if options.video is not None:
+            say(f"{draw()} videos in {options.video}")
+        if options.output is not None:
+            write_json(options.output, result)  # now with the names of the videos
+            _journal_of(options.output).unlink()
 
 
-def evaluate(options: Options) -> dict[str, Any]:
-    """Measure, and write what is asked for besides the JSON; returns the JSON-ready result."""
-    for name in ("num_envs", "workers"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(options, name)}")
+def evaluate(options: Options) -> tuple[dict[str, Any], Callable[[], int]]:
+    """Measure; returns the JSON-ready result, and what draws the videos and returns how many there are."""
+    command.at_least(options, num_envs=1, workers=1, planner_seed=0, videos=0)
     world = world_of(options.env)
     environment, rules = world.environment, world.protocol(options.protocol)
     agent = _agent(options)
@@ -137,7 +125,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     decoder = _decoder(options, agent)
     make = functools.partial(make_environment, environment, {**trained_in, **rules.environment_kwargs})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True) as progress:
         drawing = progress.add_task("drawing pairs", total=None)
         chosen = _pairs(options, environment, trained_in)
         progress.remove_task(drawing)
@@ -145,10 +133,8 @@ def evaluate(options: Options) -> dict[str, Any]:
             traces = _play(options, make, agent, chosen.pairs, rules, journal, progress)
             others = _play_floors(make(), chosen, rules, journal, progress)
     result = _result(options, environment, agent, chosen, traces, rules, others)
-    if options.video is not None:
-        expect = functools.partial(_expected, decoder, Player(make, agent, options.planner_seed, rules.budget))
-        _write_videos(options, make(), result["records"], chosen.pairs, traces, expect)
-    return result
+    expect = functools.partial(_expected, decoder, Player(make, agent, options.planner_seed, rules.budget))
+    return result, functools.partial(_draw_videos, options, make, result["records"], chosen.pairs, traces, expect)
 
 
 def _agent(options: Options) -> Agent:
@@ -273,14 +259,9 @@ def _result(
     records = [_record(p, t, h) for p, t, h in zip(pairs, traces, holds, strict=True)]
     count = len(pairs)
     return {
-        "agent": agent.kind,
         "env": environment,
         "protocol": options.protocol,
         "budget": rules.budget,
-        "planner": agent.planner_settings,
-        "episodes": count,
-        "seed": chosen.seed,
-        "pairs_sha256": chosen.sha256(),
         "planner_seed": options.planner_seed,
         **rate(sum(record["success"] for record in records), count),
         "success_at_end": round(100 * sum(record["success_at_end"] for record in records) / count, 2),
@@ -290,15 +271,7 @@ def _result(
         "seconds_per_plan": sum(t.planning_seconds for t in traces) / max(1, sum(t.plans for t in traces)),
         "seconds_per_decision": sum(t.seconds for t in traces) / (count * rules.budget),
         "workers": options.workers,
-        "model": {
-            "name": options.model or options.env,
-            "weights_sha256": agent.weights_sha256(),
-            **agent.description.training,
-            "config": agent.config.to_dict(),
-        },
-        "command": " ".join(["python eval/success_rate.py", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
-        "hardware": hardware(agent.device),
+        **provenance(agent, options.model or options.env, chosen),
         "records": records,
     }
 
@@ -330,25 +303,6 @@ def _record(pair: Pair, trace: Trace, holds: Any) -> dict[str, Any]:
     }
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, threads and accelerator a number was measured on."""
-    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "accelerator": accelerator,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def summary(result: dict[str, Any]) -> Group:
     """The result for a terminal."""
     title = (
@@ -378,15 +332,16 @@ def _expected(decoder: FrameDecoder | None, player: Player, number: int, pair: P
     return expectations.frames
 
 
-def _write_videos(
+def _draw_videos(
     options: Options,
-    env: gym.Env[Any, Any],
+    make: MakeEnvironment,
     records: list[dict[str, Any]],
     pairs: list[Pair],
     traces: list[Trace],
     expect: Callable[[int, Pair], list[Frames]],
-) -> None:
-    """GIFs of the nearest failures and of solved pairs; their paths go into the records."""
+) -> int:
+    """GIFs of the nearest failures and of solved pairs; their paths go into the records. Returns how many."""
+    env = make()
     folder = options.video or Path()
     start = options.output.parent if options.output else Path()
     failed = sorted(
@@ -394,12 +349,14 @@ def _write_videos(
     )
     solved = [n for n, record in enumerate(records) if record["success"]]
     few = failed[: max(options.videos // 2, options.videos - len(solved))]
-    for number in [*few, *solved[: options.videos - len(few)]]:
+    shown = [*few, *solved[: options.videos - len(few)]]
+    for number in shown:
         record = records[number]
         path = folder / f"pair-{number:03d}-{'solved' if record['success'] else 'failed'}.gif"
         expected = expect(number, pairs[number])
         write_gif(path, env, pairs[number], traces[number], record["first_success_step"], expected)
         record["video"] = os.path.relpath(path, start)
+    return len(shown)
 
 
 if __name__ == "__main__":

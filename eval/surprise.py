@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import t as student
@@ -27,8 +26,11 @@ from lewm_agent import LeWMAgent
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.playing.rollouts import make_environment
+from lewm_agent.eval.reporting.pictures import save_picture
+from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.held_out import held_out_episodes
+from lewm_agent.tools.command import console
 
 BLOCKS, EVENT = 12, 6
 """Length of a trajectory in action blocks, and after which of them something happens."""
@@ -111,8 +113,7 @@ def paired(changed: NDArray[np.float64], unchanged: NDArray[np.float64]) -> dict
 
 def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
     """All figures, JSON-ready, and the frames of the first trajectory in every variant."""
-    if options.trajectories < 2:
-        raise ValueError(f"trajectories must be at least 2, got {options.trajectories}")
+    command.at_least(options, trajectories=2)
     world = world_of(options.env)
     environment = world.environment
     agent = command.load_model(options.model or options.env, environment, options.device)
@@ -124,7 +125,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     moment: dict[str, NDArray[np.uint8]] = {}
     pairs = list(zip(told, others, strict=True))
     for (one, other), variant in track(
-        list(itertools.product(pairs, VARIANTS)), "trajectories", console=Console(stderr=True)
+        list(itertools.product(pairs, VARIANTS)), "trajectories", console=console(stderr=True)
     ):
         frames = filmed(env, one, other, variant, skip)
         moment.setdefault(variant, frames[EVENT - 2 : EVENT + 2])
@@ -133,11 +134,9 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     at_event = {variant: curve[:, EVENT - 1] for variant, curve in measured.items()}
     result = {
         "env": environment,
-        "model": options.model or options.env,
-        "weights_sha256": agent.weights_sha256(),
+        **provenance(agent, options.model or options.env),
         "trajectories": options.trajectories,
         "event": {**dataclasses.asdict(world.event), "moved": str(world.event.moved), "block": EVENT},
-        "command": " ".join(["python", *sys.argv]),
         "mean_surprise": {variant: curve.mean(axis=0).tolist() for variant, curve in measured.items()},
         "standard_error": {
             variant: (curve.std(axis=0, ddof=1) / np.sqrt(len(curve))).tolist() for variant, curve in measured.items()
@@ -147,7 +146,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     return result, moment
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print the tests."""
     title = f"{result['env']}: surprise at the event against the unchanged trajectory, n = {result['trajectories']}"
     table = Table(title=title)
@@ -165,7 +164,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             f"{test['cohens_d']:.2f}",
             f"{test['more_surprised_percent']:.0f} %",
         )
-    console.print(table)
+    console().print(table)
 
 
 def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Path) -> None:
@@ -187,17 +186,17 @@ def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Pat
         place.imshow(moment[variant][block - EVENT + 2])
         place.set(xticks=[], yticks=[])
         place.set_title(f"{variant}, block {block}", fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments)
+    return command.run(Options, _work, arguments, writes=("output", "picture"))
 
 
 def _work(options: Options) -> None:
     result, moment = measure(options)
-    show(result, Console())
+    show(result)
     command.keep(options, result, lambda path: draw(result, moment, path))
 
 

@@ -10,16 +10,14 @@ imagination, before they are tried.
 from __future__ import annotations
 
 import functools
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -31,10 +29,11 @@ from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.rollouts import make_environment, pair_seed, restore
 from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.reporting.intervals import rate
+from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools.command import console
 
 States = NDArray[np.float64]
 FRAMES_AT_ONCE = 256
@@ -115,8 +114,10 @@ def solves(agent: LeWMAgent, dynamics: TrueDynamics, env: Environment, rules: Pr
 
 def measure(options: Options) -> dict[str, Any]:
     """Success of one model with both dynamics, pair by pair."""
+    command.at_least(options, planner_seed=0)
     world = world_of(options.env)
     environment = world.environment
+    chosen = shipped(environment, options.protocol).first(options.episodes)
     agent = command.load_model(options.model or options.env, environment, options.device, options.planner)
     if agent.config.planner.search == "gradient":
         raise ValueError("the world itself has no gradient to descend; use another --planner")
@@ -130,12 +131,14 @@ def measure(options: Options) -> dict[str, Any]:
     ]
     env, dynamics = make(), TrueDynamics(agent.world_model, make())
     agent.set_planner(agent.config.planner, rollout=dynamics)
-    pairs = shipped(environment, options.protocol).first(options.episodes).pairs
-    seeds = [pair_seed(options.planner_seed, number) for number in range(len(pairs))]
-    shown = track(list(zip(pairs, seeds, strict=True)), "pairs", console=Console(stderr=True))
+    seeds = [pair_seed(options.planner_seed, number) for number in range(len(chosen.pairs))]
+    shown = track(list(zip(chosen.pairs, seeds, strict=True)), "pairs", console=console(stderr=True))
     true = [solves(agent, dynamics, env, rules, pair, seed) for pair, seed in shown]
     return {
-        **{name: value for name, value in asdict(options).items() if name not in ("output", "device")},
+        "env": environment,
+        "protocol": options.protocol,
+        "planner_seed": options.planner_seed,
+        **provenance(agent, options.model or options.env, chosen),
         "true_dynamics": {**rate(sum(true), len(true)), "solved": true},
         "imagination": {**rate(sum(imagined), len(imagined)), "solved": imagined},
     }
@@ -147,14 +150,14 @@ def _work(options: Options) -> None:
     for name in ("true_dynamics", "imagination"):
         low, high = result[name]["success_rate_ci95"]
         table.add_row(name.replace("_", " "), f"{result[name]['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
-    Console().print(table)
+    console().print(table)
     if options.output is not None:
-        write_atomically(options.output, json.dumps(result, indent=1) + "\n")
+        command.write_json(options.output, result)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments)
+    return command.run(Options, _work, arguments, writes=("output",))
 
 
 if __name__ == "__main__":

@@ -19,20 +19,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio.v3 as imageio
 import numpy as np
-import tyro
-from rich.console import Console
 
-from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.envs.goal_env import Vector
+from lewm_agent.eval import command
 from lewm_agent.eval.command import load_model
 from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.session import Session
+from lewm_agent.eval.watching.videos import save_gif
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.command import say
+from lewm_agent.tools.outputs import reserved
 
 MOST_STEPS = 60
 """Environment steps of a recorded episode, unless it is solved before."""
@@ -72,55 +72,35 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    console = Console()
-    try:
-        watch(tyro.cli(Options, args=arguments), console)
-    except (ValueError, CheckpointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        return 2
-    return 0
+    return command.run(Options, watch, arguments)
 
 
-def watch(options: Options, console: Console) -> None:
-    """Show the window or record the GIF. Raises ``ValueError`` or :class:`CheckpointError` for what cannot be done."""
+def watch(options: Options) -> None:
+    """Show the window or record the GIF. Raises ``ValueError`` for what cannot be done."""
     world = world_of(options.env)
     environment, name = world.environment, world.name
     record = options.record or (None if has_display() else Path(f"watch-{name}.gif"))
-    if record is not None:
-        check_recording(record, options.episodes)
-    model = options.model or name
-    agent = load_model(model, environment, options.device, options.planner)
-    console.print("drawing and encoding known states ...", highlight=False)
-    decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
-    session = Session(agent, options.seed, decoder=decoder)
-    console.print(f"places are read from latents to {session.readout.error:.1%} of the picture", highlight=False)
-    if record is None:
-        show(session)
-        return
-    write_gif(record, session, options.episodes)
-    console.print(f"{options.episodes} episodes in {record}", highlight=False, soft_wrap=True)
+    if record is not None and record.suffix != ".gif":
+        raise ValueError(f"--record must be a file that ends in .gif, got {record}")
+    command.at_least(options, episodes=1, seed=0)
+    with reserved(record):
+        model = options.model or name
+        agent = load_model(model, environment, options.device, options.planner)
+        say("drawing and encoding known states ...")
+        decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
+        session = Session(agent, options.seed, decoder=decoder)
+        say(f"places are read from latents to {session.readout.error:.1%} of the picture")
+        if record is None:
+            show(session)
+            return
+        write_gif(record, session, options.episodes)
+        say(f"{options.episodes} episodes in {record}")
 
 
 def has_display() -> bool:
     """Whether a window can be opened; on Linux that takes a display or a chosen SDL driver."""
     chosen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
     return chosen or sys.platform != "linux"
-
-
-def check_recording(path: Path, episodes: int) -> None:
-    """Raise ``ValueError`` unless so many episodes can be written to a GIF at ``path``; makes its folder."""
-    if path.suffix != ".gif":
-        raise ValueError(f"--record must be a file that ends in .gif, got {path}")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from None
 
 
 class Window:
@@ -205,8 +185,7 @@ def show(session: Session) -> None:
 def write_gif(path: Path, session: Session, episodes: int) -> None:
     """Record episodes of the tasks in turn."""
     milliseconds = 1000 / session.env.metadata["render_fps"]
-    pictures = np.stack([picture for _ in range(episodes) for picture in _recorded(session)])
-    imageio.imwrite(path, pictures, extension=".gif", duration=milliseconds, loop=0)
+    save_gif(path, [picture for _ in range(episodes) for picture in _recorded(session)], milliseconds)
 
 
 def _recorded(session: Session) -> Iterator[Frames]:

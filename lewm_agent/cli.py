@@ -1,35 +1,31 @@
-"""The command ``lewm``: the agent's long operations from a shell."""
+"""The command ``lewm``: the agent's long operations from a shell.
+
+What a subcommand needs beyond its options is imported when it runs, so that ``lewm --help`` answers at once, and so
+that the processes of a collection, which import this module again, load no torch.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from lewm_agent import environment, inspection, recipes
-from lewm_agent.agent import LeWMAgent
-from lewm_agent.agents.registry import make_agent
-from lewm_agent.checkpoints import checkpoint
+from lewm_agent import __version__
 from lewm_agent.config import AgentConfig
-from lewm_agent.datasets import OfflineDataset, conversion
-from lewm_agent.datasets.formats import open_source
-from lewm_agent.datasets.formats.minari import export
-from lewm_agent.envs import ENVIRONMENTS, environment_id
-from lewm_agent.eval import success_rate
-from lewm_agent.eval.reporting.intervals import wilson
-from lewm_agent.eval.success_rate import Options
 from lewm_agent.presets import PRESETS, preset
+from lewm_agent.tools import command
 from lewm_agent.tools.checks import named
 
 if TYPE_CHECKING:
+    from lewm_agent.environment import Environment
+
     Config = AgentConfig
 else:  # one subcommand per preset, whose every field can then be changed by a flag
     Config = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
@@ -61,12 +57,14 @@ def collect(
         environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
         overwrite: discard what the folder holds.
     """
+    from lewm_agent.agent import LeWMAgent
+
     config = preset(preset_name)
     agent = LeWMAgent(_environment(env, config, environment_kwargs), config, device="cpu", seed=seed)
     dataset = agent.collect(
         path, policy, episodes, num_envs=num_envs, frame_interval=frame_interval, overwrite=overwrite
     )
-    Console().print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {path}")
+    command.say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {path}")
 
 
 def learn(
@@ -96,13 +94,17 @@ def learn(
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
         resume: continue from the last checkpoint; a finished run goes on when given more epochs and cycles.
     """
+    from lewm_agent import environment
+    from lewm_agent.agents.registry import make_agent
+    from lewm_agent.datasets import OfflineDataset
+
     if environment_kwargs is None:
         world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
     else:
         world = _environment(env, config, environment_kwargs)
     learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
     learner.learn(dataset, output / "training", resume=resume)
-    Console().print(f"saved in {learner.save_pretrained(output / 'model')}")
+    command.say(f"saved in {learner.save_pretrained(output / 'model')}")
 
 
 def reproduce(
@@ -122,9 +124,11 @@ def reproduce(
         num_envs: processes that collect.
         device: auto, cpu, cuda or mps.
     """
+    from lewm_agent import recipes
+
     output = output or Path("runs") / model
     recipes.reproduce(model, output, seed=seed, num_envs=num_envs, device=device)
-    Console().print(f"saved in {output / 'model'}")
+    command.say(f"saved in {output / 'model'}")
 
 
 def train_policy(
@@ -150,7 +154,8 @@ def train_policy(
         resume: continue from the last checkpoint, which is unpickled.
         overwrite: replace OUTPUT; without --resume, discard the checkpoint.
     """
-    from lewm_agent.agents.behavior.train_policy import count_successes, train_sac  # slow to import
+    from lewm_agent.agents.behavior.train_policy import count_successes, train_sac
+    from lewm_agent.eval.reporting.intervals import wilson
 
     if evaluation_episodes < 1:
         raise ValueError(f"evaluation_episodes must be at least 1, got {evaluation_episodes}")
@@ -159,13 +164,8 @@ def train_policy(
     for kind, successes in count_successes(model, world, evaluation_episodes, seed=seed).items():
         low, high = wilson(successes, evaluation_episodes)
         share = f"{100 * successes / evaluation_episodes:.1f} % [{low:.1f}, {high:.1f}]"
-        Console().print(f"{kind}: goal reached in {successes} of {evaluation_episodes} episodes, {share}", markup=False)
-    Console().print(f"saved in {output}")
-
-
-def evaluate(options: Annotated[Options, tyro.conf.arg(name="")]) -> int:
-    """Measure the success rate of an agent on held-out pairs of start and goal, as eval/success_rate.py does."""
-    return success_rate.run(options)
+        command.say(f"{kind}: goal reached in {successes} of {evaluation_episodes} episodes, {share}")
+    command.say(f"saved in {output}")
 
 
 def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
@@ -174,10 +174,12 @@ def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
     Args:
         place: path, name of a bundled model, or Hub id.
     """
+    from lewm_agent import inspection
+
     table = Table(show_header=False, box=None)
     for name, value in inspection.describe(place).items():
-        table.add_row(f"[bold]{name}[/bold]", escape(value))
-    Console().print(table)
+        table.add_row(Text(name, "bold"), value)
+    command.console().print(table)
 
 
 def convert(
@@ -204,6 +206,13 @@ def convert(
         image_size: side of the square that frames are resized to.
         overwrite: discard what the folder holds.
     """
+    from lewm_agent import inspection
+    from lewm_agent.agent import LeWMAgent
+    from lewm_agent.datasets import OfflineDataset, conversion
+    from lewm_agent.datasets.formats import open_source
+    from lewm_agent.datasets.formats.minari import export
+    from lewm_agent.envs import environment_id
+
     if to == "minari":
         export(OfflineDataset(source), output)
     elif inspection.is_checkpoint(source):
@@ -215,11 +224,15 @@ def convert(
         name = "unknown" if env is None else environment_id(env)
         opened = open_source(source, frames)
         conversion.convert(opened, output, environment_id=name, image_size=image_size, overwrite=overwrite)
-    Console().print(f"written to {output}", markup=False)
+    command.say(f"written to {output}")
 
 
 def envs() -> None:
     """List the environments."""
+    from lewm_agent import environment
+    from lewm_agent.checkpoints import checkpoint
+    from lewm_agent.envs import ENVIRONMENTS
+
     table = Table("name", "Gymnasium id", "what it is", "action", "bundled model")
     for name, gymnasium_id in ENVIRONMENTS.items():
         env = environment.make(name, 64)
@@ -228,11 +241,13 @@ def envs() -> None:
         summary = (type(env.unwrapped).__doc__ or "").splitlines()[0]
         table.add_row(name, gymnasium_id, summary, bounds, "yes" if name in checkpoint.bundled() else "no")
         env.close()
-    Console().print(table)
+    command.console().print(table)
 
 
-def _environment(name: str, config: AgentConfig, kwargs: str) -> environment.Environment:
+def _environment(name: str, config: AgentConfig, kwargs: str) -> Environment:
     """The environment with the frame size of ``config`` and the arguments in the JSON text ``kwargs``."""
+    from lewm_agent import environment
+
     size, given = config.model.image_size, _json_object(kwargs)
     env = environment.make(name, size)
     known = sorted(set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"})
@@ -252,35 +267,41 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def evaluate() -> None:
+    """Measure the success rate of an agent on held-out pairs of start and goal, as eval/success_rate.py does."""
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "collect": collect,
+    "learn": learn,
+    "eval": evaluate,
+    "reproduce": reproduce,
+    "train-policy": train_policy,
+    "info": info,
+    "convert": convert,
+    "envs": envs,
+}
+CONTINUES = "the same command continues (learn, train-policy: with --resume)"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lewm``; returns the exit code."""
-    commands: dict[str, Any] = {
-        "collect": collect,
-        "learn": learn,
-        "eval": evaluate,
-        "reproduce": reproduce,
-        "train-policy": train_policy,
-        "info": info,
-        "convert": convert,
-        "envs": envs,
-    }
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if arguments and not arguments[0].startswith("-"):
-            named(arguments[0], commands, "command")
-        code = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="lewm", description="Learn latent world models and act with them.", args=arguments
-        )
-    except (ValueError, TypeError, OSError, ImportError) as error:  # ImportError: an extra is not installed
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt as error:
-        Console(stderr=True).print(
-            str(error) or "interrupted; the same command continues (learn, train-policy: with --resume)",
-            highlight=False,
-        )
-        return 130
-    return int(code or 0)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["eval"]:
+        from lewm_agent.eval import success_rate
+
+        return success_rate.main(given[1:], prog="lewm eval")
+    return command.run(_dispatch, given, continues=CONTINUES)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments == ["--version"]:
+        command.say(f"lewm-agent {__version__}")
+        return
+    if arguments and not arguments[0].startswith("-"):
+        named(arguments[0], COMMANDS, "command")
+    told = "Learn latent world models and act with them. --version names the version; --debug shows where errors arise."
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="lewm", description=told, args=arguments or ["--help"])
 
 
 if __name__ == "__main__":

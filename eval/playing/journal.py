@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lewm_agent.eval.playing.rollouts import Trace
+from lewm_agent.tools import strict_json
 from lewm_agent.tools.replacing import write_atomically
 
 
@@ -32,7 +34,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | None, request: dict[str, Any]) -> None:
-        self._path = path
+        self._path, self._budget = path, request.get("budget")
         self.finished: dict[int, Trace] = {}
         self.solved: dict[tuple[str, int], bool] = {}
         if path is None:
@@ -44,7 +46,8 @@ class Journal:
         self._file = path.open("a")
 
     def add(self, number: int, trace: Trace) -> None:
-        """Keep the trace of a finished pair."""
+        """Keep the trace of a finished pair. Raises ``ValueError`` if it has figures that are not finite."""
+        _check(trace, self._budget)
         self.finished[number] = trace
         states = [state.tolist() for state in trace.states]
         self._write({"pair": number, "trace": {**asdict(trace), "states": states}})
@@ -62,19 +65,23 @@ class Journal:
     ) -> None:
         """Close the file. It stays until whoever asked for the traces has made a result of them."""
         if self._path is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take, and has been told of
+                self._file.close()
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._path is not None:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(entry) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise OSError(error.errno, str(error.strerror), str(self._path)) from None
 
     def _read(self, path: Path, request: Any) -> list[str]:
         """Take over what the file has of the same request; returns these lines."""
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         for number, line in enumerate(lines, start=1):
             try:
-                entry = json.loads(line)
+                entry = strict_json.parse(line)
                 if number > 1:
                     self._take(entry)
                 elif entry != request:
@@ -87,8 +94,24 @@ class Journal:
         return [line.decode() for line in lines[1:]]
 
     def _take(self, entry: dict[str, Any]) -> None:
-        if "floor" in entry:
-            self.solved[str(entry["floor"]), int(entry["pair"])] = bool(entry["solved"])
-        else:
+        number, floor, solved = entry["pair"], entry.get("floor"), entry.get("solved")
+        if type(number) is not int or number < 0:
+            raise ValueError("a pair has a number from 0")
+        if floor is None:
             states = [np.array(state, dtype=np.float64) for state in entry["trace"]["states"]]
-            self.finished[int(entry["pair"])] = Trace(**{**entry["trace"], "states": states})
+            trace = Trace(**{**entry["trace"], "states": states})
+            _check(trace, self._budget)
+            self.finished[number] = trace
+        elif isinstance(floor, str) and isinstance(solved, bool):
+            self.solved[floor, number] = solved
+        else:
+            raise ValueError("a floor has a name, and solves a pair or not")
+
+
+def _check(trace: Trace, budget: int | None) -> None:
+    """Raise ``ValueError`` unless a trace is of a whole episode, and all its figures are finite."""
+    figures = np.array([*trace.distances, trace.plans, trace.planning_seconds, trace.seconds], dtype=np.float64)
+    if not (np.isfinite(figures).all() and np.isfinite(np.stack(trace.states)).all()):
+        raise ValueError("the world gave a state or a distance that is not finite")
+    if len(trace.states) != len(trace.distances) or (budget is not None and len(trace.states) != budget + 1):
+        raise ValueError(f"an episode has {budget} steps, this one {len(trace.states) - 1}")

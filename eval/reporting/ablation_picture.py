@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lewm_agent.eval.reporting.intervals import of_mean
+from lewm_agent.eval.reporting.pictures import save_picture
 
 Result = dict[str, Any]
 OUTCOMES: dict[str, Callable[[Result], float]] = {
@@ -64,7 +65,7 @@ def _draw(results: list[Result], names: tuple[str, ...], path: Path) -> None:
         panel.set(title=f"{title} in training", xlabel="step", yscale="log" if curve in LOGARITHMIC else "linear")
         panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 def _draw_success(panel: Any, runs: list[list[Result]]) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lewm_agent.eval.reporting.pictures import save_picture
+
 Matrix = NDArray[np.float64]
 BINS = 12
 """Of walking distance, in the curves."""
@@ -60,7 +62,7 @@ def draw(pictures: Sequence[Picture], path: Path) -> None:
         for panel in row[len(picture.metrics) : -1]:
             panel.set_axis_off()
         _curves(row[-1], picture)
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path, dpi=100)
 
 
 def _map(figure: Figure, panel: Any, picture: Picture, distances: Matrix) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from lewm_agent.eval.reporting.pictures import save_picture
+
 
 def draw(points: list[dict[str, Any]], protocol: str, path: Path) -> None:
     """Write the picture.
@@ -37,7 +39,7 @@ def draw(points: list[dict[str, Any]], protocol: str, path: Path) -> None:
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(colors))
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
 
 
 def _draw_line(panel: Any, points: list[dict[str, Any]], name: str, color: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ import dacite
 from lewm_agent.eval.reporting.intervals import Interval, rate
 from lewm_agent.eval.worlds.protocols import BUDGET, PROTOCOL_NAMES
 from lewm_agent.presets import PLANNERS
+from lewm_agent.tools import strict_json
 
+MOST_STEPS = 10_000
+"""Largest budget of a result; every step is a corner of a curve."""
 ONE_TRAINING = ("name", "weights_sha256", "seed", "inverse_dynamics_error")
 """Parts of a model's record that differ between trainings of one recipe."""
 
@@ -167,10 +169,7 @@ def read(paths: Iterable[Path]) -> list[Run]:
 def _read_one(path: Path) -> Run:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+    values = strict_json.read(path)
     fault = f"{path} is not a result of eval/success_rate.py: "
     if not isinstance(values, dict):
         raise ValueError(f"{fault}it is a {type(values).__name__}, not an object with keys")
@@ -193,11 +192,26 @@ def _check(result: Result, fault: str) -> None:
         raise ValueError(f"{fault}the key `records` is empty")
     if result.protocol not in PROTOCOL_NAMES:
         raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOL_NAMES)}")
-    if result.budget < 1:
-        raise ValueError(f"{fault}the key `budget` holds {result.budget}")
+    if not 1 <= result.budget <= MOST_STEPS:
+        raise ValueError(f"{fault}the key `budget` holds {result.budget}, not a number of steps from 1 to {MOST_STEPS}")
     if rate(solved, count)["success_rate"] != result.success_rate:
         raise ValueError(f"{fault}success_rate is {result.success_rate}, but {solved} of {count} records are solved")
-    if any(record.success != (record.first_success_step is not None) for record in result.records):
-        raise ValueError(f"{fault}a record has a success without a first_success_step, or the reverse")
-    if not 0 < result.seconds_per_plan < math.inf:
+    for number, record in enumerate(result.records):
+        step = record.first_success_step
+        if record.success != (step is not None):
+            raise ValueError(f"{fault}record {number} has a success without a first_success_step, or the reverse")
+        if step is not None and not 1 <= step <= result.budget:
+            raise ValueError(f"{fault}record {number} is solved at step {step} of {result.budget}")
+    for name, percent in _percentages(result):
+        if not 0 <= percent <= 100:
+            raise ValueError(f"{fault}the key `{name}` holds {percent}, not a percentage")
+    if result.seconds_per_plan <= 0:
         raise ValueError(f"{fault}seconds_per_plan is {result.seconds_per_plan}")
+
+
+def _percentages(result: Result) -> Iterator[tuple[str, float]]:
+    """All that a result holds, by the names of their keys."""
+    for name in ("success_at_end", "start_solved_percent"):
+        yield name, getattr(result, name)
+    for name, rated in {"success_rate": result, **result.starts, **result.floors}.items():
+        yield from ((name, percent) for percent in (rated.success_rate, *rated.success_rate_ci95))

@@ -11,6 +11,7 @@ import numpy as np
 from lewm_agent.eval.playing.rollouts import Environment, Trace, restore
 from lewm_agent.eval.worlds.protocols import Pair
 from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.replacing import replacing
 
 SIDE = 224
 """Smallest side of a shown frame, px."""
@@ -45,8 +46,14 @@ def write_gif(
         now = _enlarge(np.asarray(env.render()))
         between = [_enlarge(expected[min(step, len(expected) - 1)])] if expected else []
         pictures.append(_beside([now, *between, goal], color))
+    save_gif(path, pictures, MILLISECONDS)
+
+
+def save_gif(path: Path, pictures: Sequence[Frames], milliseconds: float) -> None:
+    """Write pictures (H, W, 3), each shown for so long, as a GIF that repeats, all or nothing; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.imwrite(path, np.stack(pictures), extension=".gif", duration=MILLISECONDS, loop=0)
+    with replacing(path) as part:
+        imageio.imwrite(part, np.stack(pictures), plugin="pillow", extension=".gif", duration=milliseconds, loop=0)
 
 
 def _enlarge(frame: Frames) -> Frames:
