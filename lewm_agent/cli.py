@@ -6,29 +6,19 @@ that the processes of a collection, which import this module again, load no torc
 
 from __future__ import annotations
 
-import inspect
-import json
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.table import Table
 from rich.text import Text
 
 from lewm_agent import __version__
-from lewm_agent.config import AgentConfig
-from lewm_agent.presets import PRESETS, preset
 from lewm_agent.tools import command
 from lewm_agent.tools.checks import named
-
-if TYPE_CHECKING:
-    from lewm_agent.environment import Environment
-
-    Config = AgentConfig
-else:  # one subcommand per preset, whose every field can then be changed by a flag
-    Config = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
 
 
 def collect(
@@ -57,54 +47,17 @@ def collect(
         environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
         overwrite: discard what the folder holds.
     """
+    from lewm_agent import environment
     from lewm_agent.agent import LeWMAgent
+    from lewm_agent.presets import preset
 
     config = preset(preset_name)
-    agent = LeWMAgent(_environment(env, config, environment_kwargs), config, device="cpu", seed=seed)
+    world = environment.from_text(env, config.model.image_size, environment_kwargs)
+    agent = LeWMAgent(world, config, device="cpu", seed=seed)
     dataset = agent.collect(
         path, policy, episodes, num_envs=num_envs, frame_interval=frame_interval, overwrite=overwrite
     )
     command.say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {path}")
-
-
-def learn(
-    env: str,
-    dataset: Path,
-    output: Path,
-    config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"],
-    agent: str = "lewm",
-    frozen: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    environment_kwargs: str | None = None,
-    resume: bool = False,
-) -> None:
-    """Train an agent on a dataset and save it in OUTPUT/model.
-
-    Args:
-        env: short name (two_room) or Gymnasium id.
-        dataset: folder of the dataset.
-        output: gets training/ (logs, checkpoints) and model/.
-        config: preset, with any of its settings changed.
-        agent: lewm, or with the preset's sizes and training pldm, dino_wm, gcbc, gcivl or gciql.
-        frozen: encoder that is taken over and not trained, by policies and dino_wm: a trained world model, or for
-            dino_wm a ViT of timm.
-        seed: of weights, batch order, dropout and SIGReg.
-        device: auto, cpu, cuda or mps.
-        environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
-        resume: continue from the last checkpoint; a finished run goes on when given more epochs and cycles.
-    """
-    from lewm_agent import environment
-    from lewm_agent.agents.registry import make_agent
-    from lewm_agent.datasets import OfflineDataset
-
-    if environment_kwargs is None:
-        world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
-    else:
-        world = _environment(env, config, environment_kwargs)
-    learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
-    learner.learn(dataset, output / "training", resume=resume)
-    command.say(f"saved in {learner.save_pretrained(output / 'model')}")
 
 
 def reproduce(
@@ -154,12 +107,14 @@ def train_policy(
         resume: continue from the last checkpoint, which is unpickled.
         overwrite: replace OUTPUT; without --resume, discard the checkpoint.
     """
+    from lewm_agent import environment
     from lewm_agent.agents.behavior.train_policy import count_successes, train_sac
     from lewm_agent.eval.reporting.intervals import wilson
+    from lewm_agent.presets import preset
 
     if evaluation_episodes < 1:
         raise ValueError(f"evaluation_episodes must be at least 1, got {evaluation_episodes}")
-    world = _environment(env, preset("small"), environment_kwargs)
+    world = environment.from_text(env, preset("small").model.image_size, environment_kwargs)
     model = train_sac(world, output, steps, seed=seed, resume=resume, overwrite=overwrite)
     for kind, successes in count_successes(model, world, evaluation_episodes, seed=seed).items():
         low, high = wilson(successes, evaluation_episodes)
@@ -244,27 +199,8 @@ def envs() -> None:
     command.console().print(table)
 
 
-def _environment(name: str, config: AgentConfig, kwargs: str) -> Environment:
-    """The environment with the frame size of ``config`` and the arguments in the JSON text ``kwargs``."""
-    from lewm_agent import environment
-
-    size, given = config.model.image_size, _json_object(kwargs)
-    env = environment.make(name, size)
-    known = sorted(set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"})
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"{name} takes no argument {unknown[0]!r} here; it takes {', '.join(known) or 'none'}")
-    return environment.make(name, size, **given) if given else env
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    expected = f"--environment-kwargs must be a JSON object such as '{{\"terminate_on_success\": false}}', got {text!r}"
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{expected}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(expected)
-    return value
+def learn() -> None:
+    """Train an agent on a dataset and save it in OUTPUT/model."""
 
 
 def evaluate() -> None:
@@ -281,16 +217,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "envs": envs,
 }
-CONTINUES = "the same command continues (learn, train-policy: with --resume)"
+ELSEWHERE = {"learn": "lewm_agent.learn_command", "eval": "lewm_agent.eval.success_rate"}
+"""Commands whose options need torch, which ``main`` of these modules reads."""
+CONTINUES = "the same command continues (train-policy: with --resume)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lewm``; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["eval"]:
-        from lewm_agent.eval import success_rate
-
-        return success_rate.main(given[1:], prog="lewm eval")
+    if given and given[0] in ELSEWHERE:
+        run: Callable[..., int] = importlib.import_module(ELSEWHERE[given[0]]).main
+        return run(given[1:], prog=f"lewm {given[0]}")
     return command.run(_dispatch, given, continues=CONTINUES)
 
 

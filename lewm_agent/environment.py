@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +23,31 @@ def make(name: str, image_size: int, **kwargs: Any) -> Environment:
     gymnasium_id = environment_id(name)
     size = {"image_size": image_size} if gymnasium_id in ENVIRONMENTS.values() else {}
     return _make(gymnasium_id, {**size, **kwargs}, image_size)
+
+
+def from_text(name: str, image_size: int, kwargs: str) -> Environment:
+    """The environment called ``name`` with arguments given as a JSON object.
+
+    Raises:
+        ValueError: it is no such object, or it has an argument that the environment does not take.
+    """
+    given = _json_object(kwargs)
+    env = make(name, image_size)
+    known = sorted(set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"})
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{name} takes no argument {unknown[0]!r} here; it takes {', '.join(known) or 'none'}")
+    return make(name, image_size, **given) if given else env
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    expected = f"--environment-kwargs must be a JSON object such as '{{\"terminate_on_success\": false}}', got {text!r}"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(expected)
+    return value
 
 
 def of_data(name: str, dataset: OfflineDataset, image_size: int) -> Environment:
