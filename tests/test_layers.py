@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent",),
     ("recipes", "agents.rivals"),
     ("agents.registry",),
-    ("inspection",),
+    ("inspection", "learn_command"),
     ("eval",),
     ("cli",),
 )
