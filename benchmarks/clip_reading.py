@@ -172,7 +172,7 @@ def in_batches(indices: NDArray[np.int64], batch_size: int) -> Batches:
 def check_same_frames(found: dict[str, Reader]) -> None:
     """Make sure that both readers give the same frames."""
     ours, theirs = found[OURS], found[THEIRS]
-    frames = torch.from_numpy(ours.dataset.fetch(ours.batches[0])[0]).permute(0, 1, 4, 2, 3)
+    frames = torch.from_numpy(ours.dataset.fetch(ours.batches[0]).frames).permute(0, 1, 4, 2, 3)
     ours.close()
     same = torch.equal(frames, torch.stack([theirs.dataset[index]["pixels"] for index in theirs.batches[0]]))
     theirs.close()

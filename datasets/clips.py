@@ -6,18 +6,19 @@ would start seconds later and some 200 MB heavier.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lewm_agent.datasets.batch import ClipBatch, GoalBatch
 from lewm_agent.datasets.offline import OfflineDataset
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-ClipArrays = tuple[NDArray[Any], ...]
+AnyBatch = ClipBatch[Any] | GoalBatch[Any]
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 """The fractional parts of its multiples spread evenly over [0, 1)."""
 
@@ -77,11 +78,11 @@ class Clips:
         """Number of clips."""
         return int(self._ends[-1])
 
-    def __getitem__(self, index: int) -> ClipArrays:
+    def __getitem__(self, index: int) -> AnyBatch:
         """Read one clip: what :meth:`fetch` returns, without the first axis."""
-        return tuple(values[0] for values in self.fetch([index]))
+        return _each(self.fetch([index]), lambda values: values[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> ClipArrays:
+    def __getitems__(self, indices: Sequence[int]) -> AnyBatch:
         """Read a batch at once; torch's DataLoader calls this instead of ``__getitem__``."""
         return self.fetch(indices)
 
@@ -98,14 +99,8 @@ class Clips:
         position = np.searchsorted(self._ends, clips, side="right")
         return self.episodes[position], (clips - self._starts[position]) * self.dataset.frame_interval
 
-    def fetch(self, indices: ArrayLike) -> ClipArrays:
-        """Read clips (B,), only the frames they show.
-
-        Returns:
-            Frames (B, T, H, W, 3) uint8, and actions (B, T - 1, frame_skip, A) float32, in the environment's units:
-            ``actions[b, t]`` lead from ``frames[b, t]`` to ``frames[b, t + 1]``. With goals, frames (B, T + 1, H, W,
-            3), of which the last is the goal, actions, and blocks between the clip's last frame and the goal (B,).
-        """
+    def fetch(self, indices: ArrayLike) -> AnyBatch:
+        """Read clips (B,), only the frames they show, with their goals if there are any."""
         episodes, offsets = self.locate(indices)
         first = self.dataset.episode_starts[episodes] + offsets
         action_rows = first[:, None] + np.arange(self.rows_per_clip - 1)
@@ -113,12 +108,13 @@ class Clips:
         actions = self.dataset.actions[action_rows].reshape(shape)
         frame_rows = first[:, None] + np.arange(self.num_frames) * self.frame_skip
         if self.goal_blocks is None:
-            return self._frames(frame_rows), actions
+            return ClipBatch(self._frames(frame_rows), actions)
         blocks_after = (self.dataset.episode_lengths[episodes] - offsets - self.rows_per_clip) // self.frame_skip
         choices = np.minimum(self.goal_blocks, blocks_after) + 1
         blocks = (np.asarray(indices) * GOLDEN_RATIO % 1 * choices).astype(np.int64)
         goal_rows = frame_rows[:, -1:] + blocks[:, None] * self.frame_skip
-        return self._frames(np.concatenate([frame_rows, goal_rows], axis=1)), actions, blocks
+        frames = self._frames(np.concatenate([frame_rows, goal_rows], axis=1))
+        return ClipBatch(frames[:, :-1], actions, frames[:, -1], blocks)
 
     def _frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         frames = self.dataset.read_frames(rows.reshape(-1))
@@ -196,7 +192,7 @@ class BatchOrder:
 
 def clip_batches(
     clips: Clips, batch_size: int, seed: int, start_step: int, stop_step: int, workers: int = 0
-) -> Iterator[tuple[torch.Tensor, ...]]:
+) -> Iterator[AnyBatch]:
     """Iterate over the batches of optimizer steps start_step, ..., stop_step - 1.
 
     The batch of a step is the same wherever the iteration starts and for any number of workers. The global random
@@ -223,7 +219,7 @@ def clip_batches(
         raise ValueError(f"workers must be at least 0, got {workers}")
     order = BatchOrder(clips, batch_size, seed, start_step, stop_step)
     loader = DataLoader(
-        cast("Dataset[ClipArrays]", clips),  # a map-style dataset by its methods
+        cast("Dataset[AnyBatch]", clips),  # a map-style dataset by its methods
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_to_tensors,  # type: ignore[arg-type]  # __getitems__ hands over a batch, not a list of samples
@@ -233,7 +229,12 @@ def clip_batches(
     return iter(loader)
 
 
-def _to_tensors(arrays: ClipArrays) -> tuple[torch.Tensor, ...]:
+def _to_tensors(arrays: AnyBatch) -> AnyBatch:
     import torch
 
-    return tuple(torch.from_numpy(values) for values in arrays)
+    return _each(arrays, torch.from_numpy)
+
+
+def _each(batch: AnyBatch, change: Callable[[Any], Any]) -> AnyBatch:
+    """The batch with every array that is there changed."""
+    return type(batch)(*(None if values is None else change(values) for values in batch))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lewm_agent.datasets.clips import ClipArrays, Clips
+from lewm_agent.datasets.batch import GoalBatch
+from lewm_agent.datasets.clips import Clips
 from lewm_agent.datasets.offline import OfflineDataset
 
 
@@ -65,14 +67,8 @@ class GoalClips(Clips):
         self._mixtures = tuple(mixtures)
         self._discount = discount
 
-    def fetch(self, indices: ArrayLike) -> ClipArrays:
-        """Read clips (B,).
-
-        Returns:
-            Frames (B, 2 + G, H, W, 3) uint8: a frame, the one after its block, and G goals, one per mixture; actions
-            (B, 1, frame_skip, A) float32, in the environment's units; and whether each goal is the first frame itself,
-            (B, G) bool.
-        """
+    def fetch(self, indices: ArrayLike) -> GoalBatch[NDArray[Any]]:
+        """Read clips (B,), each with one goal per mixture."""
         episodes, offsets = self.locate(indices)
         rows = self.dataset.episode_starts[episodes] + offsets
         left = (self.dataset.episode_lengths[episodes] - 1 - offsets) // self.frame_skip
@@ -80,7 +76,8 @@ class GoalClips(Clips):
         goals = np.stack([self._draw(mixture, rows, left, rng) for mixture in self._mixtures], axis=1)
         shown = np.concatenate([rows[:, None], rows[:, None] + self.frame_skip, goals], axis=1)
         actions = self.dataset.actions[rows[:, None] + np.arange(self.frame_skip)]
-        return self._frames(shown), actions[:, None], goals == rows[:, None]
+        frames = self._frames(shown)
+        return GoalBatch(frames[:, :2], actions[:, None], frames[:, 2:], goals == rows[:, None])
 
     def _draw(
         self, mixture: GoalMixture, rows: NDArray[np.int64], left: NDArray[np.int64], rng: np.random.Generator

@@ -139,8 +139,7 @@ def test_single_file_with_published_columns(tmp_path: Path) -> None:
     assert dataset.metadata is None
     assert dataset.columns == ["action", "pixels", "proprio"]
     np.testing.assert_array_equal(dataset.episode(0)["pixels"], pixels[5:])
-    frames, _ = Clips(dataset, [1], 2, 4).fetch([0])
-    np.testing.assert_array_equal(frames[0], pixels[[0, 4]])
+    np.testing.assert_array_equal(Clips(dataset, [1], 2, 4).fetch([0]).frames[0], pixels[[0, 4]])
     with pytest.raises(ValueError, match="no hash"):
         dataset.verify()
 
@@ -171,7 +170,8 @@ def test_clips_show_the_rows_of_one_episode(
     expected = [(e, start) for e in chosen for start in range(LENGTHS[e] - span + 1)]
     assert len(clips) == len(expected)
     order = np.random.default_rng(0).permutation(len(clips))
-    frames, actions = clips.fetch(order)
+    frames, actions, goals, _ = clips.fetch(order)
+    assert goals is None
     assert frames.shape == (len(clips), num_frames, 8, 8, 3)
     assert actions.shape == (len(clips), num_frames - 1, frame_skip, 2)
     for position, clip in enumerate(order):
@@ -211,8 +211,8 @@ def test_nan_action_inside_an_episode_is_named(tmp_path: Path) -> None:
 
 def drawn(clips: Clips, start: int, stop: int, workers: int = 0, seed: int = 3) -> list[torch.Tensor]:
     batches = list(clip_batches(clips, 8, seed, start, stop, workers))
-    assert all(frames.dtype == torch.uint8 and actions.dtype == torch.float32 for frames, actions in batches)
-    return [frames for frames, _ in batches]
+    assert all(batch.frames.dtype == torch.uint8 and batch.actions.dtype == torch.float32 for batch in batches)
+    return [batch.frames for batch in batches]
 
 
 def test_every_clip_comes_once_per_epoch_in_an_order_of_seed_and_epoch(folder: Path) -> None:
@@ -410,8 +410,8 @@ def test_frames_at_intervals_serve_clips_whose_frame_skip_is_a_multiple(tmp_path
     for index in range(len(clips)):
         (episode,), (start,) = clips.locate([index])
         same = next(i for i in range(len(dense_clips)) if dense_clips.locate([i]) == ([episode], [start]))
-        for ours, theirs in zip(clips[index], dense_clips[same], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(clips[index].frames, dense_clips[same].frames)
+        np.testing.assert_array_equal(clips[index].actions, dense_clips[same].actions)
 
 
 def test_frames_that_were_not_recorded_are_refused(tmp_path: Path) -> None:
@@ -433,13 +433,13 @@ def test_goals_are_later_frames_of_the_episode(tmp_path: Path) -> None:
     dataset = OfflineDataset(tmp_path / "data.h5")
     plain, clips = Clips(dataset, None, 3, 2), Clips(dataset, None, 3, 2, goal_blocks=4)
     assert len(clips) == len(plain)
-    frames, actions, blocks = clips.fetch(np.arange(len(clips)))
+    frames, actions, goals, blocks = clips.fetch(np.arange(len(clips)))
     assert sorted(set(blocks.tolist())) == [0, 1, 2, 3, 4]
     assert set(np.bincount(blocks[:25])) == {5}  # whose episode goes on for 4 blocks and more
     for index in range(len(clips)):
-        np.testing.assert_array_equal(frames[index, :-1], plain[index][0])
-        np.testing.assert_array_equal(actions[index], plain[index][1])
+        np.testing.assert_array_equal(frames[index], plain[index].frames)
+        np.testing.assert_array_equal(actions[index], plain[index].actions)
         (episode,), (start,) = clips.locate([index])
         goal = dataset.episode(episode)["pixels"][start + 4 + 2 * blocks[index]]
-        np.testing.assert_array_equal(frames[index, -1], goal)
-    assert clips[7][2] == blocks[7]
+        np.testing.assert_array_equal(goals[index], goal)
+    assert clips[7].blocks_to_goal == blocks[7]

@@ -20,6 +20,7 @@ from lewm_agent.agents.rivals.goal_policy import (
 )
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.batch import GoalBatch
 from lewm_agent.datasets.goals import GoalClips, GoalMixture
 
 
@@ -30,9 +31,9 @@ def policy(base: AgentConfig, algorithm: Algorithm) -> GoalPolicy:
     return GoalPolicy(dataclasses.replace(config, policy=small))
 
 
-def batch(goals: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(goals: int) -> GoalBatch[torch.Tensor]:
     frames = torch.randint(0, 256, (6, 2 + goals, 16, 16, 3), dtype=torch.uint8)
-    return frames, torch.rand(6, 1, 5, 2), torch.arange(6).expand(goals, 6).T == 0
+    return GoalBatch(frames[:, :2], torch.rand(6, 1, 5, 2), frames[:, 2:], torch.arange(6).expand(goals, 6).T == 0)
 
 
 def test_expectile_by_hand() -> None:
@@ -47,20 +48,21 @@ def test_cloning_weights_by_hand() -> None:
 
 def test_cloning_is_the_error_of_the_block(tiny_config: AgentConfig) -> None:
     model = policy(tiny_config, "gcbc").eval()
-    frames, actions, reached = batch(1)
-    latents, goals = model.encode(frames[:, 0]), model.encode(frames[:, 2])
-    error = model.block(latents, goals) - model.normalize_actions(actions[:, 0]).flatten(1)
-    torch.testing.assert_close(model.loss(frames, actions, reached).total, error.square().mean())
+    given = batch(1)
+    latents, goals = model.encode(given.frames[:, 0]), model.encode(given.goals[:, 0])
+    error = model.block(latents, goals) - model.normalize_actions(given.actions[:, 0]).flatten(1)
+    torch.testing.assert_close(model.loss(given).total, error.square().mean())
 
 
 def test_values_by_hand(tiny_config: AgentConfig) -> None:
     model = policy(tiny_config, "gciql").eval()
-    frames, actions, reached = batch(2)
+    given = batch(2)
+    frames = torch.cat([given.frames, given.goals], dim=1)
     z, following, goal, policy_goal = (model.encode(frames[:, i]) for i in range(4))
-    blocks = model.normalize_actions(actions[:, 0]).flatten(1)
+    blocks = model.normalize_actions(given.actions[:, 0]).flatten(1)
     target = 0.95 * model.value_teacher(following, goal) - 1
     target[0] = 0.0  # the goal is the frame itself
-    loss = model.loss(frames, actions, reached)
+    loss = model.loss(given)
     critic = (model.critic(z, goal, blocks) - target).square().mean()
     torch.testing.assert_close(loss.terms["critic"], critic)
     gap = model.critic_teacher(z, goal, blocks) - model.value(z, goal)
@@ -76,12 +78,12 @@ def test_values_by_hand(tiny_config: AgentConfig) -> None:
     gcivl = policy(tiny_config, "gcivl").eval()
     z, following, goal, policy_goal = (gcivl.encode(frames[:, i]) for i in range(4))
     gain = gcivl.value(following, policy_goal) - gcivl.value(z, policy_goal)
-    torch.testing.assert_close(gcivl.loss(frames, actions, reached).terms["advantage"], gain.mean())
+    torch.testing.assert_close(gcivl.loss(given).terms["advantage"], gain.mean())
 
 
 def test_only_the_policy_loss_reaches_the_actor_and_teachers_follow(tiny_config: AgentConfig) -> None:
     model = policy(tiny_config, "gciql")
-    loss = model.loss(*batch(2))
+    loss = model.loss(batch(2))
     loss.terms["policy"].backward(retain_graph=True)
     assert model.actor.layers[0].weight.grad is not None
     assert model.encoder.projector[0].weight.grad is not None
@@ -104,7 +106,7 @@ def test_goals_come_in_their_shares(tiny_dataset: OfflineDataset) -> None:
     clips = GoalClips(tiny_dataset, episodes, 5, [*pure, GoalMixture(random=0.3, geometric=0.5, current=0.2)], 0.5)
     drawn: list[Any] = []
     clips._frames = lambda rows: drawn.append(rows) or np.zeros((*rows.shape, 1, 1, 3), np.uint8)  # type: ignore
-    reached = clips.fetch(np.arange(len(clips)))[2]
+    reached = clips.fetch(np.arange(len(clips))).reached
     (rows,) = drawn
     first, following, goals = rows[:, 0], rows[:, 1], rows[:, 2:]
     np.testing.assert_array_equal(following - first, 5)
@@ -125,8 +127,8 @@ def test_goals_come_in_their_shares(tiny_dataset: OfflineDataset) -> None:
 def test_goals_depend_on_the_batch_alone(tiny_dataset: OfflineDataset) -> None:
     clips = GoalClips(tiny_dataset, np.arange(8), 5, [GoalMixture(random=1.0)], 0.9)
     one, two, other = clips.fetch([3, 5]), clips.fetch([3, 5]), clips.fetch([3, 6])
-    np.testing.assert_array_equal(one[0], two[0])
-    assert not np.array_equal(one[0][0, 2], other[0][0, 2])
+    np.testing.assert_array_equal(one.goals, two.goals)
+    assert not np.array_equal(one.goals[0], other.goals[0])
 
 
 def test_a_block_is_executed_whole_and_another_goal_ends_it(tiny_config: AgentConfig) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.eval.watching.imagination import imagine
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
@@ -231,7 +232,7 @@ def test_inverse_loss_is_that_of_every_block_towards_the_goal(tiny_config: Agent
     assert model.inverse_dynamics is not None
     frames = torch.randint(0, 256, (3, 5, 16, 16, 3), dtype=torch.uint8)
     actions = torch.randn(3, 3, 5, 2)
-    loss = model.loss(frames, actions, torch.tensor([0, 1, 2]))
+    loss = model.loss(ClipBatch(frames[:, :4], actions, frames[:, 4], torch.tensor([0, 1, 2])))
     latents, blocks = model.encode(frames), model.normalize_actions(actions).flatten(-2)
     errors = [
         (model.inverse_dynamics(latents[[i], t], latents[[i], 4], torch.tensor([i + 3 - t])) - blocks[i, t]).square()
@@ -240,9 +241,9 @@ def test_inverse_loss_is_that_of_every_block_towards_the_goal(tiny_config: Agent
     ]
     torch.testing.assert_close(loss.terms["inverse"], torch.cat(errors).mean())
     torch.manual_seed(1)
-    with_goal = model.loss(frames, actions, torch.tensor([0, 1, 2]))
+    with_goal = model.loss(ClipBatch(frames[:, :4], actions, frames[:, 4], torch.tensor([0, 1, 2])))
     torch.manual_seed(1)
-    without = model.loss(frames[:, :4], actions)
+    without = model.loss(ClipBatch(frames[:, :4], actions))
     torch.testing.assert_close(with_goal.total, without.total + 0.5 * with_goal.terms["inverse"])
     loss.total.backward()
     assert model.encoder.projector[0].weight.grad is not None

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("agents", "datasets", "envs", "eval")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_checkout", "tools"),
-    ("datasets", "envs", "models"),
+    ("datasets", "envs"),
+    ("models",),
     ("environment",),
     ("agents.behavior", "planning", "training"),
     ("checkpoints",),

@@ -12,6 +12,7 @@ import torch
 from lewm_agent import AgentConfig, LeWMAgent, ObjectiveConfig
 from lewm_agent.agents import make_agent
 from lewm_agent.checkpoints.checkpoint import bundled
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
 from lewm_agent.models.objectives.pldm import PLDMConfig, collapse_terms, covariance_energy, variance_hinge
@@ -46,7 +47,7 @@ def test_pldm_adds_its_terms_up_and_reaches_every_parameter(tiny_config: AgentCo
     model = WorldModel(tiny_config.model, PLDMConfig(temporal_covariance_weight=0.5, inverse_weight=inverse_weight))
     for block in model.predictor.blocks:  # at initialisation the gates are shut and pass no gradient on
         torch.nn.init.normal_(block.modulation[1].weight)
-    loss = model.loss(torch.randint(0, 256, (6, 4, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 3, 5, 2))
+    loss = model.loss(ClipBatch(torch.randint(0, 256, (6, 4, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 3, 5, 2)))
     weights = {"prediction": 1, "variance": 18, "covariance": 12, "temporal_variance": 0.7, "smoothness": 0.2}
     weights |= {"temporal_covariance": 0.5} | ({"inverse": inverse_weight} if inverse_weight else {})
     assert loss.terms.keys() == weights.keys()

@@ -14,6 +14,7 @@ import torch
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchPredictor, PatchWorldModel, completed
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.encoder import EncoderConfig
 
 SIZES = {"predictor_depth": 2, "predictor_heads": 2, "predictor_head_dim": 4, "predictor_mlp_width": 16}
@@ -61,7 +62,7 @@ def test_rollout_is_prediction_step_by_step(model: PatchWorldModel, history: int
 
 def test_loss_is_the_visual_error_and_the_encoder_never_learns(model: PatchWorldModel) -> None:
     frames, actions = torch.randint(0, 256, (3, 4, 16, 16, 3), dtype=torch.uint8), torch.rand(3, 3, 5, 2)
-    loss = model.loss(frames, actions)
+    loss = model.loss(ClipBatch(frames, actions))
     latents = model.encode(frames)
     predicted = model.predict(latents[:, :-1], model.normalize_actions(actions).flatten(-2))
     torch.testing.assert_close(loss.total, (predicted - latents[:, 1:]).square().mean())

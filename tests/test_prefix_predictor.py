@@ -11,6 +11,7 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent, ModelConfig
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.prefix_predictor import PrefixPredictor
 from lewm_agent.models.world_model import WorldModel
 
@@ -78,7 +79,7 @@ def test_training_hides_frames_and_reaches_every_parameter(config: AgentConfig) 
     actions = torch.randn(6, config.model.clip_frames - 1, config.model.frame_skip, 2)
     assert isinstance(model.predictor, PrefixPredictor)
     for _ in range(2):  # AdaLN-zero lets nothing through to the actions at first
-        model.loss(frames, actions).total.backward()
+        model.loss(ClipBatch(frames, actions)).total.backward()
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.01 * torch.randn_like(weight))

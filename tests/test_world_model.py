@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lewm_agent.config import AgentConfig
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.color_jitter import jittered
 from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.objectives.base import EncodedClip
@@ -133,7 +134,7 @@ def test_loss_sums_its_terms_and_reaches_every_parameter() -> None:
     actions = torch.rand(6, 3, 5, 2)
     for block in model.predictor.blocks:  # at initialisation the gates are shut and pass no gradient on
         torch.nn.init.normal_(block.modulation[1].weight)
-    loss = model.loss(frames, actions)
+    loss = model.loss(ClipBatch(frames, actions))
     terms = loss.terms
     expected = terms["prediction"] + 0.09 * terms["sigreg"] - 0.3 * terms["straightness"]
     expected = expected + 0.7 * terms["reconstruction"]
@@ -157,9 +158,9 @@ def test_the_cross_time_term_wants_successive_latents_to_be_independent() -> Non
     independent = torch.randn(512, 4, TINY.latent_dim)
     still = independent[:, :1].expand(-1, 4, -1)
     blocks = torch.zeros(512, 3, TINY.block_dim)
-    frames = torch.zeros(512, 4, 16, 16, 3, dtype=torch.uint8)
     (near, terms), (far, _) = (
-        model.objective(EncodedClip(model, frames, latents, blocks)) for latents in (independent, still)
+        model.objective(EncodedClip(latents, blocks, predicted=model.predict(latents[:, :-1], blocks)))
+        for latents in (independent, still)
     )
     assert near < 0.05 * far
     torch.testing.assert_close(near, terms["prediction"] + 2.0 * terms["cross_time"])
@@ -168,7 +169,7 @@ def test_the_cross_time_term_wants_successive_latents_to_be_independent() -> Non
 def test_a_model_of_single_frames_has_no_velocities_to_straighten() -> None:
     torch.manual_seed(0)
     model = WorldModel(dataclasses.replace(TINY, history=1), ObjectiveConfig(sigreg_projections=16))
-    loss = model.loss(torch.randint(0, 256, (6, 2, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 1, 5, 2))
+    loss = model.loss(ClipBatch(torch.randint(0, 256, (6, 2, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 1, 5, 2)))
     assert loss.terms["straightness"].item() == 0
     assert torch.isfinite(loss.total)
     with pytest.raises(ValueError, match=r"straightening_weight needs a model\.history of at least 2"):

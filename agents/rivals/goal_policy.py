@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from lewm_agent.agents.rivals.frozen import encoder_part, read_encoder
 from lewm_agent.config import AgentConfig
+from lewm_agent.datasets.batch import GoalBatch
 from lewm_agent.datasets.goals import GoalMixture
 from lewm_agent.models.encoder import Encoder, EncoderConfig
 from lewm_agent.models.learner import Learner, Loss
@@ -199,21 +200,15 @@ class GoalPolicy(Learner):
         blocks: Tensor = self.actor(latents, goals)
         return blocks
 
-    def loss(self, frames: Tensor, actions: Tensor, reached: Tensor) -> Loss:
-        """The algorithm's losses on a batch of :class:`GoalClips`.
-
-        Args:
-            frames: (B, 2 + G, H, W, 3) uint8: a frame, the next, and the goals of :attr:`PolicyConfig.goals`.
-            actions: (B, 1, frame_skip, action_dim) in the environment's units, between the first two.
-            reached: (B, G) bool, whether a goal is the first frame itself.
-        """
-        blocks = self.normalize_actions(actions[:, 0]).flatten(1)
+    def loss(self, batch: GoalBatch[Tensor]) -> Loss:
+        """The algorithm's losses on transitions with the goals of :attr:`PolicyConfig.goals`."""
+        blocks = self.normalize_actions(batch.actions[:, 0]).flatten(1)
         if self.settings.policy.algorithm == "gcbc":
-            latents, goals = self.encode(frames[:, [0, 2]]).unbind(1)
+            latents, goals = self.encode(torch.cat([batch.frames[:, :1], batch.goals], dim=1)).unbind(1)
             cloning = (self.actor(latents, goals) - blocks).square().mean()
             return Loss(cloning, {"policy": cloning})
-        latents, following, goals, policy_goals = self.encode(frames).unbind(1)
-        terms = self._value_terms(latents, following, goals, blocks, reached[:, 0])
+        latents, following, goals, policy_goals = self.encode(torch.cat([batch.frames, batch.goals], dim=1)).unbind(1)
+        terms = self._value_terms(latents, following, goals, blocks, batch.reached[:, 0])
         advantage = self._advantage(latents, following, policy_goals, blocks)
         likelihood = self._log_likelihood(latents, policy_goals, blocks)
         weights = cloning_weights(advantage, self.settings.policy.advantage_weight)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lewm_agent.agents.rivals.frozen import PatchEncoder, TimmPatches, WorldModelPatches, is_timm_vit, read_encoder
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import EncoderConfig
 from lewm_agent.models.learner import LatentModel, Loss
@@ -166,15 +167,10 @@ class PatchWorldModel(LatentModel):
         futures: Tensor = sequence[:, known:].unflatten(0, (count, samples))
         return futures
 
-    def loss(self, frames: Tensor, actions: Tensor) -> Loss:
-        """Mean squared error of the predicted visual tokens; what is to be predicted never learns.
-
-        Args:
-            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = history + 1.
-            actions: (B, T - 1, frame_skip, action_dim) in the environment's units.
-        """
-        latents = self.encode(frames)
-        predicted = self.predict(latents[:, :-1], self.normalize_actions(actions).flatten(-2))
+    def loss(self, batch: ClipBatch[Tensor]) -> Loss:
+        """Mean squared error of the visual tokens predicted of clips of T = history + 1 frames; targets never learn."""
+        latents = self.encode(batch.frames)
+        predicted = self.predict(latents[:, :-1], self.normalize_actions(batch.actions).flatten(-2))
         error = (predicted - latents[:, 1:]).square().mean()
         return Loss(error, {"prediction": error})
 

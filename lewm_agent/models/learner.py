@@ -55,8 +55,8 @@ class Learner(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def loss(self, *args: Any, **kwargs: Any) -> Loss:
-        """The training objective on a batch, whose tensors are the arguments."""
+    def loss(self, batch: Any) -> Loss:
+        """The training objective on a batch of the kind it learns from (:mod:`lewm_agent.datasets.batch`)."""
 
     def after_step(self) -> None:
         """What is due after every optimisation step; nothing by default."""

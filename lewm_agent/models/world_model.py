@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.encoder import Encoder, projection_head
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.learner import LatentModel, Loss
@@ -110,19 +111,42 @@ class WorldModel(LatentModel):
         samples = blocks.shape[1]
         return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
 
-    def loss(self, frames: Tensor, actions: Tensor, blocks_to_goal: Tensor | None = None) -> Loss:
-        """The objective on a batch of clips.
-
-        Args:
-            frames: (B, T, H, W, 3) uint8, ``frame_skip`` environment steps apart, T = clip_frames; then, with
-                ``blocks_to_goal``, one later frame of the episode as a goal.
-            actions: (B, T - 1, frame_skip, action_dim) in the environment's units.
-            blocks_to_goal: (B,), how many action blocks after frame T - 1 the goal comes, at least 0.
-        """
-        blocks = self.normalize_actions(actions).flatten(-2)
-        clip = EncodedClip(self, frames, self.encode(frames), blocks, blocks_to_goal)
+    def loss(self, batch: ClipBatch[Tensor]) -> Loss:
+        """The objective on clips of T = clip_frames frames, ``frame_skip`` environment steps apart."""
+        clip = self._encoded(batch)
         total, terms = self.objective(clip)
         return Loss(total, terms, clip.latents)
+
+    def _encoded(self, batch: ClipBatch[Tensor]) -> EncodedClip:
+        """All that the objective is told. Dropout draws in this order, whatever the objective looks at."""
+        goals = [] if batch.goals is None else [batch.goals[:, None]]
+        frames = torch.cat([batch.frames, *goals], dim=1)  # encoded together: they share the statistics of BatchNorm
+        encoded = self.encode(frames)
+        blocks = self.normalize_actions(batch.actions).flatten(-2)
+        steps = blocks.shape[1]
+        latents = encoded[:, : steps + 1]
+        return EncodedClip(
+            latents,
+            blocks,
+            goals=None if batch.goals is None else encoded[:, -1],
+            blocks_to_goal=batch.blocks_to_goal,
+            reconstruction_error=self._reconstruction_error(frames[:, [0, -1]], encoded[:, [0, -1]]),
+            proposed=self._proposed(encoded, steps, batch.blocks_to_goal),
+            predicted=self.taught(latents[:, :-1], blocks),
+        )
+
+    def _reconstruction_error(self, frames: Tensor, latents: Tensor) -> Tensor | None:
+        if self.decoder is None:
+            return None
+        return self.decoder.error(latents.flatten(0, 1), self.encoder.normalize(frames.flatten(0, 1)))
+
+    def _proposed(self, encoded: Tensor, steps: int, blocks_to_goal: Tensor | None) -> Tensor | None:
+        """The head's block at each of the frames that one leaves, towards the goal, (B, steps, block_dim)."""
+        if self.inverse_dynamics is None or blocks_to_goal is None:
+            return None
+        left = blocks_to_goal[:, None] + torch.arange(steps, 0, -1, device=encoded.device)
+        proposed: Tensor = self.inverse_dynamics(encoded[:, :steps], encoded[:, -1:].expand(-1, steps, -1), left)
+        return proposed
 
     def _head(self, tokens: Tensor) -> Tensor:
         heads: Tensor = self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])

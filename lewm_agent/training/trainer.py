@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from lewm_agent.datasets.batch import ClipBatch, GoalBatch
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.folder_lock import locked
 from lewm_agent.training.settings import TrainingConfig
@@ -37,8 +38,7 @@ COLLAPSED_RANK = 2.0
 COLLAPSED_VARIANCE = 0.05
 """Mean variance of the latents under which they count as collapsed; SIGReg drives it to 1."""
 
-Batch = tuple[Tensor, ...]
-"""The arguments of ``Learner.loss``."""
+Batch = ClipBatch[Tensor] | GoalBatch[Tensor]
 
 
 class Clips(Protocol):
@@ -169,7 +169,7 @@ class Trainer:
             for step, batch in enumerate(clips.train_batches(start, schedule.stop), start):
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate(step)
-                loss = model.loss(*self.fabric.to_device(batch))
+                loss = model.loss(self.fabric.to_device(batch))
                 optimizer.zero_grad()
                 self.fabric.backward(loss.total)
                 gradient_norm = self.fabric.clip_gradients(model, optimizer, max_norm=self.config.gradient_clip)
@@ -179,7 +179,7 @@ class Trainer:
                 bar.update(done)
                 if done % LOG_EVERY == 0 or done == schedule.stop:
                     rates = {"learning_rate": schedule.learning_rate(step), "gradient_norm": gradient_norm}
-                    metrics.write(done, "train", {**_describe(loss), **rates}, len(batch[0]))
+                    metrics.write(done, "train", {**_describe(loss), **rates}, len(batch.frames))
                 regular = done % self.checkpoint_every == 0 or done == schedule.stop
                 if regular:
                     metrics.write(done, "held_out", self._held_out(model, clips))
@@ -193,7 +193,7 @@ class Trainer:
         random_state = torch.get_rng_state()
         torch.manual_seed(0)
         batches = [self.fabric.to_device(batch) for batch in clips.held_out_batches(HELD_OUT_BATCHES)]
-        described = [_describe(model.loss(*batch)) for batch in batches]
+        described = [_describe(model.loss(batch)) for batch in batches]
         torch.set_rng_state(random_state)
         model.train()
         return {name: sum(float(d[name]) for d in described) / len(described) for name in described[0]}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
-from lewm_agent.models.encoder import Encoder
-from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
+from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.predictor import ModelConfig
-from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
 
 Terms = dict[str, Tensor]
 """Scalars by name; the trainer logs them."""
@@ -30,46 +27,31 @@ class ObjectiveSettings:
         return None
 
 
-class Predictive(Protocol):
-    """What objectives use of a world model."""
-
-    encoder: Encoder
-    inverse_dynamics: InverseDynamics | None
-    decoder: ThumbnailDecoder | None
-
-    def taught(self, latents: Tensor, blocks: Tensor) -> Tensor:
-        """Next latents (B, T, latent_dim) from latents and normalised blocks (B, T, block_dim), as in training."""
-
-
 @dataclass(frozen=True)
 class EncodedClip:
-    """A batch of clips and what the world model makes of them.
+    """A batch of clips as the world model sees it: tensors alone, all but the actions with gradient.
 
     Attributes:
-        model: The world model, for its heads and for its normalisation of pixels.
-        frames: (B, T, H, W, 3) uint8; with goals, one more frame, the goal.
-        encoded: (B, T or T + 1, latent_dim), the latents of all frames, with gradient.
-        blocks: (B, T - 1, block_dim), the normalised action blocks between the T frames.
-        blocks_to_goal: (B,), action blocks from frame T - 1 to the goal, at least 0; None without goals.
+        latents: (B, T, latent_dim), of the clips' frames.
+        blocks: (B, T - 1, block_dim), the normalised action blocks between them.
+        predicted: (B, T - 1, latent_dim), the latents of frames 1 to T - 1 as predicted in training.
+        goals: (B, latent_dim), of a later frame of each clip's episode; None without goals.
+        blocks_to_goal: (B,), action blocks from frame T - 1 to the goal, at least 0; None likewise.
+        proposed: (B, T - 1, block_dim), what the inverse-dynamics head proposes instead of ``blocks`` to get to the
+            goal; None without goals or head.
+        reconstruction_error: Of small pictures decoded from the latents of the first and the last frame shown (a
+            scalar); None without a decoder.
     """
 
-    model: Predictive
-    frames: Tensor
-    encoded: Tensor
+    latents: Tensor
     blocks: Tensor
+    predicted: Tensor
+    goals: Tensor | None = None
     blocks_to_goal: Tensor | None = None
+    proposed: Tensor | None = None
+    reconstruction_error: Tensor | None = None
 
-    @cached_property
-    def latents(self) -> Tensor:
-        """(B, T, latent_dim), without the goals."""
-        return self.encoded if self.blocks_to_goal is None else self.encoded[:, :-1]
-
-    @cached_property
-    def predicted(self) -> Tensor:
-        """The latents (B, T - 1, latent_dim) of frames 1 to T - 1 as predicted in training, with gradient."""
-        return self.model.taught(self.latents[:, :-1], self.blocks)
-
-    @cached_property
+    @property
     def prediction_error(self) -> Tensor:
         """Mean squared error of :attr:`predicted` (a scalar); the latents to be predicted have a gradient too."""
         return (self.predicted - self.latents[:, 1:]).square().mean()

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -94,10 +93,9 @@ class LeWM(Objective):
 
     def forward(self, clip: EncodedClip) -> tuple[Tensor, Terms]:
         """The total and its terms; those that are switched off are 0, but straightness is always told."""
-        # The order decides what a seed trains to: dropout and SIGReg draw random numbers, and gradients are added up.
-        weights, nothing = self.weights, clip.encoded.new_zeros(())
-        reconstruction = _reconstruction_error(clip) if self.needs_decoder else nothing
-        inverse = _inverse_error(clip) if clip.blocks_to_goal is not None else nothing
+        weights, nothing = self.weights, clip.latents.new_zeros(())
+        reconstruction = nothing if clip.reconstruction_error is None else clip.reconstruction_error
+        inverse = nothing if clip.proposed is None else (clip.proposed - clip.blocks).square().mean()
         latents, prediction = clip.latents, clip.prediction_error
         sigreg = self.sigreg(latents.transpose(0, 1))
         straight = straightness(latents) if latents.shape[1] > 2 else nothing
@@ -109,27 +107,6 @@ class LeWM(Objective):
             terms["cross_time"] = self.sigreg(latents.diff(dim=1).transpose(0, 1) / math.sqrt(2))
             total = total + weights.cross_time_weight * terms["cross_time"]
         return total, terms
-
-
-def _reconstruction_error(clip: EncodedClip) -> Tensor:
-    """Error of pictures decoded from the first and the last latent of every clip; the others cost too much."""
-    decoder = clip.model.decoder
-    if decoder is None:
-        raise ValueError("objective.reconstruction_weight needs a model with a decoder")
-    pixels = clip.model.encoder.normalize(clip.frames[:, [0, -1]].flatten(0, 1))
-    return decoder.error(clip.encoded[:, [0, -1]].flatten(0, 1), pixels)
-
-
-def _inverse_error(clip: EncodedClip) -> Tensor:
-    """Error of the block proposed at each of the T - 1 frames that one leaves, towards the goal."""
-    head = clip.model.inverse_dynamics
-    if head is None or clip.blocks_to_goal is None:
-        raise ValueError("objective.inverse_weight needs a model with an inverse-dynamics head, and clips with goals")
-    steps = clip.blocks.shape[1]
-    left = clip.blocks_to_goal[:, None] + torch.arange(steps, 0, -1, device=clip.blocks.device)
-    goals = clip.encoded[:, -1:].expand(-1, steps, -1)
-    error: Tensor = head(clip.encoded[:, :steps], goals, left) - clip.blocks
-    return error.square().mean()
 
 
 register("lewm", ObjectiveConfig, LeWM)
