@@ -104,8 +104,7 @@ def our_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal:
     zeros = torch.zeros(1, 1, settings.horizon * config.frame_skip, config.action_dim)
 
     def cost(actions: Tensor) -> Tensor:
-        blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
-        return goal_cost(rollout(start[:, None], no_past, blocks), goal, "terminal")
+        return goal_cost(rollout(start[:, None], no_past, model.codec.joined(actions)), goal, "terminal")
 
     def plan(seed: int) -> Tensor:
         return search.plan(cost, zeros, [torch.Generator().manual_seed(seed)]).actions[0]

@@ -88,9 +88,10 @@ def gather(agent: LeWMAgent, episodes: int, seed: int) -> Walks:
             break
         for start in range(0, len(episode["state"]) - BLOCKS * skip, BLOCKS * skip):
             positions.append(episode["state"][start : start + BLOCKS * skip + 1 : skip])
-            actions.append(episode["action"][start : start + BLOCKS * skip].reshape(BLOCKS, skip, -1))
+            actions.append(episode["action"][start : start + BLOCKS * skip])
     latents = encode_places(agent, np.concatenate(positions)).unflatten(0, (len(positions), -1))
-    blocks = agent.world_model.normalize_actions(torch.as_tensor(np.stack(actions)).to(agent.device)).flatten(-2)
+    codec = agent.world_model.codec
+    blocks = codec.joined(codec.normalize(torch.as_tensor(np.stack(actions)).to(agent.device)))
     return Walks(np.stack(positions), latents, blocks)
 
 

@@ -94,7 +94,7 @@ def imagined(agent: LeWMAgent, real: Tensor, actions: NDArray[np.float32]) -> Te
         actions: (BLOCKS * frame_skip, action_dim).
     """
     model, known = agent.world_model, agent.config.model.history
-    blocks = model.normalize_actions(torch.as_tensor(actions, device=agent.device)).reshape(BLOCKS, -1)
+    blocks = model.codec.joined(model.codec.normalize(torch.as_tensor(actions, device=agent.device)))
     future = model.rollout(real[None, :known], blocks[None, : known - 1], blocks[None, None, known - 1 :])[0, 0]
     return torch.cat([real[:known], future])
 

@@ -87,7 +87,7 @@ def surprise(agent: LeWMAgent, frames: NDArray[np.uint8], actions: NDArray[np.fl
     """Squared error per latent component (BLOCKS,) of each frame but the first, predicted from the real ones before."""
     model, history = agent.world_model, agent.config.model.history
     latents = model.encode(torch.as_tensor(frames).to(agent.device))
-    blocks = model.normalize_actions(torch.as_tensor(actions).to(agent.device)).reshape(BLOCKS, -1)
+    blocks = model.codec.joined(model.codec.normalize(torch.as_tensor(actions).to(agent.device)))
     errors = []
     for end in range(1, BLOCKS + 1):
         start = max(0, end - history)

@@ -80,7 +80,7 @@ class TrueDynamics:
 
     def __call__(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
         """Candidate blocks (1, S, P, block_dim) to the latents (1, S, P, latent_dim) of the frames they lead to."""
-        actions = self._model.denormalize_actions(blocks[0].unflatten(-1, (self._model.config.frame_skip, -1)))
+        actions = self._model.codec.actions(blocks[0])
         frames = np.concatenate([self._play(candidate) for candidate in actions.cpu().numpy()])
         chunks = torch.as_tensor(frames).split(FRAMES_AT_ONCE)
         encoded = torch.cat([self._model.encode(chunk.to(blocks.device)) for chunk in chunks])

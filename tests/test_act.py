@@ -92,7 +92,7 @@ def test_history_holds_real_frames_and_the_executed_blocks(trained_folder: Path)
     assert len(memory.latents) == 3 and len(memory.blocks) == 2
     import torch
 
-    expected = agent.world_model.normalize_actions(torch.tensor(np.stack(executed[10:15]))).flatten()
+    expected = agent.world_model.codec.blocks(torch.tensor(np.stack(executed[10:15])))
     torch.testing.assert_close(memory.blocks[-1], expected)
     with torch.no_grad():
         latent = agent.world_model.encode(torch.tensor(frames(1, seed=10)))[0]

@@ -50,7 +50,7 @@ def test_cloning_is_the_error_of_the_block(tiny_config: AgentConfig) -> None:
     model = policy(tiny_config, "gcbc").eval()
     given = batch(1)
     latents, goals = model.encode(given.frames[:, 0]), model.encode(given.goals[:, 0])
-    error = model.block(latents, goals) - model.normalize_actions(given.actions[:, 0]).flatten(1)
+    error = model.block(latents, goals) - model.codec.blocks(given.actions[:, 0])
     torch.testing.assert_close(model.loss(given).total, error.square().mean())
 
 
@@ -59,7 +59,7 @@ def test_values_by_hand(tiny_config: AgentConfig) -> None:
     given = batch(2)
     frames = torch.cat([given.frames, given.goals], dim=1)
     z, following, goal, policy_goal = (model.encode(frames[:, i]) for i in range(4))
-    blocks = model.normalize_actions(given.actions[:, 0]).flatten(1)
+    blocks = model.codec.blocks(given.actions[:, 0])
     target = 0.95 * model.value_teacher(following, goal) - 1
     target[0] = 0.0  # the goal is the frame itself
     loss = model.loss(given)

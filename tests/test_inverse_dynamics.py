@@ -51,7 +51,7 @@ def test_pairs_are_later_frames_of_the_same_episode_and_the_block_between(
         start = int(distance[episode].argmin())
         torch.testing.assert_close(encoded[episode][start + 5 * int(left[row])], goals[row])
         actions = torch.as_tensor(columns[episode]["action"][start : start + 5])
-        torch.testing.assert_close(model.normalize_actions(actions).flatten(), blocks[row])
+        torch.testing.assert_close(model.codec.blocks(actions), blocks[row])
 
 
 def test_episodes_shorter_than_a_block_are_refused(tiny_config: AgentConfig, tiny_dataset: OfflineDataset) -> None:
@@ -126,7 +126,7 @@ def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: 
     with torch.inference_mode():
         latents = model.encode(torch.as_tensor(np.stack([frame, goal])))
         block = head(latents[:1], latents[1:], torch.tensor([3])).view(-1, 2)
-        expected = model.denormalize_actions(block).clamp(-1, 1)
+        expected = model.codec.denormalize(block).clamp(-1, 1)
         memory = dataclasses.replace(memory, goal_latent=latents[1])
     action, [after] = agent.predict({"pixels": frame, "goal": goal}, [memory])
     np.testing.assert_allclose(action, expected[0].numpy(), rtol=1e-5, atol=1e-6)
@@ -233,7 +233,7 @@ def test_inverse_loss_is_that_of_every_block_towards_the_goal(tiny_config: Agent
     frames = torch.randint(0, 256, (3, 5, 16, 16, 3), dtype=torch.uint8)
     actions = torch.randn(3, 3, 5, 2)
     loss = model.loss(ClipBatch(frames[:, :4], actions, frames[:, 4], torch.tensor([0, 1, 2])))
-    latents, blocks = model.encode(frames), model.normalize_actions(actions).flatten(-2)
+    latents, blocks = model.encode(frames), model.codec.blocks(actions)
     errors = [
         (model.inverse_dynamics(latents[[i], t], latents[[i], 4], torch.tensor([i + 3 - t])) - blocks[i, t]).square()
         for i in range(3)

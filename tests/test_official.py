@@ -129,8 +129,9 @@ def test_plans_as_the_original(folder: Path, reference: Any) -> None:
     start, goal = model.encode(torch.as_tensor(pixels))[:, None]
 
     def cost(actions: Tensor) -> Tensor:
-        blocks = actions.unflatten(2, (-1, 5)).flatten(-2)
-        return goal_cost(model.rollout(start[:, None], torch.zeros(1, 0, 10), blocks), goal, "terminal")
+        return goal_cost(
+            model.rollout(start[:, None], torch.zeros(1, 0, 10), model.codec.joined(actions)), goal, "terminal"
+        )
 
     search = CEM(samples=40, elites=8, iterations=3)
     ours = search.plan(cost, torch.zeros(1, 1, 15, 2), [torch.Generator().manual_seed(5)]).actions[0]

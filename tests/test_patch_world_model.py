@@ -64,7 +64,7 @@ def test_loss_is_the_visual_error_and_the_encoder_never_learns(model: PatchWorld
     frames, actions = torch.randint(0, 256, (3, 4, 16, 16, 3), dtype=torch.uint8), torch.rand(3, 3, 5, 2)
     loss = model.loss(ClipBatch(frames, actions))
     latents = model.encode(frames)
-    predicted = model.predict(latents[:, :-1], model.normalize_actions(actions).flatten(-2))
+    predicted = model.predict(latents[:, :-1], model.codec.blocks(actions))
     torch.testing.assert_close(loss.total, (predicted - latents[:, 1:]).square().mean())
     loss.total.backward()
     learning = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -26,7 +26,7 @@ def test_candidates_lead_where_the_world_goes(world: str) -> None:
     dynamics, env, model = TrueDynamics(agent.world_model, make()), make(), agent.world_model
     dynamics.start_from(pair, pair.state)
     actions = pair.actions[:10].reshape(2, 5, -1)
-    blocks = model.normalize_actions(torch.as_tensor(actions)).flatten(1)
+    blocks = model.codec.blocks(torch.as_tensor(actions))
     restore(env, pair, pair.state)
     for action in actions.reshape(10, -1):
         env.step(action)

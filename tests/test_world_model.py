@@ -212,12 +212,11 @@ def test_targets_are_not_detached() -> None:
     assert latents.grad is not None and latents.grad[:, 3].abs().sum() > 0  # the last frame is only a target
 
 
-def test_actions_are_normalized_and_back(model: WorldModel) -> None:
+def test_the_codec_has_the_models_statistics_and_block(model: WorldModel) -> None:
     model.action_mean.copy_(torch.tensor([1.0, -2.0]))
     model.action_std.copy_(torch.tensor([0.5, 4.0]))
-    actions = torch.randn(3, 2)
-    torch.testing.assert_close(model.denormalize_actions(model.normalize_actions(actions)), actions)
-    torch.testing.assert_close(model.normalize_actions(torch.tensor([1.5, 2.0])), torch.tensor([1.0, 1.0]))
+    torch.testing.assert_close(model.codec.normalize(torch.tensor([1.5, 2.0])), torch.tensor([1.0, 1.0]))
+    assert model.codec.joined(torch.zeros(10, 2)).shape == (10 // TINY.frame_skip, TINY.block_dim)
 
 
 def test_straightness_of_a_line_and_of_a_zigzag() -> None:

@@ -202,7 +202,7 @@ class GoalPolicy(Learner):
 
     def loss(self, batch: GoalBatch[Tensor]) -> Loss:
         """The algorithm's losses on transitions with the goals of :attr:`PolicyConfig.goals`."""
-        blocks = self.normalize_actions(batch.actions[:, 0]).flatten(1)
+        blocks = self.codec.blocks(batch.actions[:, 0])
         if self.settings.policy.algorithm == "gcbc":
             latents, goals = self.encode(torch.cat([batch.frames[:, :1], batch.goals], dim=1)).unbind(1)
             cloning = (self.actor(latents, goals) - blocks).square().mean()

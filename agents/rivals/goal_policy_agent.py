@@ -72,8 +72,7 @@ class PolicyController:
 
     def _actions(self, block: Tensor) -> Actions:
         """A block (1, block_dim) as actions (frame_skip, action_dim), in the environment's units."""
-        config = self.policy.config
-        actions = self.policy.denormalize_actions(block.view(config.frame_skip, config.action_dim)).cpu().numpy()
+        config, actions = self.policy.config, self.policy.codec.actions(block)[0].cpu().numpy()
         if config.discrete_actions:
             actions = np.eye(config.action_dim)[actions.argmax(axis=1)]
         inside: Actions = np.clip(actions, self.low, self.high).astype(np.float32)

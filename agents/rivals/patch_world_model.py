@@ -170,7 +170,7 @@ class PatchWorldModel(LatentModel):
     def loss(self, batch: ClipBatch[Tensor]) -> Loss:
         """Mean squared error of the visual tokens predicted of clips of T = history + 1 frames; targets never learn."""
         latents = self.encode(batch.frames)
-        predicted = self.predict(latents[:, :-1], self.normalize_actions(batch.actions).flatten(-2))
+        predicted = self.predict(latents[:, :-1], self.codec.blocks(batch.actions))
         error = (predicted - latents[:, 1:]).square().mean()
         return Loss(error, {"prediction": error})
 

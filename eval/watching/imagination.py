@@ -44,21 +44,21 @@ def imagine(agent: LeWMAgent, memory: EpisodeMemory) -> tuple[Actions, Vector]:
         Actions (P, frame_skip, action_dim) in the environment's units, and latents (P, D) after each block. Where the
         planner counts the best block of a plan (cost ``best``), P ends with that block: what follows is arbitrary.
     """
-    model, skip, planner = agent.world_model, agent.config.model.frame_skip, agent.config.planner
+    model, codec, planner = agent.world_model, agent.world_model.codec, agent.config.planner
     if memory.rest is None or memory.goal_latent is None:
         raise ValueError("there is no plan yet")
-    queue = [model.normalize_actions(torch.as_tensor(action, device=agent.device)) for action in memory.queue]
+    queue = [codec.normalize(torch.as_tensor(action, device=agent.device)) for action in memory.queue]
     latents = torch.stack(memory.latents)[None]
     past = torch.stack(memory.blocks) if memory.blocks else latents.new_zeros(0, agent.config.model.block_dim)
-    blocks = torch.cat([torch.stack([memory.executing[-1], *queue]), memory.rest[0]]).unflatten(0, (-1, skip))
+    blocks = codec.joined(torch.cat([torch.stack([memory.executing[-1], *queue]), memory.rest[0]]))
     if planner.iterations == 0:
         arrival = torch.tensor([[memory.arrival + planner.execute]], device=agent.device)
         proposed = model.propose(latents, past[None], memory.goal_latent[None], arrival, planner.horizon)[0, 0]
-        blocks = torch.cat([blocks[: planner.execute], proposed[planner.execute :].unflatten(1, (skip, -1))])
-    imagined = model.rollout(latents, past[None], blocks.flatten(1)[None, None])[0, 0]
+        blocks = torch.cat([blocks[: planner.execute], proposed[planner.execute :]])
+    imagined = model.rollout(latents, past[None], blocks[None, None])[0, 0]
     best = int((imagined - memory.goal_latent).square().sum(dim=1).argmin())
     length = best + 1 if planner.cost == "best" else len(imagined)
-    actions: NDArray[np.float32] = model.denormalize_actions(blocks[:length]).cpu().numpy()
+    actions: NDArray[np.float32] = codec.actions(blocks[:length]).cpu().numpy()
     return actions, array(imagined[:length])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lewm_agent.models.action_codec import ActionCodec
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.inverse_dynamics import InverseDynamics
@@ -68,13 +69,10 @@ class Learner(nn.Module, ABC):
     def fetch(self) -> None:
         """Fetch weights that are not trained, for a new model or where a checkpoint lacks them; by default none."""
 
-    def normalize_actions(self, actions: Tensor) -> Tensor:
-        """Actions (..., action_dim) in the environment's units to z-scores; the only place where this happens."""
-        return (actions - self.action_mean) / self.action_std
-
-    def denormalize_actions(self, actions: Tensor) -> Tensor:
-        """Inverse of :meth:`normalize_actions`."""
-        return actions * self.action_std + self.action_mean
+    @property
+    def codec(self) -> ActionCodec:
+        """Between actions and blocks, with the present statistics."""
+        return ActionCodec(self.action_mean, self.action_std, self.config.frame_skip)
 
 
 class LatentModel(Learner):

@@ -122,7 +122,7 @@ class WorldModel(LatentModel):
         goals = [] if batch.goals is None else [batch.goals[:, None]]
         frames = torch.cat([batch.frames, *goals], dim=1)  # encoded together: they share the statistics of BatchNorm
         encoded = self.encode(frames)
-        blocks = self.normalize_actions(batch.actions).flatten(-2)
+        blocks = self.codec.blocks(batch.actions)
         steps = blocks.shape[1]
         latents = encoded[:, : steps + 1]
         return EncodedClip(

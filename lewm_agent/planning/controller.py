@@ -64,9 +64,7 @@ class Controller:
             if self.planner.search == "gradient":
                 raise ValueError("planner.search `gradient` cannot choose among discrete actions; use another search")
             return Choices(model.action_mean, model.action_std)
-        limits = [
-            model.normalize_actions(torch.as_tensor(bound, device=self.device)) for bound in (self.low, self.high)
-        ]
+        limits = [model.codec.normalize(torch.as_tensor(bound, device=self.device)) for bound in (self.low, self.high)]
         return Bounds(*limits) if self.planner.clip_actions else None
 
     def _planner_cost(self, latents: Tensor, goals: Tensor) -> Tensor:
@@ -111,12 +109,15 @@ class Controller:
         seen = [i for i, memory in enumerate(memories) if self.needs_frame(memory)]
         for i, latent in zip(seen, self._encode(frames[seen]), strict=True):
             memory = memories[i]
-            blocks = memory.blocks + ((torch.cat(memory.executing),) if memory.executing else ())
+            blocks = memory.blocks + (self._joined(memory.executing) if memory.executing else ())
             keep = self.planner.history
             latents = (*memory.latents, latent)[-keep:]
             blocks = blocks[-(keep - 1) :] if keep > 1 else ()
             memories[i] = dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
         return memories
+
+    def _joined(self, executed: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(self.world_model.codec.joined(torch.stack(list(executed))))
 
     def _encode(self, frames: Frames) -> list[Tensor]:
         chunks = torch.as_tensor(frames).to(self.device).split(self.problems_at_once)
@@ -136,14 +137,13 @@ class Controller:
 
     def _search(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
         """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
-        config = self.world_model.config
+        config, codec = self.world_model.config, self.world_model.codec
         latents = torch.stack([torch.stack(m.latents) for m in memories])
         past = torch.stack([self._stack(m.blocks, config.block_dim) for m in memories])
         goals = torch.stack([m.goal_latent for m in memories if m.goal_latent is not None])
 
         def cost(actions: Tensor) -> Tensor:
-            blocks = actions.unflatten(2, (-1, config.frame_skip)).flatten(-2)
-            return self.cost(self.rollout(latents, past, blocks), goals)
+            return self.cost(self.rollout(latents, past, codec.joined(actions)), goals)
 
         guesses = torch.stack([self._guesses(m) for m in memories])
         if self.planner.proposals:
@@ -176,8 +176,7 @@ class Controller:
         choices = torch.tensor(known, device=self.device)
         horizon = planner.execute if following and not planner.iterations else planner.horizon
         blocks = self.world_model.propose(latents, past, goals, choices, horizon)
-        plans = blocks.flatten(2).unflatten(2, (-1, self.world_model.config.action_dim))
-        plans = self._executable(plans)
+        plans = self._executable(self.world_model.codec.split(blocks))
         rows = torch.arange(len(plans), device=self.device)
         best = torch.zeros_like(rows) if following else cost(plans).argmin(dim=1)
         return choices[rows, best].tolist(), plans[rows, best]
@@ -206,7 +205,7 @@ class Controller:
     def _adopt(self, memory: EpisodeMemory, plans: Tensor) -> EpisodeMemory:
         """Execute the first of the plans (G, T, action_dim); remember what is left of all."""
         executed = self.planner.execute * self.world_model.config.frame_skip
-        actions = self.world_model.denormalize_actions(self._executable(plans[0, :executed])).cpu().numpy()
+        actions = self.world_model.codec.denormalize(self._executable(plans[0, :executed])).cpu().numpy()
         queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
         arrival = max(0, memory.arrival - self.planner.execute)
         return dataclasses.replace(
@@ -215,7 +214,7 @@ class Controller:
 
     def _advance(self, memory: EpisodeMemory) -> EpisodeMemory:
         action = torch.as_tensor(memory.queue[0], device=self.device)
-        executing = (*memory.executing, self.world_model.normalize_actions(action))
+        executing = (*memory.executing, self.world_model.codec.normalize(action))
         if len(executing) > self.world_model.config.frame_skip:  # the frame at the block boundary was not needed
             executing = executing[-1:]
         return dataclasses.replace(memory, executing=executing, queue=memory.queue[1:])

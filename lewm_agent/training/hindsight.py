@@ -48,7 +48,7 @@ class HindsightPairs:
             raise ValueError(f"no episode of {dataset.path} is longer than one action block ({self._skip} steps)")
         self._device = world_model.action_mean.device
         self._actions = dataset.actions
-        self._normalize = world_model.normalize_actions
+        self._codec = world_model.codec
         self._latents = self._encode(world_model, dataset, progress)
 
     def draw(self, count: int, furthest: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -57,9 +57,9 @@ class HindsightPairs:
         left = 1 + rng.integers(np.minimum(furthest, self._blocks_after[frames]))
         goals = frames + left * self._frames_per_block
         rows = self._rows[frames, None] + np.arange(self._skip)
-        actions = self._normalize(torch.as_tensor(self._actions[rows], device=self._device))
+        blocks = self._codec.blocks(torch.as_tensor(self._actions[rows], device=self._device))
         blocks_left = torch.as_tensor(left, device=self._device)
-        return self._latents[frames], self._latents[goals], blocks_left, actions.flatten(1)
+        return self._latents[frames], self._latents[goals], blocks_left, blocks
 
     @torch.inference_mode()
     def _encode(self, world_model: WorldModel, dataset: OfflineDataset, progress: bool) -> Tensor:
