@@ -62,13 +62,13 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments, writes=("output",), continues="the same command continues")
+    return command.run(Options, _work, arguments, continues="the same command continues")
 
 
 def _work(options: Options) -> None:
     command.at_least(options, episodes=1, planner_seed=0, threads=1)
     picture = options.output.with_suffix(".png")
-    with reserved(picture):
+    with reserved(options.output, picture):
         points = measure_all(options)
         draw(points, options.protocol, picture)
     console().print(table(points))

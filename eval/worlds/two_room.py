@@ -6,6 +6,7 @@ States are agent positions (2,), px of the 224 px world.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, cast
 
 import numpy as np
@@ -107,9 +108,20 @@ class TwoRoomView(View):
         return nearest_clear(place * WORLD_SIZE, cast(TwoRoomEnv, self.env).geometry)
 
     def tasks(self, seed: int) -> list[Task]:
-        """Starts and goals anywhere in both rooms, which are farther apart than those that success is measured on."""
-        infos = [self.env.reset(seed=int(s))[1] for s in np.random.SeedSequence(seed).generate_state(WATCHED)]
-        return [Task(info["state"], info["goal_state"]) for info in infos]
+        """Starts and goals anywhere in both rooms, which are farther apart than those that success is measured on.
+
+        The environment also draws disks that overlap a wall, which cannot get away from it, and goals that are reached
+        at the start: these are left out.
+        """
+        rng = np.random.default_rng(seed)
+        drawn = (self.env.reset(seed=int(rng.integers(2**31)))[1] for _ in itertools.count())
+        tasks = (Task(info["state"], info["goal_state"]) for info in drawn)
+        return list(itertools.islice(filter(_can_be_watched, tasks), WATCHED))
+
+
+def _can_be_watched(task: Task) -> bool:
+    clear = all(disk_is_clear(place, Geometry()) for place in (task.state, task.goal_state))
+    return clear and not near_goal(task.state[None], task.goal_state)[0]
 
 
 WORLD = World(

@@ -67,13 +67,15 @@ def begin_episodes(seed: int, state: Memories | None, starts: NDArray[np.bool_] 
         count: observations that are to be decided on.
 
     Raises:
-        ValueError: ``state`` is of another number of environments.
+        ValueError: ``state`` or ``starts`` is of another number of environments.
     """
     if state is None:
         return [EpisodeMemory(episode_seed(seed, row, 0)) for row in range(count)]
     if len(state) != count:
         raise ValueError(f"got {count} observations for the state of {len(state)} environments")
     fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)
+    if fresh.shape != (count,):
+        raise ValueError(f"episode_start must have one value for each of the {count} environments, got {fresh.shape}")
     return [
         EpisodeMemory(episode_seed(memory.seed, row, 1)) if new and memory.plans else memory
         for row, (memory, new) in enumerate(zip(state, fresh, strict=True))

@@ -26,6 +26,11 @@ class Mixture(CEM):
     """Gaussians. They begin at draws around the guess, the first at the guess itself."""
 
     def __post_init__(self) -> None:
+        if self.elites < 2 * self.components:
+            raise ValueError(
+                f"elites ({self.elites}) must be at least 2 for each of the {self.components} components of a mixture: "
+                f"{2 * self.components} in all"
+            )
         self._component()
 
     def _component(self) -> CEM:

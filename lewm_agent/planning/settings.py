@@ -68,6 +68,15 @@ class PlannerConfig:
         require(self.iterations >= fewest, f"iterations must be at least {fewest}, got {self.iterations}")
         require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
         require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
+        require(
+            self.search != "mixture" or self.elites // self.components >= 2,
+            f"elites ({self.elites}) must be at least 2 for each of the {self.components} components of a mixture: "
+            f"{2 * self.components} in all",
+        )
+        require(
+            self.search != "icem" or 2 * self.elites <= self.samples,
+            f"elites ({self.elites}) must be at most half the samples ({self.samples}) with search icem",
+        )
         require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
         require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
         require_one_of("cost", self.cost, get_args(GoalCost))

@@ -21,6 +21,8 @@ FAILED, INTERRUPTED, UNREAD = 2, 130, 141
 SENTENCES = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 """Errors whose message says what happened; the names of all others are shown before it."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LIMITED = (*FULL, errno.EFBIG)
+"""Where a run can go on once there is room."""
 
 
 def run(work: Callable[[list[str]], int | None], arguments: Sequence[str] | None = None, *, continues: str = "") -> int:
@@ -48,7 +50,7 @@ def run(work: Callable[[list[str]], int | None], arguments: Sequence[str] | None
             _drop_output()
             return UNREAD
         except Exception as error:
-            more = continues if isinstance(error, OSError) and error.errno in FULL else ""
+            more = continues if isinstance(error, OSError) and error.errno in LIMITED else ""
             return _end(error, FAILED, "; ".join(filter(None, [sentence(error), more])), given)
 
 
