@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Collection, Mapping
-from typing import TypeVar
+from typing import SupportsIndex, TypeVar
 
 ValueT = TypeVar("ValueT")
 
@@ -18,6 +19,19 @@ def require(condition: bool, message: str) -> None:
 def require_one_of(name: str, value: str, allowed: Collection[str]) -> None:
     """Raise ``ValueError`` unless the setting ``name`` has one of the allowed values."""
     require(value in allowed, f"{name} must be {' or '.join(allowed)}, got {value!r}")
+
+
+def whole_number(name: str, value: SupportsIndex, least: int = 0) -> int:
+    """``value``, a Python or NumPy integer, as an ``int``. Raises ``ValueError`` if it is none or below ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    require(
+        number >= least and not isinstance(value, bool),
+        f"{name} must be a whole number of at least {least}, got {value!r}",
+    )
+    return number
 
 
 def named(name: str, choices: Mapping[str, ValueT], kind: str) -> ValueT:
