@@ -139,7 +139,7 @@ class Run:
 
     def eval_command(self, protocol: str) -> list[str]:
         """What measures it."""
-        model, output = str(self.folder / "model"), str(self.result(protocol))
+        model, output = str(OutputFolder(self.folder).model), str(self.result(protocol))
         command = ["eval", "--env", self.env, "--agent", self.agent, "--model", model, "--protocol", protocol]
         episodes = str(self.arguments.episodes)
         return [*command, "--episodes", episodes, "--device", self.arguments.device, "--output", output]
@@ -204,8 +204,8 @@ def _steps_in_time(run: Run, per_epoch: int) -> int:
 
 def training_rows(folder: Path) -> list[dict[str, float]]:
     """Logged steps of a training."""
-    lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row.pop("split") == "train"]
+    rows = read_rows(RunFolder(OutputFolder(folder).training).metrics)
+    return [row for row in rows if row.pop("split") == "train"]
 
 
 def training_minutes(rows: list[dict[str, float]], run: Run, start: float = 0) -> float:
@@ -217,7 +217,7 @@ def training_minutes(rows: list[dict[str, float]], run: Run, start: float = 0) -
 
 def summary(run: Run) -> dict[str, Any]:
     """Everything about one finished run but its pairs."""
-    model = load_agent(run.folder / "model", device="cpu").model
+    model = load_agent(OutputFolder(run.folder).model, device="cpu").model
     results = {protocol: json.loads(run.result(protocol).read_text()) for protocol in run.arguments.protocols}
     decisions = [result["seconds_per_decision"] for result in results.values()]
     rows = training_rows(run.folder)

@@ -39,6 +39,8 @@ from lewm_agent.presets import preset
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.training.metrics_log import read_rows
+from lewm_agent.training.run_folder import OutputFolder, RunFolder
 
 Settings = dict[str, Any]
 LAMBDA = "objective.sigreg_weight"
@@ -145,7 +147,8 @@ def base(options: Options) -> AgentConfig:
 
 def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
     """Train and judge one agent, or read what an earlier call found; JSON-ready."""
-    folder = options.output / cell.name
+    cell_folder = options.output / cell.name
+    folder = OutputFolder(cell_folder)
     agent = _agent(options, configured(base(options), cell.settings), cell.seed)
     request = {
         "settings": cell.settings,
@@ -155,15 +158,15 @@ def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
         "planners": options.planners,
         "episodes": options.episodes,
     }
-    result = folder / "result.json"
+    result = cell_folder / "result.json"
     if result.exists():
         found: dict[str, Any] = strict_json.read(result)
         if isinstance(found, dict) and {name: found.get(name) for name in request} == json.loads(json.dumps(request)):
             return found
-    agent.learn(options.data, folder / "training", resume=True)
-    agent.save_pretrained(folder / "model")
-    curves = read_curves(folder / "training" / "metrics.jsonl")
-    measured = {**request, **judge(options, agent), **curves, **provenance(agent, str(folder / "model"))}
+    agent.learn(options.data, folder.training, resume=True)
+    agent.save_pretrained(folder.model)
+    curves = read_curves(RunFolder(folder.training))
+    measured = {**request, **judge(options, agent), **curves, **provenance(agent, str(folder.model))}
     command.write_json(result, measured)
     return measured
 
@@ -192,9 +195,9 @@ def judge(options: Options, agent: LeWMAgent) -> dict[str, Any]:
     return {"steps_correlation": correlation, "success": success}
 
 
-def read_curves(metrics: Path) -> dict[str, Any]:
+def read_curves(run: RunFolder) -> dict[str, Any]:
     """The held-out figures at the end of a training, and some of its curves, thinned."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = read_rows(run.metrics)
     held_out = [line for line in lines if line["split"] == "held_out"][-1]
     train = [line for line in lines if line["split"] == "train"]
     shown = train[:: max(1, len(train) // CURVE_POINTS)]

@@ -186,7 +186,7 @@ def picture(agent: LeWMAgent, name: str, walks: Walks, seed: int) -> Picture:
     latents = encode_places(agent, np.concatenate([places[clear], [GOAL]]))
     first, second, walked = some_pairs(walks, np.random.default_rng(seed))
     metrics = {"Euclidean": torch.eye(latents.shape[1])}
-    if model.metric.any():
+    if model.metric is not None:
         metrics["slow"] = model.metric.cpu()
     distances = {}
     for metric, matrix in metrics.items():

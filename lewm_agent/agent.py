@@ -26,8 +26,8 @@ from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.training import slow_metric
-from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.hindsight import HindsightPairs, fit
+from lewm_agent.training.run import FinishData
 
 
 class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
@@ -35,8 +35,10 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
 
     Args:
         env: short name (``two_room``), Gymnasium id, or any environment with ``render_mode="rgb_array"``, whose actions
-            are bounded vectors or discrete choices; frames of another size than the model's are resized.
-        config: name of a preset (``small``, ``paper``) or a configuration; ``action_dim`` is taken from ``env``.
+            are bounded vectors or discrete choices; frames of another size than the model's are resized. None with a
+            description: the one that it names.
+        config: name of a preset (``small``, ``paper``), a configuration, whose ``action_dim`` is taken from ``env``, or
+            the description of a saved agent, whose weights are then to be loaded.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the initial weights, of training and of the planner's noise.
 
@@ -47,10 +49,14 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     config_type = AgentConfig
 
     def __init__(
-        self, env: str | Environment, config: str | AgentConfig = "small", *, device: str = "auto", seed: int = 0
+        self,
+        env: str | Environment | None,
+        config: str | AgentConfig | Description = "small",
+        *,
+        device: str = "auto",
+        seed: int = 0,
     ) -> None:
-        config = preset(config) if isinstance(config, str) else config
-        super().__init__(env, config, device=device, seed=seed)
+        super().__init__(env, preset(config) if isinstance(config, str) else config, device=device, seed=seed)
 
     def _make_model(self) -> WorldModel:
         return WorldModel(self.config.model, self.config.objective, self.config.inverse_dynamics)
@@ -88,8 +94,9 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     def _check_ready(self) -> None:
         objective = self.config.objective
         learns_with_the_rest = isinstance(objective, ObjectiveConfig) and objective.inverse_weight > 0
-        has_begun, has_ended = bool(self.description.training), bool(self.world_model.metric.any())
-        if self.config.planner.proposals and has_begun and not has_ended and not learns_with_the_rest:
+        training = self.description.training
+        unfinished = training is not None and not training.finished
+        if self.config.planner.proposals and unfinished and not learns_with_the_rest:
             raise ValueError(
                 "the inverse-dynamics head is trained when the rest has been, and this model's training has not ended; "
                 "until then, choose a planner that searches from nothing: small"
@@ -100,20 +107,16 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     def _goal_blocks(self) -> int | None:
         return self.config.objective.goal_blocks(self.config.model, self.config.inverse_dynamics)
 
-    def _finish_training(self, dataset: OfflineDataset, clips: TrainingClips, seed: int, progress: bool) -> None:
-        self.world_model.metric.copy_(slow_metric.fit(self.world_model, dataset, clips.train_episodes))
-        self._fit_inverse_dynamics(dataset, clips, seed, progress)
-
-    def _fit_inverse_dynamics(self, dataset: OfflineDataset, clips: TrainingClips, seed: int, progress: bool) -> None:
-        """Train the head, if there is one, on the latents as they now are."""
-        config, head = self.config.inverse_dynamics, self.world_model.inverse_dynamics
+    def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
+        """Fit the slow metric and train the inverse-dynamics head, if there is one, on the latents as they now are."""
+        model.metric = slow_metric.fit(model, data.dataset, data.train)
+        config, head = self.config.inverse_dynamics, model.inverse_dynamics
         if config is None or head is None:
-            return
-        training = HindsightPairs(self.world_model, dataset, clips.train_episodes, progress)
-        held_out = HindsightPairs(self.world_model, dataset, clips.held_out_episodes)
-        error = fit(head, training, held_out, config, seed, progress)
-        record = {**self.description.training, "inverse_dynamics_error": round(error, 4)}
-        self.description = dataclasses.replace(self.description, training=record)
+            return None
+        training = HindsightPairs(model, data.dataset, data.train, progress)
+        held_out = HindsightPairs(model, data.dataset, data.held_out)
+        settings = dataclasses.replace(config, steps=1) if brief else config
+        return round(fit(head, training, held_out, settings, seed, progress), 4)
 
     # --- save and load -----------------------------------------------------------------------------------------------
 
@@ -199,10 +202,9 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         else:
             model = released.split_blocks(model, dataset.action_dim if dataset else None)
             low, high = ([bound] * model.action_dim for bound in released.ACTION_BOUNDS)
-        agent = cls.__new__(cls)
-        agent._env = env
-        source = {"weights": weights_file.name}
-        agent._build(Description(gymnasium_id, kwargs, low, high, AgentConfig(model=model), source), device, seed)
+        config = AgentConfig(model=model)
+        description = Description(gymnasium_id, kwargs, low, high, config, released_weights=weights_file.name)
+        agent = cls(env, description, device=device, seed=seed)
         agent.world_model.load_state_dict(weights, strict=False)
         nothing = torch.full((model.action_dim,), torch.nan)
         agent.world_model.action_mean.copy_(nothing)

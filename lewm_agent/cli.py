@@ -78,10 +78,11 @@ def reproduce(
         device: auto, cpu, cuda or mps.
     """
     from lewm_agent import recipes
+    from lewm_agent.training.run_folder import OutputFolder
 
     output = output or Path("runs") / model
     recipes.reproduce(model, output, seed=seed, num_envs=num_envs, device=device)
-    command.say(f"saved in {output / 'model'}")
+    command.say(f"saved in {OutputFolder(output).model}")
 
 
 def train_policy(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -90,8 +92,8 @@ def same(env: Environment) -> Callable[[], Environment]:
 def identity(env: Environment) -> tuple[str | None, dict[str, Any]]:
     """Gymnasium id and keyword arguments that make the environment again; (None, {}) if nothing would.
 
-    That is so for an unregistered environment and for one in wrappers that ``gymnasium.make`` does not put on by
-    itself.
+    That is so for an unregistered environment, for one in wrappers that ``gymnasium.make`` does not put on by itself,
+    and, with a warning, for one made with arguments that JSON does not hold, such as arrays.
     """
     spec = env.spec
     if spec is None or any(wrapper.name not in ADAPTERS for wrapper in spec.additional_wrappers):
@@ -100,7 +102,27 @@ def identity(env: Environment) -> tuple[str | None, dict[str, Any]]:
     registered = gym.registry.get(spec.id)
     if registered is not None and registered.max_episode_steps != spec.max_episode_steps:
         kwargs["max_episode_steps"] = spec.max_episode_steps
-    return spec.id, kwargs
+    try:
+        return spec.id, {name: _plain(name, value) for name, value in kwargs.items()}
+    except ValueError as error:
+        warnings.warn(
+            f"{error}, which cannot be saved: {spec.id} is used as it is given, and a saved agent does not name it",
+            stacklevel=5,
+        )
+        return None, {}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as JSON gives it back. Raises ``ValueError`` if JSON does not hold it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(f"{name}.{key}", item) for key, item in value.items()}
+    raise ValueError(f"argument `{name}` of the environment is {type(value).__name__} {value!r}")
 
 
 ADAPTERS = ("OneHotActions", "ResizedRender")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import platform
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lewm_agent import __version__, environment
+from lewm_agent import environment
 from lewm_agent.agents.behavior.policies import behavior_policy
 from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import CheckpointError, Description, HubOptions
@@ -36,10 +36,14 @@ from lewm_agent.planning.episodes import (
     episode_seed,
 )
 from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.frames import checked_frames
 from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.record import TrainingRecord
+from lewm_agent.training.run import FinishData, Identity, Run, Saved
+from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.settings import AgentSettings
-from lewm_agent.training.trainer import Schedule, Trainer
+from lewm_agent.training.state import UnreadableError
 
 ConfigT = TypeVar("ConfigT", bound=AgentSettings)
 ModelT = TypeVar("ModelT", bound=Learner)
@@ -60,8 +64,10 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
 
     Args:
         env: short name (``two_room``), Gymnasium id, or any environment with ``render_mode="rgb_array"``, whose actions
-            are bounded vectors or discrete choices; frames of another size than the model's are resized.
-        config: sizes, training and whatever else the kind of agent has; ``action_dim`` is taken from ``env``.
+            are bounded vectors or discrete choices; frames of another size than the model's are resized. None with a
+            description: the one that it names, made on first use.
+        config: sizes, training and whatever else the kind of agent has; ``action_dim`` is taken from ``env``. Or the
+            description of a saved agent, whose weights are then to be loaded.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the initial weights, of training and of whatever is random when it acts.
 
@@ -72,36 +78,37 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
     config_type: ClassVar[Any]
     """The dataclass of its configuration, with ``from_dict``."""
 
-    def __init__(self, env: str | Environment, config: ConfigT, *, device: str = "auto", seed: int = 0) -> None:
-        env = prepared(env, config.model.image_size)
-        low, high = environment.action_bounds(env.action_space)
-        choices = environment.has_choices(env)
-        model = dataclasses.replace(config.model, action_dim=len(low), discrete_actions=choices)
-        gymnasium_id, kwargs = environment.identity(env)
-        description = Description(
-            environment=gymnasium_id,
-            environment_kwargs=kwargs,
-            action_low=low,
-            action_high=high,
-            agent=_changed(config, model=model),
-            agent_kind=self.kind_of(config),
-        )
-        self._env: Environment | None = env
-        self._build(description, device, seed)
-        self.model.fetch()
-
-    def _build(self, description: Description, device: str, seed: int) -> None:
-        self.description = description
+    def __init__(
+        self, env: str | Environment | None, config: ConfigT | Description, *, device: str = "auto", seed: int = 0
+    ) -> None:
+        self.seed = whole_number("seed", seed)
         self.device = resolve_device(device)
-        self.seed = seed
-        self.observation_space = _pixel_space(description.agent.model.image_size)
+        settings = config.agent if isinstance(config, Description) else config
+        self._env = None if env is None else prepared(env, settings.model.image_size)
+        self.description = config if isinstance(config, Description) else self._described(config)
+        self.observation_space = _pixel_space(settings.model.image_size)
         low, high = self._bounds
         box = gym.spaces.Box(low, high, dtype=np.float32)
         choices = self.config.model.discrete_actions
         self.action_space: gym.spaces.Space[Any] = gym.spaces.Discrete(len(low)) if choices else box
-        torch.manual_seed(seed)
+        torch.manual_seed(self.seed)
         self.model: ModelT = self._make_model().to(self.device).eval()
+        if not isinstance(config, Description):
+            self.model.fetch()
+        self._warned = False
         self.reset()
+
+    def _described(self, config: ConfigT) -> Description:
+        """What a new agent is: its environment and, with the size of its actions, its configuration."""
+        if self._env is None:
+            raise ValueError("a new agent needs an environment")
+        low, high = environment.action_bounds(self._env.action_space)
+        model = dataclasses.replace(
+            config.model, action_dim=len(low), discrete_actions=environment.has_choices(self._env)
+        )
+        gymnasium_id, kwargs = environment.identity(self._env)
+        agent = _changed(config, model=model)
+        return Description(gymnasium_id, kwargs, low, high, agent, agent_kind=self.kind_of(config))
 
     @abstractmethod
     def _make_model(self) -> ModelT:
@@ -195,7 +202,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             self._environment_factory(),
             functools.partial(behavior_policy, policy),
             episodes,
-            seed=self.seed if seed is None else seed,
+            seed=whole_number("seed", self.seed if seed is None else seed),
             num_envs=num_envs,
             frame_interval=frame_interval,
             environment_id=self.description.environment or "unregistered",
@@ -230,105 +237,65 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             dataset: a dataset or its path.
             output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
                 :meth:`from_pretrained`.
-            resume: continue the run in ``output`` from its last checkpoint, with the same batches and losses as if it
-                had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
+            resume: continue the run in ``output`` from its newest whole checkpoint, with the same batches and losses as
+                if it had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
             checkpoint_every: steps between checkpoints; after ten minutes one is written in any case.
             workers: processes that read clips; by default none on the CPU, where they only take time from training,
                 else 4.
-            progress: show a progress bar.
+            progress: show progress: a bar on a terminal, elsewhere a line every half minute.
 
         Raises:
-            ValueError: frames or actions do not fit the model, or the dataset has no clip long enough.
+            ValueError: frames or actions do not fit the model, the dataset has no clip long enough, or the run in
+                ``output`` is of another agent; the message says what differs.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
             BlockingIOError: another process is training into ``output``.
+            DivergedError: the loss is no longer finite.
+            OSError: a file cannot be written; the message says what is kept.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been written.
         """
         dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
-        self._check_dataset(dataset)
-        output, seed = Path(output), self.seed if seed is None else seed
-        workers = (0 if self.device.type == "cpu" else 4) if workers is None else workers
-        clips = TrainingClips(dataset, self._clips, self.config.training, seed, workers)
-        self._set_statistics(dataset, clips.train_episodes)
-        schedule = Schedule.of(self.config.training, clips.steps_per_epoch)
-        if resume and (output / "checkpoints" / "last").exists():
-            self._load_run(output / "checkpoints" / "last", dataset, seed, schedule, clips.steps_per_epoch)
-        trainer = Trainer(
-            self.model,
-            self.config.training,
-            output,
-            functools.partial(self._save_step, dataset, seed),
-            device=str(self.device),
-            seed=seed,
-            checkpoint_every=checkpoint_every,
-            progress=progress,
-        )
-        self.model.train()
+        seed = self.seed if seed is None else seed
+        run = Run(self, dataset, RunFolder(output), seed=seed, workers=workers, progress=progress)
         try:
-            trainer.fit(clips, schedule, resume=resume)
+            run.train(resume=resume, checkpoint_every=checkpoint_every)
         finally:
             self.model.to(self.device).eval()
-        self._record_training(dataset, seed, schedule.stop)
-        self._finish_training(dataset, clips, seed, progress)
+            if run.record is not None:
+                self.description = dataclasses.replace(self.description, training=run.record)
+            self._forget_controller()
         return self
 
     def steps_per_epoch(self, dataset: OfflineDataset) -> int:
         """Optimisation steps in one pass over the training clips. Raises ``ValueError`` as :meth:`learn` does."""
-        return TrainingClips(dataset, self._clips, self.config.training, self.seed, workers=0).steps_per_epoch
+        return TrainingClips(dataset, self.make_clips, self.config.training, self.seed, workers=0).steps_per_epoch
 
     @abstractmethod
-    def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
         """What the model is trained on."""
 
-    def _finish_training(self, dataset: OfflineDataset, clips: TrainingClips, seed: int, progress: bool) -> None:
-        """What is fitted to the trained model; nothing by default."""
+    def finish(self, model: ModelT, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
+        """What :meth:`learn` fits to the trained model; nothing by default. Returns the error of a head, if any."""
+        return None
 
-    def _check_dataset(self, dataset: OfflineDataset) -> None:
-        side, actions = self.config.model.image_size, self.config.model.action_dim
-        if dataset.frame_shape != (side, side, 3):
-            raise ValueError(f"the dataset's frames are {dataset.frame_shape}, the model needs {(side, side, 3)}")
-        if dataset.action_dim != actions:
-            raise ValueError(f"the dataset's actions have {dataset.action_dim} components, the model needs {actions}")
+    def identity(self) -> Identity:
+        """What a run to be continued must agree with: all but the weights and where they come from."""
+        return self.description.identity()
 
-    def _set_statistics(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> None:
-        mean, std = dataset.action_statistics(episodes)
-        self.model.action_mean.copy_(torch.as_tensor(mean))
-        self.model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
-        encoder = self.model.trained_encoder
-        if encoder is not None and encoder.config.pixel_normalization == "mean_frame":
-            mean_frame, deviation = dataset.pixel_statistics(episodes)
-            encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
-        self._forget_controller()
+    def save_checkpoint(self, folder: Path, record: TrainingRecord) -> None:
+        """Write the present weights with a record of how they came about."""
+        self._save(folder, dataclasses.replace(self.description, training=record))
 
-    def _load_run(
-        self, folder: Path, dataset: OfflineDataset, seed: int, schedule: Schedule, steps_per_epoch: int
-    ) -> None:
-        description, weights = checkpoint.read(folder, self.config_type.from_dict)
-        before = description.agent
-        lengthened = _changed(before, training=before.training.as_long_as(self.config.training))
-        if lengthened != self.config or not schedule.continues(Schedule.of(before.training, steps_per_epoch)):
-            raise ValueError(f"{folder} was trained with another configuration; resume with that one")
-        self._record_training(dataset, seed, step=0)
-        for name, given in self.description.training.items():
-            recorded = description.training.get(name)
-            if name in ("data", "seed") and given != recorded:
-                raise ValueError(f"{folder} was trained with {name} {recorded!r}, not {given!r}; resume with that")
-        self._load_weights(weights, folder)
-
-    def _record_training(self, dataset: OfflineDataset, seed: int, step: int) -> None:
-        source = dataset.metadata
-        origin = f"policy {source.policy}, seed {source.seed}" if source else dataset.path.name
-        record = {
-            "data": f"{dataset.num_episodes} episodes, {origin}",
-            "steps": step,
-            "batch_size": self.config.training.batch_size,
-            "seed": seed,
-            "versions": f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        }
-        self.description = dataclasses.replace(self.description, training=record)
-
-    def _save_step(self, dataset: OfflineDataset, seed: int, folder: Path, step: int) -> None:
-        self._record_training(dataset, seed, step)
-        self.save_pretrained(folder)
+    def read_checkpoint(self, folder: Path) -> Saved:
+        """A checkpoint of an agent of this kind. Raises ``UnreadableError``, or ``ValueError`` for another kind."""
+        try:
+            kind = checkpoint.agent_kind(folder)
+            if kind == self.kind:
+                description, weights = checkpoint.read(folder, self.config_type.from_dict)
+                return Saved(description.identity(), description.agent, description.training, weights)
+        except CheckpointError as error:
+            raise UnreadableError(str(error)) from error
+        raise ValueError(f"{folder} was trained as agent {kind}, not {self.kind}: resume with that")
 
     # --- act ---------------------------------------------------------------------------------------------------------
 
@@ -372,6 +339,13 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         Returns:
             Actions (action_dim,) or (N, action_dim) float32, or one choice or (N,), and the new state.
         """
+        if not self.description.origin and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "this agent has learned nothing, so its actions mean nothing: call learn, or load one with "
+                "from_pretrained",
+                stacklevel=2,
+            )
         side = self.config.model.image_size
         pixels, goals = (checked_frames(observation, key, side) for key in ("pixels", "goal"))
         memories = begin_episodes(self.seed, state, episode_start, len(pixels))
@@ -404,20 +378,31 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         Raises:
             ValueError: a result that is none, or was measured with other weights.
         """
-        folder = Path(path)
+        return self._save(Path(path), self.description, half_precision=half_precision, results=results)
+
+    def _save(
+        self,
+        folder: Path,
+        description: Description,
+        *,
+        half_precision: bool = False,
+        results: Sequence[str | Path] = (),
+    ) -> Path:
         shown = read_results(results, self.weights_sha256()) if results else []
-        card = model_card(self.description, self.about(), shown)
+        card = model_card(description, self.about(), shown)
         weights = self._stored_weights()
         if half_precision:
             trained = {name: value.detach().half() for name, value in self.model.named_parameters()}
             weights |= {name: value for name, value in trained.items() if name in weights}
-        checkpoint.write(folder, self.description, weights, card)
+        checkpoint.write(folder, description, weights, card)
         return folder
 
     def _stored_weights(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.model.state_dict().items() if self.model.is_stored(name)}
 
-    def _load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
+    def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
+        """Take over the weights of a checkpoint. Raises ``CheckpointError`` naming its folder if they do not fit."""
+        self.model.make_room(weights.keys())
         checkpoint.check_weights(self._stored_weights(), weights, source)
         self.model.load_state_dict(weights, strict=False)
 
@@ -480,12 +465,10 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         if not cls.accepts(kind):
             raise CheckpointError(f"{folder} holds a `{kind}` agent: load it with lewm_agent.agents.load_agent")
         description, weights = checkpoint.read(folder, cls.config_type.from_dict)
-        agent = cls.__new__(cls)
-        agent._env = None
-        agent._build(description, device, seed)
+        agent = cls(None, description, device=device, seed=seed)
         if len(agent._stored_weights()) < len(agent.model.state_dict()):
             agent.model.fetch()
-        agent._load_weights(weights, folder)
+        agent.load_weights(weights, folder)
         return agent
 
 

@@ -10,6 +10,8 @@ from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
 from lewm_agent.datasets.metadata import METADATA_FILE
+from lewm_agent.training.metrics_log import read_rows
+from lewm_agent.training.run_folder import RunFolder
 
 Rows = dict[str, str]
 """Properties and their values, to be shown one below the other."""
@@ -28,11 +30,9 @@ def describe(place: str) -> Rows:
     path = Path(place)
     if path.suffix in (".h5", ".hdf5") or (path / METADATA_FILE).is_file():
         return _dataset(OfflineDataset(path))
-    if (path / "checkpoints").is_dir():
-        last = path / "checkpoints" / "last"
-        if not last.exists():
-            raise CheckpointError(f"{path} is a training run without a checkpoint: it was stopped before the first")
-        return {**_model(str(last)), "kind": "last checkpoint of a training run"}
+    run = RunFolder(path)
+    if run.is_run():
+        return _run(run)
     if path.is_dir() and released.find(path) is None and not (path / "config.json").is_file():
         inside = [part.name for part in sorted(path.iterdir()) if part.is_dir()]
         hint = f"; it has the folders {', '.join(inside)}" if inside else ""
@@ -73,11 +73,22 @@ def _dataset(dataset: OfflineDataset) -> Rows:
     return rows
 
 
+def _run(run: RunFolder) -> Rows:
+    newest = run.newest()
+    if newest is None and run.has_checkpoints():
+        raise CheckpointError(f"no checkpoint of {run.path} is whole: copy the run anew, or train again")
+    if newest is None:
+        raise CheckpointError(f"{run.path} is a training run without a checkpoint: it was stopped before the first")
+    held_out = [row for row in read_rows(run.metrics) if row.get("split") == "held_out"]
+    loss = {"held-out loss": f"{held_out[-1]['total']:.4f} at step {held_out[-1]['step']}"} if held_out else {}
+    return {**_model(str(newest)), **loss, "kind": "last checkpoint of a training run"}
+
+
 def _model(place: str) -> Rows:
     folder = checkpoint.locate(place)
     weights = released.find(folder)
     agent = load_agent(folder, device="cpu")
-    model, training = agent.config.model, agent.description.training
+    model = agent.config.model
     parameters = sum(parameter.numel() for parameter in agent.model.parameters())
     rows = {
         "kind": "checkpoint of lewm-agent" if weights is None else "checkpoint in the released layout",
@@ -88,7 +99,7 @@ def _model(place: str) -> Rows:
         "actions": f"{model.action_dim} components",
         "parameters": f"{parameters:,}",
         **agent.about().traits,
-        **{name.replace("_", " "): str(value) for name, value in training.items()},
+        **{name.replace("_", " "): str(value) for name, value in agent.description.origin.items()},
         "whole": "yes: every tensor is there",
     }
     if not agent.model.action_mean.isfinite().all():

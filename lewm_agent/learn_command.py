@@ -14,6 +14,7 @@ from lewm_agent.config import AgentConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
+from lewm_agent.training.run_folder import OutputFolder
 
 if TYPE_CHECKING:
     Config = AgentConfig
@@ -48,13 +49,14 @@ def learn(
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
         resume: continue from the last checkpoint; a finished run goes on when given more epochs and cycles.
     """
+    folder = OutputFolder(output)
     if environment_kwargs is None:
         world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
     else:
         world = environment.from_text(env, config.model.image_size, environment_kwargs)
     learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
-    learner.learn(dataset, output / "training", resume=resume)
-    command.say(f"saved in {learner.save_pretrained(output / 'model')}")
+    learner.learn(dataset, folder.training, resume=resume)
+    command.say(f"saved in {learner.save_pretrained(folder.model)}")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -69,7 +69,8 @@ class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
         self.reset()
         return self
 
-    def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        """Clips, with goals if the objective wants them."""
         model = self.config.model
         return Clips(dataset, episodes, model.clip_frames, model.frame_skip, self._goal_blocks())
 

@@ -12,6 +12,7 @@ from lewm_agent.agent import LeWMAgent
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.presets import planner_preset, preset
 from lewm_agent.tools.checks import named
+from lewm_agent.training.run_folder import OutputFolder
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,18 @@ def reproduce(
         ValueError: no such model.
     """
     recipe: Recipe = named(name, RECIPES, "recipe")
+    folder = OutputFolder(output)
     config = recipe.config()
     env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
     agent = LeWMAgent(env, config, device=device, seed=seed)
     dataset = agent.collect(
-        output / "data",
+        folder.data,
         recipe.policy,
         recipe.episodes,
         num_envs=num_envs,
         frame_interval=recipe.frame_interval,
         progress=progress,
     )
-    agent.learn(dataset, output / "training", resume=True, progress=progress)
-    agent.save_pretrained(output / "model")
+    agent.learn(dataset, folder.training, resume=True, progress=progress)
+    agent.save_pretrained(folder.model)
     return agent

@@ -30,7 +30,7 @@ def test_collect_learn_and_load(tmp_path: Path) -> None:
     assert cli.main(["learn", "--env", "two_room", "--dataset", data, "--output", run, *TINY]) == 0
     agent = LeWMAgent.from_pretrained(tmp_path / "run" / "model")
     assert agent.config.model.encoder_depth == 1
-    assert "policy random" in agent.description.training["data"]
+    assert "policy random" in agent.description.origin["data"]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, 
 
 def test_learned_head_is_saved_and_plans_alike(learned: Path, config: AgentConfig) -> None:
     agent, twin = (LeWMAgent.from_pretrained(learned / "model") for _ in range(2))
-    assert 0 < agent.description.training["inverse_dynamics_error"] < 2
+    assert 0 < agent.description.origin["inverse_dynamics_error"] < 2
     frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     actions = agent.act(frame, goal)
     np.testing.assert_array_equal(actions, twin.act(frame, goal))

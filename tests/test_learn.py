@@ -16,8 +16,10 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.training import trainer
-from lewm_agent.training.trainer import Schedule, effective_rank
+from lewm_agent.tools.progress import ProgressShown
+from lewm_agent.training import loop
+from lewm_agent.training.metrics_log import effective_rank
+from lewm_agent.training.schedule import Schedule
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -107,15 +109,15 @@ def test_resumed_after_kill_equals_uninterrupted(
 def test_a_slow_training_is_saved_between_regular_checkpoints(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped_at_the_fifth(bar: object, done: int) -> None:
+    def stopped_at_the_fifth(progress: object, done: int, note: str | None = None) -> None:
         if done == 5:
             raise KeyboardInterrupt
 
     config = longer(tiny_config, 8)
     whole = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "whole", workers=0, progress=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
-        patch.setattr(trainer._Bar, "update", stopped_at_the_fifth)
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(ProgressShown, "update", stopped_at_the_fifth)
         LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "slow", workers=0, progress=False)
     assert (tmp_path / "slow" / "checkpoints" / "last").resolve().name == "step-0000004"
     agent = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "slow", workers=0, progress=False, resume=True)
@@ -124,7 +126,7 @@ def test_a_slow_training_is_saved_between_regular_checkpoints(
 
 
 def test_a_run_is_not_overwritten(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    tiny_agent.learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
     with pytest.raises(FileExistsError, match="already holds a training run: continue it with resume=True"):
         tiny_agent.learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
 
@@ -133,7 +135,7 @@ def test_resuming_with_another_configuration_is_refused(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
     LeWMAgent("two_room", tiny_config).learn(tiny_dataset, tmp_path / "run", workers=0, progress=False)
-    with pytest.raises(ValueError, match="was trained with another configuration"):
+    with pytest.raises(ValueError, match=r"trained with training.epochs 1.0, not 2; .* changes the learning rates"):
         LeWMAgent("two_room", longer(tiny_config, 2)).learn(tiny_dataset, tmp_path / "run", progress=False, resume=True)
 
 

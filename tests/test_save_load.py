@@ -33,7 +33,7 @@ def test_everything_needed_to_act_travels(trained_folder: Path) -> None:
     assert agent.description.environment == "lewm/TwoRoom-v0"
     assert agent.env.unwrapped.image_size == 16  # type: ignore[attr-defined]
     assert agent.world_model.action_std.max() < 1  # not the untrained ones
-    assert agent.description.training["data"].startswith("12 episodes, policy expert")
+    assert agent.description.origin["data"].startswith("12 episodes, policy expert")
     assert "LeWMAgent.from_pretrained" in (trained_folder / "README.md").read_text()
 
 
@@ -129,7 +129,7 @@ def test_bundled_models_are_what_their_recipes_make(name: str) -> None:
     env = environment.make(recipe.environment, agent.config.model.image_size, **recipe.environment_kwargs)
     made = LeWMAgent(env, recipe.config()).description
     assert (agent.config, agent.description.environment_kwargs) == (made.agent, made.environment_kwargs)
-    assert agent.description.training["data"] == f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
+    assert agent.description.origin["data"] == f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
 
 
 def test_half_precision_halves_the_weights_and_leaves_the_statistics(trained_folder: Path, tmp_path: Path) -> None:

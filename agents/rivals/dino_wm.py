@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchWorldModel, completed
+from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig
 from lewm_agent.environment import Environment
@@ -72,8 +73,17 @@ class DinoWMAgent(PlanningAgent[DinoWMConfig, PatchWorldModel]):
 
     config_type = DinoWMConfig
 
-    def __init__(self, env: str | Environment, config: DinoWMConfig, *, device: str = "auto", seed: int = 0) -> None:
-        super().__init__(env, replace(config, model=completed(config.model)), device=device, seed=seed)
+    def __init__(
+        self,
+        env: str | Environment | None,
+        config: DinoWMConfig | Description,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        if isinstance(config, DinoWMConfig):
+            config = replace(config, model=completed(config.model))
+        super().__init__(env, config, device=device, seed=seed)
 
     def _make_model(self) -> PatchWorldModel:
         return PatchWorldModel(self.config.model)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lewm_agent.agents.rivals.frozen import encoder_part, read_encoder
 from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicy, GoalPolicyConfig
+from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.goals import GoalClips
@@ -98,9 +99,14 @@ class GoalPolicyAgent(GoalAgent[GoalPolicyConfig, GoalPolicy]):
     config_type = GoalPolicyConfig
 
     def __init__(
-        self, env: str | Environment, config: GoalPolicyConfig, *, device: str = "auto", seed: int = 0
+        self,
+        env: str | Environment | None,
+        config: GoalPolicyConfig | Description,
+        *,
+        device: str = "auto",
+        seed: int = 0,
     ) -> None:
-        if config.frozen is not None:
+        if isinstance(config, GoalPolicyConfig) and config.frozen is not None:
             taken, _ = read_encoder(config.frozen)
             model = encoder_part(taken, history=1, frame_skip=config.model.frame_skip)
             config = dataclasses.replace(config, model=model)
@@ -109,7 +115,8 @@ class GoalPolicyAgent(GoalAgent[GoalPolicyConfig, GoalPolicy]):
     def _make_model(self) -> GoalPolicy:
         return GoalPolicy(self.config)
 
-    def _clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        """Frames, later frames as goals, and what lies between."""
         policy = self.config.policy
         return GoalClips(dataset, episodes, self.config.model.frame_skip, policy.goals, policy.discount)
 

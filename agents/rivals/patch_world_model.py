@@ -100,7 +100,7 @@ class PatchWorldModel(LatentModel):
         self.action_encoder = nn.Linear(config.block_dim, ACTION_EMBEDDING)
         self.predictor = PatchPredictor(config, self.encoder.width + ACTION_EMBEDDING, self.encoder.tokens)
         self.inverse_dynamics = None
-        self.register_buffer("metric", torch.zeros(0), persistent=False)
+        self.metric = None
 
     @property
     def config(self) -> PatchModelConfig:

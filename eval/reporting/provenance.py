@@ -40,7 +40,7 @@ def provenance(
 def model_record(agent: GoalAgent[Any, Any], name: str) -> dict[str, Any]:
     """Which weights, how they were trained, and their whole configuration."""
     hashed = {"name": name, "weights_sha256": agent.weights_sha256()}
-    return {**hashed, **agent.description.training, "config": agent.config.to_dict()}
+    return {**hashed, **agent.description.origin, "config": agent.config.to_dict()}
 
 
 def command_line() -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypedDict
@@ -23,6 +23,8 @@ import safetensors.torch
 from torch import Tensor
 
 from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.training.record import TrainingRecord
+from lewm_agent.training.run_folder import meant_by
 from lewm_agent.training.settings import AgentSettings
 
 FORMAT = "lewm-agent"
@@ -57,17 +59,35 @@ class Description:
     """Lower bound of each action component, in the environment's units."""
     action_high: list[float]
     agent: AgentSettings
-    training: dict[str, Any] = field(default_factory=dict)
-    """Data, steps, seed, versions: a record, not read by the code."""
+    training: TrainingRecord | None = None
+    """None: this package has not trained it."""
+    released_weights: str | None = None
+    """Name of the file of a released model that the weights come from; None for all others."""
     agent_kind: str = "lewm"
     """Name in :mod:`lewm_agent.agents.registry`; left out of the file for LeWM."""
 
-    def to_json(self) -> str:
-        """The text of ``config.json``."""
+    @property
+    def origin(self) -> dict[str, Any]:
+        """How the weights came about, ready for JSON and for tables; empty where nothing has been learned."""
+        if self.training is not None:
+            return self.training.values()
+        return {} if self.released_weights is None else {"weights": self.released_weights}
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the origin of the weights, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["agent"] = self.agent.to_dict()
+        del values["training"], values["released_weights"]
+        return {**values, "agent": self.agent.to_dict()}
+
+    def to_json(self) -> str:
+        """The text of ``config.json``; what is missing is left out."""
+        values = self.identity()
         if self.agent_kind == "lewm":
             del values["agent_kind"]
+        if self.training is not None:
+            values["training"] = self.training.values()
+        if self.released_weights is not None:
+            values["released_weights"] = self.released_weights
         return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **values}, indent=2)
 
     @staticmethod
@@ -188,8 +208,8 @@ def locate(
     models = bundled()
     if str(name) in models:
         return models[str(name)]
-    if Path(name).exists():
-        return Path(name)
+    if (path := meant_by(Path(name))).exists():
+        return path
     if not HUB_ID.fullmatch(str(name)):
         raise CheckpointError(
             f"no model `{name}`: it is neither a bundled model ({', '.join(models) or 'none'}), nor a folder, nor a "

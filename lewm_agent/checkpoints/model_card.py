@@ -78,7 +78,7 @@ def model_card(description: Description, about: About, results: Sequence[Result]
         model_name=f"{title} for {name}",
         eval_results=[_evaluation(result) for result in results] or None,
     )
-    record = {**about.traits, **description.training}
+    record = {**about.traits, **description.origin}
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items())
     return f"""---
 {head.to_yaml().rstrip()}

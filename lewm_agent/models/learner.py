@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,9 @@ class Learner(nn.Module, ABC):
         """Whether checkpoints hold the tensor called ``name``; weights that can be fetched anew need not be there."""
         return True
 
+    def make_room(self, names: Collection[str]) -> None:
+        """Before tensors called ``names`` are loaded: have those that a model may lack exactly if they are there."""
+
     def fetch(self) -> None:
         """Fetch weights that are not trained, for a new model or where a checkpoint lacks them; by default none."""
 
@@ -78,8 +82,8 @@ class Learner(nn.Module, ABC):
 class LatentModel(Learner):
     """A model that can be planned with."""
 
-    metric: Tensor
-    """Of :mod:`lewm_agent.training.slow_metric`; zero or empty where there is none."""
+    metric: Tensor | None
+    """Of :mod:`lewm_agent.training.slow_metric` (latent_dim, latent_dim); None until training has ended."""
     inverse_dynamics: InverseDynamics | None
     """Proposes plans, if there is one."""
     problems_at_once = 256

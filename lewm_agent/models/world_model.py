@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -38,8 +40,8 @@ class ActionEncoder(nn.Module):
 class WorldModel(LatentModel):
     """Encoder and causal predictor, trained together on an objective, without stop-gradient or target network.
 
-    Statistics of actions are saved with the weights, as is ``metric`` (:mod:`lewm_agent.training.slow_metric`),
-    which is zero until training has ended.
+    Statistics of actions are saved with the weights, as is ``metric`` (:mod:`lewm_agent.training.slow_metric`) when
+    training has ended.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class WorldModel(LatentModel):
         settings = objective or ObjectiveConfig()
         self.objective: Objective = registry.find(registry.name_of(settings)).objective(settings, config)
         self.decoder = ThumbnailDecoder(config) if self.objective.needs_decoder else None
-        self.register_buffer("metric", torch.zeros(config.latent_dim, config.latent_dim))
+        self.register_buffer("metric", None)
 
     @property
     def config(self) -> ModelConfig:
@@ -69,6 +71,11 @@ class WorldModel(LatentModel):
     def trained_encoder(self) -> Encoder:
         """The encoder."""
         return self.encoder
+
+    def make_room(self, names: Collection[str]) -> None:
+        """The metric is there when training had ended."""
+        side = self.config.latent_dim
+        self.metric = self.action_mean.new_zeros(side, side) if "metric" in names else None
 
     def dynamics(self) -> tuple[nn.Module, ...]:
         """Action encoder, predictor and prediction head."""

@@ -50,7 +50,7 @@ class Controller:
                 "this model came without the mean and standard deviation of its actions: give `dataset` to "
                 "from_pretrained, or call set_action_statistics(mean, std)"
             )
-        if planner.metric == "slow" and not world_model.metric.any():
+        if planner.metric == "slow" and world_model.metric is None:
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
         # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
         # depend, not even in the last bit, on how many others are controlled beside it.
@@ -68,8 +68,9 @@ class Controller:
         return Bounds(*limits) if self.planner.clip_actions else None
 
     def _planner_cost(self, latents: Tensor, goals: Tensor) -> Tensor:
-        if self.planner.metric == "slow":
-            latents, goals = latents @ self.world_model.metric, goals @ self.world_model.metric
+        metric = self.world_model.metric if self.planner.metric == "slow" else None
+        if metric is not None:
+            latents, goals = latents @ metric, goals @ metric
         return goal_cost(latents, goals, self.planner.cost)
 
     def needs_frame(self, memory: EpisodeMemory) -> bool:

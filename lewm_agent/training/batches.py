@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
+from lewm_agent.training.loop import Batch
 from lewm_agent.training.settings import TrainingConfig
-from lewm_agent.training.trainer import Batch
 
 MakeClips = Callable[[OfflineDataset, NDArray[np.int64]], Clips]
 """Dataset and episodes (n,) to their clips."""

@@ -5,17 +5,18 @@ Every later frame of an episode is a goal that the episode's own actions reached
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.freed_memory import release_freed
+from lewm_agent.tools.progress import ProgressShown
 
 FRAMES_AT_ONCE = 256
 """Frames encoded together when a dataset is turned into latents."""
@@ -28,7 +29,7 @@ class HindsightPairs:
         world_model: encodes; in evaluation mode.
         dataset: frames and actions.
         episodes: which ones (n,).
-        progress: show a progress bar.
+        progress: show progress.
 
     Raises:
         ValueError: no episode is longer than one action block.
@@ -64,13 +65,14 @@ class HindsightPairs:
     @torch.inference_mode()
     def _encode(self, world_model: WorldModel, dataset: OfflineDataset, progress: bool) -> Tensor:
         latents = torch.empty(len(self._rows), world_model.config.latent_dim, device=self._device)
-        starts = range(0, len(latents), FRAMES_AT_ONCE)
-        for start in track(starts, "encode", console=Console(stderr=True), disable=not progress):
-            chunk = slice(start, start + FRAMES_AT_ONCE)
-            frames = torch.as_tensor(dataset.read_frames(self._rows[chunk]), device=self._device)
-            latents[chunk] = world_model.encode(frames)
-            if start % (20 * FRAMES_AT_ONCE) == 0:
-                release_freed()
+        with ProgressShown("encode", len(latents), shown=progress) as shown:
+            for start in range(0, len(latents), FRAMES_AT_ONCE):
+                chunk = slice(start, start + FRAMES_AT_ONCE)
+                frames = torch.as_tensor(dataset.read_frames(self._rows[chunk]), device=self._device)
+                latents[chunk] = world_model.encode(frames)
+                shown.update(min(start + FRAMES_AT_ONCE, len(latents)))
+                if start % (20 * FRAMES_AT_ONCE) == 0:
+                    release_freed()
         return latents
 
 
@@ -90,26 +92,35 @@ def fit(
         held_out: pairs of other episodes.
         config: length and step size of the training.
         seed: of the pairs drawn, of dropout and of the noise.
-        progress: show a progress bar.
+        progress: show progress.
 
     Returns:
         Mean squared error of the proposed blocks on the held-out pairs; normalised actions have variance 1.
+
+    Raises:
+        ValueError: the error is not finite.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     head.train()
-    console = Console(stderr=True)
-    for _ in track(range(config.steps), "inverse dynamics", console=console, disable=not progress):
-        latents, goals, left, blocks = training.draw(config.batch_size, config.furthest, rng)
-        noisy = (x + config.latent_noise * torch.randn_like(x) for x in (latents, goals))
-        loss = (head(*noisy, left) - blocks).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with ProgressShown("inverse dynamics", config.steps, shown=progress) as shown:
+        for step in range(config.steps):
+            latents, goals, left, blocks = training.draw(config.batch_size, config.furthest, rng)
+            noisy = (x + config.latent_noise * torch.randn_like(x) for x in (latents, goals))
+            loss = (head(*noisy, left) - blocks).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            shown.update(step + 1, f"loss {loss.item():.4f}" if step % 20 == 0 else None)
     head.eval()
     with torch.inference_mode():
         latents, goals, left, blocks = held_out.draw(8192, config.furthest, np.random.default_rng(0))
-        return float((head(latents, goals, left) - blocks).square().mean())
+        error = float((head(latents, goals, left) - blocks).square().mean())
+    if not math.isfinite(error):
+        raise ValueError(
+            f"the trained inverse-dynamics head has an error of {error}: lower inverse_dynamics.learning_rate"
+        )
+    return error

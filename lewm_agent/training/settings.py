@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -51,11 +50,6 @@ class TrainingConfig:
         allowed = get_args(TrainingPrecision)
         require(self.precision in allowed, f"precision must be {' or '.join(allowed)}, got {self.precision!r}")
         require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
-
-    def as_long_as(self, other: TrainingConfig) -> TrainingConfig:
-        """This configuration with the length and cycles of ``other``."""
-        length = {name: getattr(other, name) for name in ("epochs", "schedule_epochs", "schedule_cycles")}
-        return dataclasses.replace(self, **length)
 
 
 @runtime_checkable

@@ -36,15 +36,16 @@ def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.i
     skip, device = world_model.config.frame_skip, world_model.action_mean.device
     starts, lengths = dataset.episode_starts, dataset.episode_lengths
     changes = []
-    for episode in episodes[:EPISODES]:
+    for episode in episodes[lengths[episodes] > skip][:EPISODES]:
         rows = starts[episode] + np.arange(0, lengths[episode], skip)
-        if len(rows) > 1:
-            frames = torch.as_tensor(dataset.read_frames(rows), device=device)
-            changes.append(world_model.encode(frames).diff(dim=0))
+        frames = torch.as_tensor(dataset.read_frames(rows), device=device)
+        changes.append(world_model.encode(frames).diff(dim=0).cpu())
     if not changes:
         raise ValueError(f"no episode of {dataset.path} is longer than one action block ({skip} steps)")
-    change = torch.cat(changes).double()
+    change = torch.cat(changes).double()  # on the CPU: Apple's GPUs have no float64
+    if not change.isfinite().all():
+        raise ValueError(f"the latents of {dataset.path} are not finite: this model cannot be used; train it anew")
     variances, directions = torch.linalg.eigh(change.T @ change / len(change))
     variances = variances.clamp(min=SMALLEST * variances[-1].item())
     metric: Tensor = (directions / variances.sqrt()) @ directions.T
-    return metric.float()
+    return metric.float().to(device)

@@ -1,0 +1,168 @@
+"""What is written down while a model trains: ``metrics.jsonl``, and TensorBoard's files where it is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lewm_agent.models.learner import Loss
+from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.training.run_folder import RunFolder
+
+FIRST_ALARM = 100
+"""Steps, beyond the warm-up, before latents are judged: at the start they are small whatever happens later."""
+COLLAPSED_RANK = 2.0
+"""Effective rank under which latents count as collapsed: fewer directions than the simplest task needs."""
+COLLAPSED_VARIANCE = 0.05
+"""Mean variance of the latents under which they count as collapsed; SIGReg drives it to 1."""
+
+Row = dict[str, Any]
+"""One line of ``metrics.jsonl``: ``step``, ``split`` (train or held_out) and numbers by name."""
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The lines that are whole; none where there is no file. A line that a kill or a power cut broke is left out."""
+    if not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text(errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def effective_rank(latents: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values of centred latents (N, D); 1 to min(N, D).
+
+    On the CPU: Apple's GPUs lack both functions.
+    """
+    values = torch.linalg.svdvals((latents - latents.mean(0)).float().cpu())
+    shares = values / values.sum().clamp(min=1e-12)
+    return torch.special.entr(shares).sum().exp()
+
+
+def described(loss: Loss) -> dict[str, float]:
+    """The loss, its terms, and of the latents, if they learn, effective rank and mean variance."""
+    numbers = {name: float(term.detach()) for name, term in {"total": loss.total, **loss.terms}.items()}
+    if loss.latents is None:
+        return numbers
+    latents = loss.latents.detach().flatten(0, 1)
+    rank = float(effective_rank(latents)) if latents.isfinite().all() else math.nan
+    return {**numbers, "effective_rank": rank, "latent_variance": float(latents.var(0).mean())}
+
+
+class MetricsLog:
+    """Writes lines of ``metrics.jsonl`` and TensorBoard scalars; a context manager.
+
+    What an earlier part of the run has written after its checkpoint is dropped; where the training starts at 0 and yet
+    there are lines, they are kept as ``metrics.before.jsonl``.
+
+    Args:
+        folder: of the run.
+        start: steps taken before.
+        first_alarm: step before which latents are not judged.
+    """
+
+    def __init__(self, folder: RunFolder, start: int, first_alarm: int) -> None:
+        _keep_until(folder, start)
+        self._file = folder.metrics.open("ab", buffering=0)
+        self._board = _Board(folder.tensorboard, start)
+        self._clock = time.monotonic()
+        self._last_step = start
+        self._first_alarm = first_alarm
+        self._warned = False
+
+    def write(self, step: int, split: str, numbers: dict[str, float], batch_size: int | None = None) -> None:
+        """One line; warns once when the latents of training collapse. Raises ``OSError`` when the disk is full."""
+        if batch_size is not None:
+            now = time.monotonic()
+            speed = batch_size * (step - self._last_step) / max(1e-9, now - self._clock)
+            numbers = {**numbers, "clips_per_second": speed}
+            self._clock, self._last_step = now, step
+        if split == "train" and "effective_rank" in numbers:
+            numbers = {**numbers, "collapsed": float(self._alarm(step, numbers))}
+        self._file.write((json.dumps({"step": step, "split": split, **numbers}) + "\n").encode())
+        self._board.add(step, {f"{split}/{name}": value for name, value in numbers.items()})
+
+    def _alarm(self, step: int, numbers: dict[str, float]) -> bool:
+        collapsed = numbers["effective_rank"] < COLLAPSED_RANK or numbers["latent_variance"] < COLLAPSED_VARIANCE
+        if collapsed and step > self._first_alarm and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the latents are collapsing at step {step}: effective rank {numbers['effective_rank']:.1f}, variance "
+                f"{numbers['latent_variance']:.3f}; raise the objective's weight against it (of SIGReg: sigreg_weight)",
+                stacklevel=3,
+            )
+        return collapsed
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _keep_until(folder: RunFolder, start: int) -> None:
+    rows = read_rows(folder.metrics)
+    if rows and start == 0:
+        os.replace(folder.metrics, folder.metrics_before)
+    elif folder.metrics.exists():
+        kept = [row for row in rows if row["step"] <= start]
+        write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+class _Board:
+    """TensorBoard's files. Whatever is wrong with them, it is said once, and training goes on without."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=start)
+        except Exception as error:
+            self._give_up(error)
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        """Values by name."""
+        if self._writer is None:
+            return
+        try:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.close()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._writer = None
+        warnings.warn(
+            f"no TensorBoard files are written ({error}); training goes on, and metrics.jsonl holds the same numbers",
+            stacklevel=4,
+        )
+
+
+def not_finite(numbers: dict[str, float]) -> str:
+    """Names and values of those that are not finite, such as "prediction nan"; empty if all are."""
+    return ", ".join(f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value))

@@ -1,0 +1,42 @@
+"""How a model's weights came about."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lewm_agent import __version__
+from lewm_agent.datasets import OfflineDataset
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Data, length and seed of a training, and whether it has come to its end."""
+
+    data: str
+    """Number of episodes, and the policy and seed they come from."""
+    steps: int
+    """Optimisation steps taken."""
+    finished: bool
+    """Whether the last step was taken and what follows it, such as an inverse-dynamics head, is fitted."""
+    batch_size: int
+    seed: int
+    versions: str
+    inverse_dynamics_error: float | None = None
+    """Mean squared error of the blocks that the head proposes for held-out pairs; None without a finished head."""
+
+    @staticmethod
+    def begun(dataset: OfflineDataset, batch_size: int, seed: int) -> TrainingRecord:
+        """The record before the first step."""
+        source = dataset.metadata
+        origin = f"policy {source.policy}, seed {source.seed}" if source else dataset.path.name
+        versions = f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+        return TrainingRecord(f"{dataset.num_episodes} episodes, {origin}", 0, False, batch_size, seed, versions)
+
+    def values(self) -> dict[str, Any]:
+        """Its fields, ready for JSON and for tables, without what is missing."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}

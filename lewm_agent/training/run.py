@@ -1,0 +1,309 @@
+"""One training from beginning to end: prepared, tried out, begun or continued, and finished."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.models.clip import ClipConfig
+from lewm_agent.models.learner import LatentModel, Learner
+from lewm_agent.tools.checks import require, whole_number
+from lewm_agent.tools.interruption import interruptible
+from lewm_agent.tools.replacing import remove
+from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.loop import GO_ON, Trainer
+from lewm_agent.training.metrics_log import read_rows
+from lewm_agent.training.record import TrainingRecord
+from lewm_agent.training.run_folder import RunFolder
+from lewm_agent.training.schedule import Schedule
+from lewm_agent.training.settings import AgentSettings
+from lewm_agent.training.state import TrainingState, UnreadableError
+
+LENGTH = tuple(f"agent.training.{name}" for name in ("epochs", "schedule_epochs", "schedule_cycles"))
+"""Settings in which a continued run may differ from what it was, as long as the steps taken are the same."""
+
+RESUME_OR_LEAVE = "resume with that, or give another folder"
+
+Identity = dict[str, Any]
+"""All that makes an agent the one it is, but for its weights: environment and settings, ready for JSON."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as it was read."""
+
+    identity: Identity
+    settings: AgentSettings
+    training: TrainingRecord | None
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint that a run goes on from."""
+
+    folder: Path
+    saved: Saved
+    state: TrainingState
+
+
+@dataclass(frozen=True)
+class FinishData:
+    """On what is fitted to a trained model: dataset, training and held-out episodes (n,)."""
+
+    dataset: OfflineDataset
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+class Trainee(Protocol):
+    """What a run asks of the agent whose model it trains."""
+
+    @property
+    def model(self) -> Learner:
+        """Trained in place."""
+
+    @property
+    def config(self) -> AgentSettings:
+        """All settings."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where to train."""
+
+    def identity(self) -> Identity:
+        """What a run to be continued must agree with."""
+
+    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Any:
+        """What the model is trained on."""
+
+    def save_checkpoint(self, folder: Path, record: TrainingRecord) -> None:
+        """Write the present weights into a folder that does not exist yet."""
+
+    def read_checkpoint(self, folder: Path) -> Saved:
+        """What such a folder holds. Raises ``UnreadableError``."""
+
+    def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
+        """Take over weights. Raises ``ValueError`` naming their source if they do not fit."""
+
+    def finish(self, model: Any, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
+        """Fit to the trained model what comes after; if ``brief``, only to see that it can be done.
+
+        Returns:
+            The error of an inverse-dynamics head, if there is one.
+        """
+
+
+class Run:
+    """One training of one agent.
+
+    Args:
+        trainee: the agent.
+        dataset: to learn from.
+        folder: of the run.
+        seed: of batch order, dropout and SIGReg.
+        workers: processes that read clips; None for none on the CPU, else 4.
+        progress: show progress.
+
+    Raises:
+        ValueError: frames or actions do not fit the model, or there are too few clips.
+
+    Attributes:
+        record: How the model's weights came about; None until something has been learned.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        dataset: OfflineDataset,
+        folder: RunFolder,
+        *,
+        seed: int = 0,
+        workers: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.trainee, self.dataset, self.folder, self.progress = trainee, dataset, folder, progress
+        self.seed = whole_number("seed", seed)
+        if workers is None:
+            workers = 0 if trainee.device.type == "cpu" else 4
+        config = trainee.config
+        _check_fits(dataset, config.model)
+        workers = whole_number("workers", workers)
+        self.clips = TrainingClips(dataset, trainee.make_clips, config.training, self.seed, workers)
+        self.schedule = Schedule.of(config.training, self.clips.steps_per_epoch)
+        self.record: TrainingRecord | None = None
+        self._begun = TrainingRecord.begun(dataset, config.training.batch_size, self.seed)
+
+    def train(self, *, resume: bool, checkpoint_every: int) -> None:
+        """Begin, or continue what the folder holds, and go on to the end.
+
+        Raises:
+            FileExistsError: the folder holds a run and ``resume`` is false.
+            ValueError: what it holds was trained with other settings, or is damaged.
+            BlockingIOError: another process is training into it.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the message says how to go on.
+        """
+        checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
+        if not resume:
+            self._refuse_to_overwrite()
+        with interruptible() as interruption, self.folder.held():
+            found = self._continued() if resume else None
+            self._rehearse()
+            self._prepare(self.trainee.model)
+            if found is not None:
+                self.trainee.load_weights(found.saved.weights, found.folder)
+                self.record = found.saved.training
+            trainer = Trainer(
+                self.trainee.model,
+                self.trainee.config.training,
+                self.folder,
+                self._save,
+                device=self.trainee.device,
+                seed=self.seed,
+                checkpoint_every=checkpoint_every,
+                progress=self.progress,
+            )
+            trainer.fit(self.clips, self.schedule, found.state if found else None, interruption)
+            self._finish()
+
+    def _refuse_to_overwrite(self) -> None:
+        if self.folder.has_checkpoints():
+            raise FileExistsError(
+                f"{self.folder.path} already holds a training run: continue it with resume=True (--resume), or give "
+                "another folder"
+            )
+
+    # --- prepare -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, model: Learner) -> None:
+        """Give the model the statistics of the training data, and take away what was fitted to another training."""
+        episodes = self.clips.train_episodes
+        mean, std = self.dataset.action_statistics(episodes)
+        require(
+            bool(np.isfinite([mean, std]).all()),
+            f"mean or standard deviation of the actions of {self.dataset.path} is not finite",
+        )
+        model.action_mean.copy_(torch.as_tensor(mean))
+        model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
+        encoder = model.trained_encoder
+        if encoder is not None and encoder.config.pixel_normalization == "mean_frame":
+            mean_frame, deviation = self.dataset.pixel_statistics(episodes)
+            encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
+        if isinstance(model, LatentModel):
+            model.metric = None
+
+    def _rehearse(self) -> None:
+        """Save and finish once, on next to no data and without a trace: what cannot be done at the end fails now."""
+        remove(self.folder.rehearsal)
+        try:
+            self.trainee.save_checkpoint(self.folder.rehearsal, self._begun)
+        finally:
+            remove(self.folder.rehearsal)
+        model = copy.deepcopy(self.trainee.model).eval()
+        self._prepare(model)
+        skip = self.trainee.config.model.frame_skip
+        train, held_out = (
+            _shortest_usable(self.dataset, episodes, skip)
+            for episodes in (self.clips.train_episodes, self.clips.held_out_episodes)
+        )
+        self.trainee.finish(model, FinishData(self.dataset, train, held_out), self.seed, brief=True, progress=False)
+
+    # --- continue ----------------------------------------------------------------------------------------------------
+
+    def _continued(self) -> Found | None:
+        """The newest checkpoint that can be read; None where training has not come to one."""
+        for found in self._readable():
+            self._check_same(found)
+            return found
+        if self.folder.has_checkpoints():
+            raise ValueError(
+                f"no checkpoint in {self.folder.checkpoints} is whole, so that the run cannot be continued: copy it "
+                "anew, or begin another one in another folder"
+            )
+        if rows := read_rows(self.folder.metrics):
+            warnings.warn(
+                f"{self.folder.path} has no checkpoint, though its metrics reach step {rows[-1]['step']}: training "
+                f"begins at step 0, and they are kept as {self.folder.metrics_before.name}",
+                stacklevel=5,
+            )
+        return None
+
+    def _readable(self) -> Iterator[Found]:
+        for folder in self.folder.whole():
+            try:
+                found = Found(folder, self.trainee.read_checkpoint(folder), TrainingState.read(folder))
+            except UnreadableError as error:
+                warnings.warn(f"the run continues from an older checkpoint, for {error}", stacklevel=6)
+            else:
+                yield found
+
+    def _check_same(self, found: Found) -> None:
+        """Raise ``ValueError``, which says what differs, unless the steps taken would have been the same."""
+        now, before = (dict(_flat(identity)) for identity in (self.trainee.identity(), found.saved.identity))
+        if found.saved.training is not None:
+            now |= {"data": self._begun.data, "seed": self._begun.seed}
+            before |= {"data": found.saved.training.data, "seed": found.saved.training.seed}
+        differing = {
+            name: f"{name.removeprefix('agent.')} {before.get(name)!r}, not {now.get(name)!r}"
+            for name in {**before, **now}
+            if now.get(name) != before.get(name)
+        }
+        if others := [text for name, text in differing.items() if name not in LENGTH]:
+            raise ValueError(f"{found.folder} was trained with {'; '.join(others)}; {RESUME_OR_LEAVE}")
+        before_now = Schedule.of(found.saved.settings.training, self.clips.steps_per_epoch)
+        if not self.schedule.continues(before_now):
+            raise ValueError(
+                f"{found.folder} was trained with {'; '.join(differing.values())}, which changes the learning rates of "
+                f"steps already taken; {RESUME_OR_LEAVE}, or make all three longer by the same whole factor"
+            )
+
+    # --- train and finish --------------------------------------------------------------------------------------------
+
+    def _save(self, folder: Path, step: int) -> None:
+        record = replace(self._begun, steps=step)
+        self.trainee.save_checkpoint(folder, record)
+        self.record = record
+
+    def _finish(self) -> None:
+        model, clips = self.trainee.model.to(self.trainee.device).eval(), self.clips
+        data = FinishData(self.dataset, clips.train_episodes, clips.held_out_episodes)
+        try:
+            error = self.trainee.finish(model, data, self.seed, brief=False, progress=self.progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped while metric and inverse-dynamics head were fitted to the trained world model, which is kept "
+                f"in {self.folder.checkpoints}; {GO_ON}"
+            ) from None
+        self.record = replace(self._begun, steps=self.schedule.stop, finished=True, inverse_dynamics_error=error)
+
+
+def _check_fits(dataset: OfflineDataset, model: ClipConfig) -> None:
+    side, actions = model.image_size, model.action_dim
+    if dataset.frame_shape != (side, side, 3):
+        raise ValueError(f"the dataset's frames are {dataset.frame_shape}, the model needs {(side, side, 3)}")
+    if dataset.action_dim != actions:
+        raise ValueError(f"the dataset's actions have {dataset.action_dim} components, the model needs {actions}")
+
+
+def _shortest_usable(dataset: OfflineDataset, episodes: NDArray[np.int64], skip: int) -> NDArray[np.int64]:
+    """The shortest of the episodes that are longer than an action block, as an array of one."""
+    usable = episodes[dataset.episode_lengths[episodes] > skip]
+    return usable[np.argsort(dataset.episode_lengths[usable], kind="stable")[:1]]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
