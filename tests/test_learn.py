@@ -18,6 +18,7 @@ from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.training import loop
+from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.metrics_log import effective_rank
 from lewm_agent.training.schedule import Schedule
 
@@ -50,7 +51,8 @@ def test_mean_frame_of_the_training_episodes_is_subtracted_and_saved(
     model = dataclasses.replace(tiny_config.model, pixel_normalization="mean_frame")
     agent = LeWMAgent("two_room", dataclasses.replace(tiny_config, model=model), seed=0)
     agent.learn(tiny_dataset, tmp_path / "run", workers=0, progress=False).save_pretrained(tmp_path / "model")
-    train, held_out = tiny_dataset.split(tiny_config.training.held_out_fraction, 0)
+    clips = TrainingClips(tiny_dataset, agent.make_clips, tiny_config.training, 0, workers=0)
+    train, held_out = clips.train_episodes, clips.held_out_episodes
     mean, std = tiny_dataset.pixel_statistics(train)
     encoder = LeWMAgent.from_pretrained(tmp_path / "model").world_model.encoder
     assert torch.equal(encoder.pixel_mean, torch.as_tensor(mean)) and torch.equal(encoder.pixel_std, torch.tensor(std))

@@ -11,6 +11,7 @@ import torch
 
 from lewm_agent import LeWMAgent
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.slow_metric import fit
 
 
@@ -36,7 +37,7 @@ def test_changes_have_unit_variance_in_every_direction(tiny_agent: LeWMAgent, ti
 
 def test_learn_fits_it_and_planners_use_it(trained_folder: Path, tiny_dataset: OfflineDataset) -> None:
     agent = LeWMAgent.from_pretrained(trained_folder)
-    train, _ = tiny_dataset.split(agent.config.training.held_out_fraction, 0)
+    train = TrainingClips(tiny_dataset, agent.make_clips, agent.config.training, 0, workers=0).train_episodes
     torch.testing.assert_close(agent.world_model.metric, fit(agent.world_model, tiny_dataset, train))
     frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     actions = []

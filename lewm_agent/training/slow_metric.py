@@ -42,10 +42,10 @@ def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.i
         changes.append(world_model.encode(frames).diff(dim=0).cpu())
     if not changes:
         raise ValueError(f"no episode of {dataset.path} is longer than one action block ({skip} steps)")
-    change = torch.cat(changes).double()  # on the CPU: Apple's GPUs have no float64
-    if not change.isfinite().all():
+    change = torch.cat(changes).numpy().astype(np.float64)  # here, for Apple's GPUs have no float64
+    if not np.isfinite(change).all():
         raise ValueError(f"the latents of {dataset.path} are not finite: this model cannot be used; train it anew")
-    variances, directions = torch.linalg.eigh(change.T @ change / len(change))
-    variances = variances.clamp(min=SMALLEST * variances[-1].item())
-    metric: Tensor = (directions / variances.sqrt()) @ directions.T
-    return metric.float().to(device)
+    variances, directions = np.linalg.eigh(change.T @ change / len(change))
+    variances = variances.clip(min=SMALLEST * variances[-1])
+    metric = (directions / np.sqrt(variances)) @ directions.T
+    return torch.as_tensor(metric.astype(np.float32), device=device)
