@@ -37,6 +37,8 @@ from lewm_agent.eval.reporting.intervals import compare, rate
 from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.models.encoder import Backbone
 from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.training.metrics_log import read_rows
+from lewm_agent.training.run_folder import OutputFolder, RunFolder
 
 PROBE_STEPS = 60
 """Steps from which the speed of an agent is taken, with --minutes."""
