@@ -1,0 +1,1 @@
+"""Breaking the package on purpose, for ``benchmarks/faults.py``."""
