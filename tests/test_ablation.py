@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +88,22 @@ def test_the_weight_of_sigreg_is_searched_on_a_logarithmic_scale(monkeypatch: py
 
 
 def test_a_cluster_gives_the_same_as_this_machine(tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    """submitit's `debug` runs a job in this process; that what it is sent survives the journey is looked at besides."""
     tiny = ("model.image_size=16", "model.patch_size=8", "model.latent_dim=4", "planner.samples=8", "planner.elites=2")
+    brief = ("training.epochs=1", "training.schedule_epochs=1")
     options = Options(
         env="two_room",
         data=tiny_dataset.path,
         output=tmp_path / "there",
-        fix=(*tiny, "training.held_out_fraction=0.25", "training.batch_size=16"),
+        fix=(*tiny, "training.held_out_fraction=0.25", "training.batch_size=16", *brief),
         vary=("model.predictor_depth=1",),
         seeds=1,
         episodes=1,
-        cluster="local",
+        cluster="debug",
         cluster_options='{"timeout_min": 5}',
     )
+    sent = (ablation.run_cell, options, cells(options))
+    assert pickle.loads(pickle.dumps(sent)) == sent
     (there,) = ablation.run_cells(options, cells(options))
     here = ablation.run_cell(
         Options(**{**vars(options), "output": tmp_path / "here", "cluster": "none"}), cells(options)[0]
