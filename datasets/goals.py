@@ -94,5 +94,4 @@ class GoalClips(Clips):
             ]
         )
         source = rng.choice(len(choices), len(rows), p=np.array(astuple(mixture)) / sum(astuple(mixture)))
-        drawn: NDArray[np.int64] = choices[source, np.arange(len(rows))]
-        return drawn
+        return choices[source, np.arange(len(rows))]

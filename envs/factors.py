@@ -109,5 +109,4 @@ def _other_colors(colors: NDArray[np.int64], rng: np.random.Generator) -> NDArra
 
 def _contrasts(colors: NDArray[np.int64]) -> NDArray[np.float64]:
     """Distances (N, N) between colors (N, 3)."""
-    distances: NDArray[np.float64] = np.linalg.norm(colors[:, None] - colors, axis=-1)
-    return distances
+    return np.linalg.norm(colors[:, None] - colors, axis=-1)

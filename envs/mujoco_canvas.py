@@ -55,5 +55,4 @@ def _area_average(frame: Frame, size: int, ratio: int) -> Frame:
     for column in range(1, ratio):
         total += columns[:, :, column]
     total += ratio * ratio // 2  # at most 65408, from 16 x 16 white pixels
-    average: Frame = (total // (ratio * ratio)).astype(np.uint8)
-    return average
+    return (total // (ratio * ratio)).astype(np.uint8)

@@ -21,12 +21,12 @@ from rich.table import Table
 from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoints.model_card import agent_title
+from lewm_agent.environment import Environment
 from lewm_agent.eval import command
 from lewm_agent.eval.command import check_world, write_json
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.playing.journal import Journal
 from lewm_agent.eval.playing.rollouts import (
-    Environment,
     MakeEnvironment,
     Player,
     Trace,

@@ -58,8 +58,7 @@ FIELDS = {
 def run(folder: Path, output: Path, *options: str) -> dict[str, object]:
     arguments = ["--env", "two_room", "--model", str(folder), "--episodes", "4", "--output", str(output), *options]
     assert success_rate.main(arguments) == 0
-    result: dict[str, object] = json.loads(output.read_text())
-    return result
+    return json.loads(output.read_text())
 
 
 def test_the_json_holds_every_figure(trained_folder: Path, tmp_path: Path) -> None:

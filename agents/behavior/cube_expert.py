@@ -115,8 +115,7 @@ class CubeExpert:
         if self._acting is None or self._acting.done:
             self._take_next_target(state, np.asarray(info["goal_state"], dtype=np.float64))
         action = self._burst_action if self._in_burst() else self._oracle_action(state)
-        clipped: Action = np.clip(action, -1.0, 1.0).astype(np.float32)
-        return clipped
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def _in_burst(self) -> bool:
         if self._burst_steps > 0:
@@ -193,8 +192,7 @@ class _OracleWorld:
 
     def normalize_action(self, action: Vector) -> Vector:
         """From m, rad and way of the gripper to units of the action."""
-        normalized: Vector = np.clip(action / np.array(ACTION_SCALE), -1.0, 1.0)
-        return normalized
+        return np.clip(action / np.array(ACTION_SCALE), -1.0, 1.0)
 
 
 def _make_oracle(oracle: Oracle, noise: float) -> Any:

@@ -312,8 +312,7 @@ def _overlap_with_walls(pose: Pose) -> float:
 
 
 def _action_towards(target: State, agent: State) -> Action:
-    action: Action = np.clip((target - agent) / ACTION_SCALE, -1.0, 1.0).astype(np.float32)
-    return action
+    return np.clip((target - agent) / ACTION_SCALE, -1.0, 1.0).astype(np.float32)
 
 
 def _check_environment(env: gym.Env[Any, Any]) -> None:

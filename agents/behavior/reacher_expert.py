@@ -57,5 +57,4 @@ class ReacherExpert:
         errors = joint_errors(state, info["goal_state"], self.wrap_shoulder)
         noise = self._generator.normal(0.0, self.action_noise, size=2)
         action = POSITION_GAIN * errors - VELOCITY_GAIN * state[2:] + noise
-        clipped: Action = np.clip(action, -1.0, 1.0).astype(np.float32)
-        return clipped
+        return np.clip(action, -1.0, 1.0).astype(np.float32)

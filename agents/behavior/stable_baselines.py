@@ -99,8 +99,7 @@ def load_model(path: Path) -> BaseAlgorithm:
         raise FileNotFoundError(f"no Stable-Baselines3 model at {path}")
     algorithm = _saved_algorithm(path)
     library = importlib.import_module("stable_baselines3")
-    model: BaseAlgorithm = getattr(library, algorithm).load(path, device="cpu")
-    return model
+    return getattr(library, algorithm).load(path, device="cpu")
 
 
 def _saved_algorithm(path: Path) -> str:

@@ -84,8 +84,7 @@ class WorldModelPatches(PatchEncoder):
     def features(self, frames: Tensor) -> Tensor:
         """The tokens."""
         vit = self.encoder.vit
-        tokens: Tensor = vit.forward_features(self.encoder.normalize(frames))[:, vit.num_prefix_tokens :]
-        return tokens
+        return vit.forward_features(self.encoder.normalize(frames))[:, vit.num_prefix_tokens :]
 
 
 class TimmPatches(PatchEncoder):
@@ -118,8 +117,7 @@ class TimmPatches(PatchEncoder):
         pixels = frames.permute(0, 3, 1, 2).float()
         if pixels.shape[-1] != self.side:
             pixels = functional.interpolate(pixels, self.side, mode="bilinear", antialias=True)
-        tokens: Tensor = self.vit.forward_features((pixels - self.mean) / self.std)[:, self.vit.num_prefix_tokens :]
-        return tokens
+        return self.vit.forward_features((pixels - self.mean) / self.std)[:, self.vit.num_prefix_tokens :]
 
     def load_pretrained(self) -> None:
         """Weights from the Hub, or from where the Hub's client keeps them. Raises :class:`CheckpointError`."""

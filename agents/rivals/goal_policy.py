@@ -192,13 +192,11 @@ class GoalPolicy(Learner):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
         latents: Tensor = self.encoder(frames.flatten(0, -4))
-        unflattened: Tensor = latents.unflatten(0, frames.shape[:-3])
-        return unflattened
+        return latents.unflatten(0, frames.shape[:-3])
 
     def block(self, latents: Tensor, goals: Tensor) -> Tensor:
         """Latents and goals (B, latent_dim) to the most likely action blocks (B, block_dim), normalised."""
-        blocks: Tensor = self.actor(latents, goals)
-        return blocks
+        return self.actor(latents, goals)
 
     def loss(self, batch: GoalBatch[Tensor]) -> Loss:
         """The algorithm's losses on transitions with the goals of :attr:`PolicyConfig.goals`."""
@@ -234,8 +232,7 @@ class GoalPolicy(Learner):
     def _advantage(self, latents: Tensor, following: Tensor, goals: Tensor, blocks: Tensor) -> Tensor:
         value: Tensor = self.value(latents, goals)
         if self.settings.policy.algorithm == "gciql":
-            gain: Tensor = self.critic(latents, goals, blocks) - value
-            return gain
+            return self.critic(latents, goals, blocks) - value
         after: Tensor = self.value(following, goals)
         return after - value
 
@@ -243,8 +240,7 @@ class GoalPolicy(Learner):
         """Of each block (B,) under the policy's normal distribution; its standard deviations are the same anywhere."""
         deviation = self.log_std.clamp(*LOG_STD_RANGE).exp()
         normal = torch.distributions.Normal(self.actor(latents, goals), deviation)
-        likelihood: Tensor = normal.log_prob(blocks).sum(-1)
-        return likelihood
+        return normal.log_prob(blocks).sum(-1)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -76,8 +76,7 @@ class PolicyController:
         config, actions = self.policy.config, self.policy.codec.actions(block)[0].cpu().numpy()
         if config.discrete_actions:
             actions = np.eye(config.action_dim)[actions.argmax(axis=1)]
-        inside: Actions = np.clip(actions, self.low, self.high).astype(np.float32)
-        return inside
+        return np.clip(actions, self.low, self.high).astype(np.float32)
 
 
 class GoalPolicyAgent(GoalAgent[GoalPolicyConfig, GoalPolicy]):

@@ -60,8 +60,7 @@ class _Block(nn.Module):
         """Tokens (B, T, width); returns them all, or only the last frame's."""
         kept = x[:, -self.attention.frame_tokens :] if last_only else x
         x = kept + self.attention(x, 0, None, last_only)
-        out: Tensor = x + self.mlp(x)
-        return out
+        return x + self.mlp(x)
 
 
 class PatchPredictor(nn.Module):
@@ -81,8 +80,7 @@ class PatchPredictor(nn.Module):
         x = (tokens + self.position[:, : tokens.shape[1]]).flatten(1, 2)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, last_only and number == len(self.blocks))
-        out: Tensor = self.norm(x).unflatten(1, (-1, tokens.shape[2]))
-        return out
+        return self.norm(x).unflatten(1, (-1, tokens.shape[2]))
 
 
 class PatchWorldModel(LatentModel):
@@ -134,8 +132,7 @@ class PatchWorldModel(LatentModel):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., H, W, 3) uint8 to latents (..., tokens * width)."""
         tokens: Tensor = self.encoder(frames.flatten(0, -4)).flatten(1)
-        unflattened: Tensor = tokens.unflatten(0, frames.shape[:-3])
-        return unflattened
+        return tokens.unflatten(0, frames.shape[:-3])
 
     def predict(self, latents: Tensor, blocks: Tensor, last_only: bool = False) -> Tensor:
         """Next latents by teacher forcing.
@@ -151,8 +148,7 @@ class PatchWorldModel(LatentModel):
         tokens = latents.unflatten(-1, (self.encoder.tokens, self.encoder.width))
         actions = self.action_encoder(blocks).unsqueeze(2).expand(-1, -1, self.encoder.tokens, -1)
         predicted = self.predictor(torch.cat([tokens, actions], dim=-1), last_only)
-        visual: Tensor = predicted[..., : self.encoder.width].flatten(-2)
-        return visual
+        return predicted[..., : self.encoder.width].flatten(-2)
 
     def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
         """Imagine S futures for each of N histories; see :meth:`LatentModel.rollout`."""
@@ -164,8 +160,7 @@ class PatchWorldModel(LatentModel):
             window = slice(max(0, end - history), end)
             imagined = self.predict(sequence[:, window], actions[:, window], last_only=True)
             sequence = torch.cat([sequence, imagined], dim=1)
-        futures: Tensor = sequence[:, known:].unflatten(0, (count, samples))
-        return futures
+        return sequence[:, known:].unflatten(0, (count, samples))
 
     def loss(self, batch: ClipBatch[Tensor]) -> Loss:
         """Mean squared error of the visual tokens predicted of clips of T = history + 1 frames; targets never learn."""

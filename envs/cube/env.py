@@ -75,14 +75,12 @@ def cube_quaternions(states: npt.ArrayLike) -> Vector:
 def cube_yaws(states: npt.ArrayLike) -> Vector:
     """Yaws of the cubes, (..., n) rad in [-pi, pi], in states (..., 55 + 19 n)."""
     w, x, y, z = np.moveaxis(cube_quaternions(states), -1, 0)
-    yaws: Vector = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
-    return yaws
+    return np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
 
 
 def cube_distances(states: npt.ArrayLike, goal: npt.ArrayLike) -> Vector:
     """Distance of every cube from its place in the goal (55 + 19 n,), (..., n) m, in states (..., 55 + 19 n)."""
-    distances: Vector = np.linalg.norm(cube_positions(states) - cube_positions(goal), axis=-1)
-    return distances
+    return np.linalg.norm(cube_positions(states) - cube_positions(goal), axis=-1)
 
 
 def effector_position(states: npt.ArrayLike) -> Vector:
@@ -425,8 +423,7 @@ def crowded_cubes(states: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     positions = cube_positions(states)[..., :2]
     gaps = np.linalg.norm(positions[..., :, None, :] - positions[..., None, :, :], axis=-1)
     itself = np.eye(positions.shape[-2], dtype=np.bool_)
-    crowded: npt.NDArray[np.bool_] = ((gaps < CUBE_SPACING) & ~itself).any(axis=-1)
-    return crowded
+    return ((gaps < CUBE_SPACING) & ~itself).any(axis=-1)
 
 
 def _physics(state: Vector) -> dict[str, float]:

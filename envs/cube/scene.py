@@ -141,8 +141,7 @@ def merge_vertices(vertices: Vertices, faces: Faces, cell: float) -> tuple[Verti
 def _without_repeats(faces: Faces) -> Faces:
     """Each triangle once, begun at its lowest corner, which keeps its two sides apart."""
     order = (faces.argmin(axis=1)[:, None] + np.arange(3)) % 3
-    unique: Faces = np.unique(np.take_along_axis(faces, order, axis=1), axis=0)
-    return unique
+    return np.unique(np.take_along_axis(faces, order, axis=1), axis=0)
 
 
 def _simplify(mesh: Any, model: Any) -> None:

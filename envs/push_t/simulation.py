@@ -63,8 +63,7 @@ def to_world(points: npt.ArrayLike, pose: Sequence[float] | State) -> npt.NDArra
     """Move points (N, 2) from the frame of a block at ``pose`` (x, y, angle) to the world."""
     x, y, angle = map(float, pose)
     cosine, sine = math.cos(angle), math.sin(angle)
-    moved: npt.NDArray[np.float64] = np.asarray(points) @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)
-    return moved
+    return np.asarray(points) @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)
 
 
 def to_block(point: Sequence[float] | State, pose: Sequence[float] | State) -> Point:

@@ -76,8 +76,7 @@ def fingertip_position(states: npt.ArrayLike) -> Vector:
     angles = np.asarray(states, dtype=np.float64)
     upper, lower = angles[..., 0], angles[..., 0] + angles[..., 1]
     links = np.stack([np.cos(upper) + np.cos(lower), np.sin(upper) + np.sin(lower)], axis=-1)
-    position: Vector = LINK_LENGTH * links
-    return position
+    return LINK_LENGTH * links
 
 
 def joint_errors(states: npt.ArrayLike, goal: npt.ArrayLike, wrap_shoulder: bool) -> Vector:

@@ -126,8 +126,7 @@ def _world_picture(factors: TwoRoomFactors) -> npt.NDArray[np.float64]:
     line[far : far + _BORDER_LINE] = True
     wall = wall | line[None, :] | line[:, None]
     colors = np.array([factors.background_color, factors.wall_color], dtype=np.float64)
-    picture: npt.NDArray[np.float64] = colors[wall.astype(np.intp)]
-    return picture
+    return colors[wall.astype(np.intp)]
 
 
 def _area_weights(size: int) -> npt.NDArray[np.float64]:
@@ -135,5 +134,4 @@ def _area_weights(size: int) -> npt.NDArray[np.float64]:
     edges = np.linspace(0.0, WORLD_SIZE, size + 1)
     world = np.arange(WORLD_SIZE)
     overlap = np.minimum(edges[1:, None], world + 1.0) - np.maximum(edges[:-1, None], world)
-    weights: npt.NDArray[np.float64] = np.clip(overlap, 0.0, None) * (size / WORLD_SIZE)
-    return weights
+    return np.clip(overlap, 0.0, None) * (size / WORLD_SIZE)

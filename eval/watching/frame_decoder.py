@@ -46,8 +46,7 @@ class _Layer(nn.Module):
         """Patches (B, P, width) and the latent as a single token (B, 1, width) to patches."""
         looked, _ = self.attention(patches, latent, latent, need_weights=False)
         patches = self.attention_norm(patches + looked)
-        decoded: Tensor = self.mlp_norm(patches + self.mlp(patches))
-        return decoded
+        return self.mlp_norm(patches + self.mlp(patches))
 
 
 class FrameDecoder(nn.Module):
@@ -92,8 +91,7 @@ class FrameDecoder(nn.Module):
             patches = layer(patches, token)
         size, patch = self.side, self.config.patch_size
         pixels = self.draw(patches).reshape(-1, size, size, patch, patch, 3)
-        frames: Tensor = pixels.transpose(2, 3).reshape(-1, size * patch, size * patch, 3)
-        return frames
+        return pixels.transpose(2, 3).reshape(-1, size * patch, size * patch, 3)
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Frames (B, H, W, 3) uint8 to what :meth:`forward` draws."""
@@ -104,8 +102,7 @@ class FrameDecoder(nn.Module):
         """Latents (..., latent_dim) to frames (..., H, W, 3) uint8."""
         normalized = self(latents.flatten(0, -2))
         pixels = (normalized * self.pixel_std + self.pixel_mean).round().clamp(0, 255).to(torch.uint8)
-        frames: Tensor = pixels.unflatten(0, latents.shape[:-1])
-        return frames
+        return pixels.unflatten(0, latents.shape[:-1])
 
     def save(self, path: Path, model: WorldModel) -> None:
         """Write a safetensors file that also says which model's latents it decodes, all or nothing."""

@@ -24,14 +24,12 @@ class Expectations:
         self.frames.append(self._last_frame(memory) if planned else self.frames[-1])
 
     def _last_frame(self, memory: EpisodeMemory) -> Frames:
-        frame: Frames = draw(self._decoder, imagine(self._agent, memory)[1][-1:])[0]
-        return frame
+        return draw(self._decoder, imagine(self._agent, memory)[1][-1:])[0]
 
 
 def draw(decoder: FrameDecoder, latents: Vector) -> Frames:
     """Frames (P, H, W, 3) of latents (P, D)."""
-    frames: Frames = decoder.frames(torch.as_tensor(latents).float().to(decoder.pixel_mean.device)).cpu().numpy()
-    return frames
+    return decoder.frames(torch.as_tensor(latents).float().to(decoder.pixel_mean.device)).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -64,5 +62,4 @@ def imagine(agent: LeWMAgent, memory: EpisodeMemory) -> tuple[Actions, Vector]:
 
 def array(values: torch.Tensor) -> Vector:
     """In double precision."""
-    doubles: Vector = values.double().cpu().numpy()
-    return doubles
+    return values.double().cpu().numpy()

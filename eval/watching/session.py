@@ -50,12 +50,10 @@ class Readout:
 
     def __call__(self, latents: Vector) -> Vector:
         """Places (P, K, 2) of latents (P, D)."""
-        places: Vector = self._mean + (self._kernel(latents) @ self._weights).reshape(-1, *self._shape)
-        return places
+        return self._mean + (self._kernel(latents) @ self._weights).reshape(-1, *self._shape)
 
     def _kernel(self, latents: Vector) -> Vector:
-        kernel: Vector = np.exp(-_squared_distances(latents, self._known) / self._scale)
-        return kernel
+        return np.exp(-_squared_distances(latents, self._known) / self._scale)
 
 
 def _squared_distances(a: Vector, b: Vector) -> Vector:

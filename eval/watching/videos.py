@@ -8,7 +8,8 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
-from lewm_agent.eval.playing.rollouts import Environment, Trace, restore
+from lewm_agent.environment import Environment
+from lewm_agent.eval.playing.rollouts import Trace, restore
 from lewm_agent.eval.worlds.protocols import Pair
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.replacing import replacing

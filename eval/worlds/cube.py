@@ -49,8 +49,7 @@ def _cube_rotations() -> States:
     of_the_group = np.isin(np.abs(entries).sum(axis=1), (1, 2, 4))
     first = entries[np.arange(len(entries)), (entries != 0.0).argmax(axis=1)]
     chosen = entries[of_the_group & (first > 0.0)]
-    rotations: States = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
-    return rotations
+    return chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
 
 
 CUBE_ROTATIONS = _cube_rotations()
@@ -58,8 +57,7 @@ CUBE_ROTATIONS = _cube_rotations()
 
 def cubes_at_goal(states: States, goal: States) -> Booleans:
     """At which of the visited states (T, S) every cube is within 0.04 m of its place in the goal (S,)."""
-    at_goal: Booleans = cube_distances(states, goal).max(axis=-1) <= SUCCESS_DISTANCE
-    return at_goal
+    return cube_distances(states, goal).max(axis=-1) <= SUCCESS_DISTANCE
 
 
 def cubes_start_apart(states: States) -> bool:
@@ -73,16 +71,14 @@ def cube_angles(states: States, goal: States) -> States:
     It is the least over the cube's 24 rotations, hence at most 63 degrees: a cube has no marks.
     """
     products = _relative(cube_quaternions(goal), cube_quaternions(states)) @ CUBE_ROTATIONS.T
-    angles: States = 2.0 * np.arccos(np.clip(np.abs(products).max(axis=-1), 0.0, 1.0))
-    return angles
+    return 2.0 * np.arccos(np.clip(np.abs(products).max(axis=-1), 0.0, 1.0))
 
 
 def cubes_match_goal(states: States, goal: States) -> Booleans:
     """At which of the visited states (T, S) every cube is within 0.03 m and 15 degrees of its pose in the goal (S,)."""
     near = cube_distances(states, goal) <= STRICT_DISTANCE
     turned = cube_angles(states, goal) <= STRICT_ANGLE
-    match: Booleans = (near & turned).all(axis=-1)
-    return match
+    return (near & turned).all(axis=-1)
 
 
 def cubes_stay_at_goal(states: States, goal: States) -> Booleans:
@@ -101,8 +97,7 @@ def cubes_start_unmatched(states: States) -> bool:
 
 def cube_separations(starts: States, goals: States) -> States:
     """Largest distance of a cube from its place in the goal, m, between starts (T, S) and goals (U, S): (T, U)."""
-    separations: States = cube_distances(starts[:, None], goals).max(axis=-1)
-    return separations
+    return cube_distances(starts[:, None], goals).max(axis=-1)
 
 
 def gripper_at_cube(state: States) -> bool:
@@ -171,8 +166,7 @@ class CubeView(View):
         """See the base class."""
         points = np.stack([effector_position(states), cube_positions(states)[..., 0, :]], axis=-2)
         right, up, backwards = np.moveaxis((points - self.camera) @ self.axes.T, -1, 0)
-        places: Vector = 0.5 + self.focus * np.stack([right, -up], axis=-1) / -backwards[..., None]
-        return places
+        return 0.5 + self.focus * np.stack([right, -up], axis=-1) / -backwards[..., None]
 
     def goal_at(self, place: Vector, state: Vector, goal: Vector) -> Vector:
         """The present state with the cube there on the table, within the part where cubes are sampled."""

@@ -70,8 +70,7 @@ class Far:
         """Which of the states (T, S) of one episode and (U, S) of the next make a pair, (T, U)."""
         separations = self.separation(starts, goals)
         least, greatest = FARTHER
-        apart: Booleans = (separations >= least * self.moderate) & (separations <= greatest * self.moderate)
-        return apart
+        return (separations >= least * self.moderate) & (separations <= greatest * self.moderate)
 
 
 def any_window(states: States) -> bool:

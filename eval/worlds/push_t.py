@@ -49,15 +49,13 @@ _SKIN = 1e-6
 def near_goal(states: States, goal: States) -> Booleans:
     """At which of the visited states (T, S) agent and block are at the goal (S,), by the released test."""
     distance = np.linalg.norm(states[:, :4] - goal[:4], axis=1)
-    near: Booleans = (distance < RADIUS) & (angle_error(states, goal) < PAPER_ANGLE)
-    return near
+    return (distance < RADIUS) & (angle_error(states, goal) < PAPER_ANGLE)
 
 
 def block_near_goal(states: States, goal: States) -> Booleans:
     """At which of the visited states (T, S) the block is within 10 px and 10 degrees of the goal (S,)."""
     distance = np.linalg.norm(states[:, 2:4] - goal[2:4], axis=1)
-    near: Booleans = (distance < STRICT_RADIUS) & (angle_error(states, goal) < STRICT_ANGLE)
-    return near
+    return (distance < STRICT_RADIUS) & (angle_error(states, goal) < STRICT_ANGLE)
 
 
 def block_stays_at_goal(states: States, goal: States) -> Booleans:
@@ -81,8 +79,7 @@ def block_unsolved_start(states: States) -> bool:
 
 def separations(starts: States, goals: States) -> States:
     """Norm of the differences of agent x, y and block x, y, px, between starts (T, S) and goals (U, S): (T, U)."""
-    distances: States = np.linalg.norm(goals[:, :4] - starts[:, None, :4], axis=-1)
-    return distances
+    return np.linalg.norm(goals[:, :4] - starts[:, None, :4], axis=-1)
 
 
 def at_rest(state: States) -> States:
@@ -95,8 +92,7 @@ def at_rest(state: States) -> States:
 def angle_error(states: States, goal: States) -> States:
     """Absolute difference (T,) of the block's angle from the goal's, 0 to pi rad."""
     difference = np.abs(states[:, 4] - goal[4]) % math.tau
-    error: States = np.minimum(difference, math.tau - difference)
-    return error
+    return np.minimum(difference, math.tau - difference)
 
 
 def _of_the_square(number: int) -> tuple[NDArray[np.float64], int, int]:

@@ -25,8 +25,7 @@ def joints_at_goal(states: States, goal: States, wrap_shoulder: bool) -> Boolean
 
     Looked at once per environment step; the released test also looks in the middle of each.
     """
-    at_goal: Booleans = np.abs(joint_errors(states, goal, wrap_shoulder)).max(axis=-1) < SUCCESS_ERROR
-    return at_goal
+    return np.abs(joint_errors(states, goal, wrap_shoulder)).max(axis=-1) < SUCCESS_ERROR
 
 
 def joints_start_apart(states: States) -> bool:
@@ -37,8 +36,7 @@ def joints_start_apart(states: States) -> bool:
 def fingertip_near_goal(states: States, goal: States) -> Booleans:
     """At which of the visited states (T, 4) the fingertip is less than 0.01 m from that of the goal (4,)."""
     distance = np.linalg.norm(fingertip_position(states) - fingertip_position(goal), axis=-1)
-    near: Booleans = distance < STRICT_RADIUS
-    return near
+    return distance < STRICT_RADIUS
 
 
 def fingertip_stays_at_goal(states: States, goal: States) -> Booleans:
@@ -56,8 +54,7 @@ def fingertip_starts_apart(states: States) -> bool:
 
 def joint_separations(starts: States, goals: States) -> States:
     """The larger joint error, rad, the shoulder's wrapped, between starts (T, 4) and goals (U, 4): (T, U)."""
-    separations: States = np.abs(joint_errors(starts[:, None], goals, wrap_shoulder=True)).max(axis=-1)
-    return separations
+    return np.abs(joint_errors(starts[:, None], goals, wrap_shoulder=True)).max(axis=-1)
 
 
 def at_rest(state: States) -> States:

@@ -36,8 +36,7 @@ WATCHED = 200
 
 def near_goal(states: States, goal: States, radius: float = PAPER_RADIUS) -> Booleans:
     """At which of the visited states (T, 2) the agent is less than ``radius`` from the goal (2,)."""
-    near: Booleans = np.linalg.norm(states - goal, axis=-1) < radius
-    return near
+    return np.linalg.norm(states - goal, axis=-1) < radius
 
 
 def clean_crossing(states: States, radius: float) -> bool:
@@ -88,8 +87,7 @@ def straight_line(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Ge
     """Unit speed towards the goal position, whatever wall is between; the goal's last pixels at less than that."""
     offset = info["goal_state"] - info["state"]
     distance = max(float(np.linalg.norm(offset)), 1e-9)
-    direction: NDArray[Any] = offset / distance * min(1.0, distance / 5.0)
-    return direction
+    return offset / distance * min(1.0, distance / 5.0)
 
 
 class TwoRoomView(View):

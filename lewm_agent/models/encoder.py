@@ -133,5 +133,4 @@ class Encoder(nn.Module):
         if self.training and self.config.color_jitter:
             frames = jittered(frames, self.config.color_jitter)
         backbone = self.vit if self.backbone == "vit" else self.cnn
-        latents: Tensor = self.projector(backbone(self.normalize(frames)))
-        return latents
+        return self.projector(backbone(self.normalize(frames)))

@@ -63,5 +63,4 @@ class InverseDynamics(nn.Module):
             (N, block_dim), normalised.
         """
         left = blocks_left.unsqueeze(-1).to(latents.dtype)
-        block: Tensor = self.layers(torch.cat([latents, goals - latents, left / self.furthest, 1 / left], dim=-1))
-        return block
+        return self.layers(torch.cat([latents, goals - latents, left / self.furthest, 1 / left], dim=-1))

@@ -136,8 +136,7 @@ class LatentModel(Learner):
             past_blocks = past_blocks[:, past_blocks.shape[1] + 1 - latents.shape[1] :]
             left = (left - 1).clamp(min=1)
             blocks.append(head(latents[:, -1], goals, left))
-        plans: Tensor = torch.stack(blocks, dim=1).unflatten(0, (-1, count))
-        return plans
+        return torch.stack(blocks, dim=1).unflatten(0, (-1, count))
 
     @abstractmethod
     def dynamics(self) -> tuple[nn.Module, ...]:

@@ -95,8 +95,7 @@ class CausalAttention(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
-        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
-        return out
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
 
     def _mask(self, new: int, total: int, device: torch.device) -> Tensor:
         """Which of all tokens the last ``new`` ones see, (new, total)."""
@@ -106,8 +105,7 @@ class CausalAttention(nn.Module):
     def _heads(self, x: Tensor, weight: Tensor) -> Tensor:
         """Project (B, T, width) to one or two stacks of (B, heads, T, head_dim)."""
         projected = functional.linear(x, weight).unflatten(-1, (-1, self.heads, self.head_dim))
-        stacks: Tensor = projected.permute(2, 0, 3, 1, 4)
-        return stacks
+        return projected.permute(2, 0, 3, 1, 4)
 
 
 def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -139,8 +137,7 @@ class ConditionalBlock(nn.Module):
 
     def modulate(self, conditions: Tensor) -> Tensor:
         """Shifts, scales and gates (B, T, 6 width) of both branches under conditions (B, T, width)."""
-        modulation: Tensor = self.modulation(conditions)
-        return modulation
+        return self.modulation(conditions)
 
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, cache: KeyValueCache | None, last_only: bool
@@ -151,8 +148,7 @@ class ConditionalBlock(nn.Module):
         _, _, gate1, shift2, scale2, gate2 = modulation[:, kept].chunk(6, dim=-1)
         mixed = self.attention(self.norm1(x) * (1 + scale) + shift, layer, cache, last_only)
         x = x[:, kept] + gate1 * mixed
-        out: Tensor = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-        return out
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
 def _projection(input_dim: int, output_dim: int) -> nn.Module:
@@ -183,7 +179,7 @@ class Predictor(nn.Module):
 
     def taught(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """What training compares with the next latents, (B, T, latent_dim); here by teacher forcing."""
-        return self(latents, conditions)  # type: ignore[no-any-return]
+        return self(latents, conditions)
 
     def imagine(self, known: Tensor, modulations: list[Tensor], head: Head) -> Tensor:
         """Latents (B, P, latent_dim) after each of P blocks.
@@ -230,5 +226,4 @@ class Predictor(nn.Module):
             x = block(x, modulation, layer, cache, last_only and layer == len(self.blocks) - 1)
         if cache is not None:
             cache.length = end
-        out: Tensor = self.output_projection(self.norm(x))
-        return out
+        return self.output_projection(self.norm(x))

@@ -24,8 +24,7 @@ class PrefixPredictor(Predictor):
     def taught(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """Predictions (B, T, latent_dim) from a drawn number of real frames, 1 to ``history``, and blanks."""
         known = int(torch.randint(1, self.history + 1, ()))
-        outputs: Tensor = self(self._with_blanks(latents[:, :known], latents.shape[1]), conditions)
-        return outputs
+        return self(self._with_blanks(latents[:, :known], latents.shape[1]), conditions)
 
     def imagine(self, known: Tensor, modulations: list[Tensor], head: Head) -> Tensor:
         """As :meth:`Predictor.imagine`, ``prefix_length`` blocks at once; more go on from the imagined latents."""

@@ -40,5 +40,4 @@ class ThumbnailDecoder(nn.Sequential):
             pixels: (B, 3, H, W), normalised; averaged down to 24 x 24.
         """
         target = functional.adaptive_avg_pool2d(pixels, SIDE)
-        error: Tensor = (self(latents) - target).square().mean() / target.square().mean()
-        return error
+        return (self(latents) - target).square().mean() / target.square().mean()

@@ -33,8 +33,7 @@ class ActionEncoder(nn.Module):
 
     def forward(self, blocks: Tensor) -> Tensor:
         """Embed each block on its own."""
-        embedding: Tensor = self.embed(self.smooth(blocks))
-        return embedding
+        return self.embed(self.smooth(blocks))
 
 
 class WorldModel(LatentModel):
@@ -84,8 +83,7 @@ class WorldModel(LatentModel):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
         latents: Tensor = self.encoder(frames.flatten(0, -4))
-        unflattened: Tensor = latents.unflatten(0, frames.shape[:-3])
-        return unflattened
+        return latents.unflatten(0, frames.shape[:-3])
 
     def taught(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """As :meth:`predict`, but as in training, and for clips that may be longer than the history."""
@@ -108,8 +106,7 @@ class WorldModel(LatentModel):
         count, samples = blocks.shape[:2]
         modulations = self._rollout_modulations(past_blocks, blocks)
         known = latents.repeat_interleave(samples, dim=0)
-        imagined: Tensor = self.predictor.imagine(known, modulations, self._head).unflatten(0, (count, samples))
-        return imagined
+        return self.predictor.imagine(known, modulations, self._head).unflatten(0, (count, samples))
 
     def _rollout_modulations(self, past_blocks: Tensor, blocks: Tensor) -> list[Tensor]:
         """Per layer (N * S, H - 1 + P, 6 width), for executed blocks shared by the S samples and for candidates."""
@@ -152,9 +149,7 @@ class WorldModel(LatentModel):
         if self.inverse_dynamics is None or blocks_to_goal is None:
             return None
         left = blocks_to_goal[:, None] + torch.arange(steps, 0, -1, device=encoded.device)
-        proposed: Tensor = self.inverse_dynamics(encoded[:, :steps], encoded[:, -1:].expand(-1, steps, -1), left)
-        return proposed
+        return self.inverse_dynamics(encoded[:, :steps], encoded[:, -1:].expand(-1, steps, -1), left)
 
     def _head(self, tokens: Tensor) -> Tensor:
-        heads: Tensor = self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
-        return heads
+        return self.prediction_head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])

@@ -52,8 +52,7 @@ class Mixture(CEM):
 
         def cost_of_all(candidates: Tensor) -> Tensor:
             together = candidates.unflatten(0, (-1, count)).flatten(1, 2)
-            costs: Tensor = cost(together).unflatten(1, (count, -1)).flatten(0, 1)
-            return costs
+            return cost(together).unflatten(1, (count, -1)).flatten(0, 1)
 
         found = self._component().plan(cost_of_all, starts.flatten(0, 1).unsqueeze(1), each)
         lowest, best = found.cost.unflatten(0, (-1, count)).min(dim=1)

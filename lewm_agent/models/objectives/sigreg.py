@@ -56,8 +56,7 @@ def epps_pulley(samples: Tensor, knots: int = 17) -> Tensor:
     Returns:
         (..., M): ``B * integral |phi_empirical(t) - exp(-t^2/2)|^2 exp(-t^2/2) dt`` over [-3, 3].
     """
-    statistic: Tensor = _EppsPulley.apply(samples, knots)
-    return statistic
+    return _EppsPulley.apply(samples, knots)
 
 
 class SIGReg(nn.Module):
@@ -96,5 +95,4 @@ class SIGReg(nn.Module):
         else:
             within = (self.subspaces, self.bases.shape[-1], self.projections // self.subspaces)
             directions = (self.bases @ torch.randn(within, device=latents.device)).transpose(0, 1).flatten(1)
-        unit: Tensor = directions / directions.norm(dim=0)
-        return unit
+        return directions / directions.norm(dim=0)
