@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -25,14 +26,14 @@ import gymnasium as gym
 import numpy as np
 import record
 import torch
-import tyro
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
 import lewm_agent.envs  # noqa: F401  # registers the environments
 from lewm_agent.datasets import Clips, OfflineDataset, ShardWriter, collect
+from lewm_agent.eval import command
+from lewm_agent.tools.command import console
 
 OURS, THEIRS = "lewm-agent", "stable-worldmodel"
 Batches = list[list[int]]
@@ -51,7 +52,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Clips per second from disk: lewm-agent's reader beside stable-worldmodel's, on the same file and rows."""
 
     dataset: Path | None = None
     """Dataset folder or .h5 file to read; default: collect Two-Room episodes."""
@@ -133,7 +134,7 @@ def readers(file: Path, arguments: Arguments) -> dict[str, Reader]:
     fitting = every[starts + span <= dataset.episode_lengths[episodes]]
     wanted = arguments.batches * arguments.batch_size
     if not len(fitting):
-        raise SystemExit(f"no episode of {file} has the {span} rows that a clip of both readers needs")
+        raise ValueError(f"no episode of {file} has the {span} rows that a clip of both readers needs")
     chosen = np.random.default_rng(0).choice(len(fitting), wanted, replace=len(fitting) < wanted)
     ours = in_batches(fitting[chosen], arguments.batch_size)
     found = {OURS: Reader(clips, ours, to_tensors, dataset.close)}
@@ -160,7 +161,7 @@ def stable_worldmodel_dataset() -> Any:
             return importlib.import_module("stable_worldmodel.data").HDF5Dataset
     except (ImportError, AttributeError) as error:  # without h5py or hdf5plugin it lacks the class
         message = f'stable-worldmodel is left out ({error}): pip install "lewm-agent[compare]" to see it beside'
-        Console(stderr=True).print(message, markup=False)
+        console(stderr=True).print(message)
         return None
 
 
@@ -177,7 +178,7 @@ def check_same_frames(found: dict[str, Reader]) -> None:
     same = torch.equal(frames, torch.stack([theirs.dataset[index]["pixels"] for index in theirs.batches[0]]))
     theirs.close()
     if not same:
-        raise SystemExit("the readers give different frames for the same clips: nothing to compare")
+        raise ValueError("the readers give different frames for the same clips: nothing to compare")
 
 
 def seconds(reader: Reader, workers: int) -> float:
@@ -213,7 +214,7 @@ def measure(file: Path, arguments: Arguments) -> Iterator[dict[str, Any]]:
         }
 
 
-def show(results: list[dict[str, Any]], console: Console) -> None:
+def show(results: list[dict[str, Any]]) -> None:
     """Print the table."""
     table = Table("pixels", "workers", "reader", "clips/s", "range", "ratio", title="Clips read per second, medians")
     theirs = {(r["image_size"], r["workers"]): r["clips_per_second"] for r in results if r["reader"] == THEIRS}
@@ -223,24 +224,30 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         spread = f"{min(r['all_repeats']):,.0f} to {max(r['all_repeats']):,.0f}"
         speed = f"{r['clips_per_second']:,.0f}"
         table.add_row(str(r["image_size"]), str(r["workers"]), r["reader"], speed, spread, ratio)
-    console.print(table)
+    console().print(table)
 
 
-def main(arguments: Arguments) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return command.run(Arguments, _work, arguments, writes=("output",))
+
+
+def _work(arguments: Arguments) -> None:
     """Measure, show and save."""
-    if arguments.batches < 2 or arguments.repeats < 1 or arguments.batch_size < 1:
-        raise SystemExit("batches must be at least 2, repeats and batch_size at least 1")
+    command.at_least(arguments, episodes=1, num_frames=1, frame_skip=1, batch_size=1, batches=2, repeats=1)
+    if min(arguments.workers, default=-1) < 0 or min(arguments.image_sizes, default=0) < 1:
+        raise ValueError("give at least one number of workers, from 0, and one image size, from 1")
     torch.set_num_threads(1)
     sizes: tuple[int | None, ...] = arguments.image_sizes if arguments.dataset is None else (None,)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             results += measure(single_file(arguments, size, Path(folder)), arguments)
-    show(results, Console())
+    show(results)
     if arguments.output is not None:
         settings = {k: v for k, v in vars(arguments).items() if k not in ("dataset", "output")}
         record.write(arguments.output, settings, results)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    sys.exit(main())

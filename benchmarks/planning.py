@@ -17,6 +17,7 @@ import dataclasses
 import io
 import itertools
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -28,8 +29,6 @@ import gymnasium as gym
 import numpy as np
 import record
 import torch
-import tyro
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -37,13 +36,15 @@ from torch import Tensor
 from lewm_agent import LeWMAgent, ModelConfig
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchWorldModel
 from lewm_agent.checkpoints.released import official_weights
+from lewm_agent.eval import command
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning import CEM
 from lewm_agent.planning.fast_rollout import fast_rollout
 from lewm_agent.planning.goal_cost import goal_cost
 from lewm_agent.planning.settings import PlannerConfig, Precision
-from lewm_agent.presets import PLANNERS
+from lewm_agent.presets import planner_preset
+from lewm_agent.tools.command import console
 
 OURS, THEIRS, DINO_WM = "lewm-agent", "stable-worldmodel", "DINO-WM"
 DINO_WM_CANDIDATES = 4
@@ -54,7 +55,7 @@ Plan = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Seconds per plan: lewm-agent beside stable-worldmodel, with the same weights and the same noise."""
 
     model: str | None = None
     """Bundled name, folder or Hub id of trained weights; by default random weights of the paper's size."""
@@ -124,7 +125,7 @@ def their_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goa
             from stable_worldmodel.wm.lewm.lewm import LeWM
     except ImportError as error:
         message = f'stable-worldmodel is left out ({error}): pip install "lewm-agent[compare]" to see it beside'
-        Console(stderr=True).print(message, markup=False)
+        console(stderr=True).print(message)
         return None
     config = model.config
     predictor = module.Predictor(
@@ -171,7 +172,7 @@ def measure(found: dict[str, Plan], repeats: int) -> dict[str, Any]:
         plan(0)
     seconds: dict[str, list[float]] = {name: [] for name in found}
     plans: dict[str, list[Tensor]] = {name: [] for name in found}
-    for seed in track(range(repeats), "turns", console=Console(stderr=True), transient=True):
+    for seed in track(range(repeats), "turns", console=console(stderr=True), transient=True):
         for name, plan in found.items():
             began = time.perf_counter()
             plans[name].append(plan(seed))
@@ -211,17 +212,17 @@ def imagination_seconds(settings: PlannerConfig, repeats: int) -> dict[str, list
     return seconds
 
 
-def show_imagination(seconds: dict[str, list[float]], console: Console) -> dict[str, Any]:
+def show_imagination(seconds: dict[str, list[float]]) -> dict[str, Any]:
     """Print how the two compare; returns the results."""
     ratio = statistics.median(b / a for a, b in zip(seconds[OURS], seconds[DINO_WM], strict=True))
     table = Table("predictor", "ms per candidate", title="Imagining one candidate, medians")
     for name, times in seconds.items():
         table.add_row(name, f"{1000 * statistics.median(times):.2f}")
-    console.print(table, f"{DINO_WM} takes {ratio:.0f} times as long", highlight=False)
+    console().print(table, f"{DINO_WM} takes {ratio:.0f} times as long")
     return {"seconds_per_candidate": seconds, "ratio": round(ratio, 1)}
 
 
-def show(results: dict[str, Any], console: Console) -> None:
+def show(results: dict[str, Any]) -> None:
     """Print the table."""
     table = Table("planner", "s per plan", "range", "ratio", "plans differ by at most", title="One plan, medians")
     for name, row in results.items():
@@ -234,27 +235,30 @@ def show(results: dict[str, Any], console: Console) -> None:
             f"{ratio:.2f} x" if ratio else "not measured",
             f"{row['largest_difference_of_a_plan']:.1e}",
         )
-    console.print(table)
+    console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    return command.run(Arguments, _work, arguments, writes=("output",))
 
 
 @torch.inference_mode()
-def main(arguments: Arguments) -> None:
+def _work(arguments: Arguments) -> None:
     """Measure, show and save."""
-    if arguments.repeats < 1 or arguments.threads < 1:
-        raise SystemExit("repeats and threads must be at least 1")
+    command.at_least(arguments, repeats=1, threads=1)
+    settings = planner_preset(arguments.planner)
     torch.set_num_threads(arguments.threads)
     trained = LeWMAgent.from_pretrained(arguments.model, device="cpu").world_model if arguments.model else None
-    found = planners(trained or random_model(), PLANNERS[arguments.planner], arguments.compiled)
+    found = planners(trained or random_model(), settings, arguments.compiled)
     results = measure(found, arguments.repeats)
-    show(results, Console())
+    show(results)
     if arguments.dino_wm:
-        results["imagination"] = show_imagination(
-            imagination_seconds(PLANNERS[arguments.planner], arguments.repeats), Console()
-        )
+        results["imagination"] = show_imagination(imagination_seconds(settings, arguments.repeats))
     if arguments.output is not None:
-        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
-        record.write(arguments.output, settings, results)
+        asked = {name: value for name, value in vars(arguments).items() if name != "output"}
+        record.write(arguments.output, asked, results)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    sys.exit(main())

@@ -23,9 +23,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import record
-import tyro
 from matplotlib import pyplot
-from rich.console import Console
 
 from lewm_agent import preset
 from lewm_agent.agents import load_agent, make_agent
@@ -33,9 +31,14 @@ from lewm_agent.agents.registry import agent_config
 from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
+from lewm_agent.eval import command
 from lewm_agent.eval.reporting.intervals import compare, rate
+from lewm_agent.eval.reporting.pictures import save_picture
 from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.models.encoder import Backbone
+from lewm_agent.tools import strict_json
+from lewm_agent.tools.command import say
+from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 from lewm_agent.training.metrics_log import read_rows
 from lewm_agent.training.run_folder import OutputFolder, RunFolder
@@ -150,7 +153,12 @@ class Run:
 def execute(command: list[str]) -> float:
     """Run ``lewm`` with these arguments; returns the peak memory of the process, in MB. Raises ``RuntimeError``."""
     process = subprocess.Popen([sys.executable, "-m", "lewm_agent.cli", *command])
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.terminate()  # it saves what it has
+        process.wait()
+        raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"`lewm {' '.join(command)}` failed with exit code {process.returncode}")
@@ -175,7 +183,7 @@ def planned_epochs(run: Run) -> float:
     length = {"steps": options.steps, "minutes": options.minutes}
     request = {**length, "preset": options.preset, "encoder": run.encoder, "frozen": run.frozen}
     if plan.exists():
-        kept = json.loads(plan.read_text())
+        kept = strict_json.read(plan)
         if kept["request"] != request:
             raise ValueError(
                 f"{run.folder} was begun with {kept['request']}, not with {request}; give another --output"
@@ -338,31 +346,30 @@ def draw_curves(runs: list[Run], path: Path) -> None:
             panel.tick_params(labelsize=7)
         column[len(terms) - 1].set_xlabel("step", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
     pyplot.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    try:
-        options = tyro.cli(Arguments, args=arguments, description=Arguments.__doc__)
-        options.check()
+    return command.run(Arguments, _work, arguments, continues="the same command continues")
+
+
+def _work(options: Arguments) -> None:
+    options.check()
+    with reserved(options.output / "rivals.json"):
         runs = [Run(options, e, a, s) for e in options.env for s in options.seeds for a in options.agents]
         for number, run in enumerate(runs, start=1):
-            Console().print(f"{number} of {len(runs)}: {run.env}, {run.agent}, seed {run.seed}", highlight=False)
+            say(f"{number} of {len(runs)}: {run.env}, {run.agent}, seed {run.seed}")
             finish(run)
-    except (ValueError, RuntimeError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        return 2
-    summaries = [summary(run) for run in runs]
-    tables = {env: {name: table(summaries, env, name) for name in options.protocols} for env in options.env}
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
-    record.write(options.output / "rivals.json", settings, {"tables": tables, "runs": summaries})
-    (options.output / "rivals.md").write_text(markdown(tables, options))
-    for env in options.env:
-        draw_curves([run for run in runs if run.env == env], options.output / f"curves-{env}.png")
-    Console().print(markdown(tables, options), markup=False, highlight=False)
-    return 0
+        summaries = [summary(run) for run in runs]
+        tables = {env: {name: table(summaries, env, name) for name in options.protocols} for env in options.env}
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+        record.write(options.output / "rivals.json", settings, {"tables": tables, "runs": summaries})
+        write_atomically(options.output / "rivals.md", markdown(tables, options))
+        for env in options.env:
+            draw_curves([run for run in runs if run.env == env], options.output / f"curves-{env}.png")
+        say(markdown(tables, options))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import weakref
 from types import ModuleType
 from typing import Any
 
+import gymnasium as gym
+
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # value of MUJOCO_GL -> library it needs; the first one found is used
 _ADVICE = (
     "MuJoCo cannot draw with MUJOCO_GL={backend}: install EGL (on Debian: apt-get install libegl1 libgl1-mesa-dri) or "
@@ -31,14 +33,29 @@ def import_mujoco() -> ModuleType:
     Raises:
         RuntimeError: if ``MUJOCO_GL`` names a library that is not there; the message says what to install.
     """
-    if "mujoco" not in sys.modules and sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
-        backend = _available_backend()
-        if backend is not None:
-            os.environ["MUJOCO_GL"] = backend
+    if "mujoco" not in sys.modules:
+        _choose_backend()
     try:
         return importlib.import_module("mujoco")
     except (AttributeError, OSError) as error:  # how PyOpenGL fails without its library
         raise RuntimeError(_advice()) from error
+
+
+def prepare_to_draw(env: gym.Env[Any, Any]) -> None:
+    """Have a MuJoCo environment of others draw without a display as ours do; others are left alone.
+
+    Where it finds nothing to draw with, its first frame fails and the next one aborts the process.
+
+    Raises:
+        RuntimeError: there is neither a display nor a library to draw with; the message says what to install.
+    """
+    if not hasattr(env.unwrapped, "mujoco_renderer"):
+        return
+    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    _choose_backend()
+    if not os.environ.get("MUJOCO_GL"):
+        raise RuntimeError(_advice())
 
 
 def make_renderer(model: Any, height: int, width: int) -> Any:
@@ -62,6 +79,13 @@ def make_renderer(model: Any, height: int, width: int) -> Any:
 def _close_renderers() -> None:
     for renderer in list(_RENDERERS):
         renderer.close()
+
+
+def _choose_backend() -> None:
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
+        backend = _available_backend()
+        if backend is not None:
+            os.environ["MUJOCO_GL"] = backend
 
 
 def _available_backend() -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.envs.mujoco_gl import prepare_to_draw
 from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
 
 Environment = gym.Env[Any, Any]
@@ -72,6 +73,7 @@ def adapt(env: Environment, image_size: int) -> Environment:
     if isinstance(env.action_space, gym.spaces.Discrete) and env.action_space.start == 0:
         env = OneHotActions(env)
     action_bounds(env.action_space)
+    prepare_to_draw(env)
     env.reset(seed=0)
     frame = np.asarray(env.render())
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:

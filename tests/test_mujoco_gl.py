@@ -8,6 +8,7 @@ import sys
 import types
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -52,3 +53,27 @@ def test_missing_libraries_are_told_with_the_packages_to_install(monkeypatch: py
     monkeypatch.setattr(mujoco_gl.importlib, "import_module", fail)
     with pytest.raises(RuntimeError, match=advice):
         ReacherEnv()
+
+
+class _OfOthers(gym.Env[Any, Any]):
+    """What gymnasium's MuJoCo environments are known by."""
+
+    mujoco_renderer = None
+
+
+@pytest.mark.parametrize("found", ["egl", None])
+def test_an_environment_of_others_gets_a_library_or_a_sentence(
+    found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(mujoco_gl, "_available_backend", lambda: found)
+    mujoco_gl.prepare_to_draw(gym.Env())
+    assert not os.environ["MUJOCO_GL"]
+    if found:
+        mujoco_gl.prepare_to_draw(_OfOthers())
+        assert os.environ["MUJOCO_GL"] == found
+    else:
+        with pytest.raises(RuntimeError, match="install EGL"):
+            mujoco_gl.prepare_to_draw(_OfOthers())

@@ -46,7 +46,7 @@ def model_record(agent: GoalAgent[Any, Any], name: str) -> dict[str, Any]:
 def command_line() -> str:
     """What was typed, as a shell takes it again."""
     program = Path(sys.argv[0])
-    started = ["lewm"] if program.stem == "lewm" else ["python", os.path.relpath(program)]
+    started = ["lewm"] if program.stem in ("lewm", "cli") else ["python", os.path.relpath(program)]
     return shlex.join([*started, *sys.argv[1:]])
 
 
