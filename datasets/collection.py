@@ -8,10 +8,10 @@ many, uninterrupted or continued, give the same data.
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import sys
+import types
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -34,8 +34,9 @@ from lewm_agent.datasets.rollout import (
     rendered_frame,
     rollout,
 )
-from lewm_agent.datasets.shard_folder import finish, folder_for, missing_shards, shard_file, taken_up, with_shard
+from lewm_agent.datasets.shard_folder import ShardFolder, next_shard
 from lewm_agent.datasets.shards import Compression, ShardWriter, frame_filter
+from lewm_agent.tools.checks import json_object, whole_number
 from lewm_agent.tools.workers import end_with_parent
 
 MakeEnv = Callable[[], "gym.Env[Any, Any]"]
@@ -63,7 +64,8 @@ def collect(
 
     A folder that holds part of the same request is continued: only missing or damaged shards are gathered, and
     ``episodes`` may be larger than before. The data do not depend on ``num_envs`` or on interruptions, provided the
-    environment and the policy draw only from their seeds. A failure leaves nothing half-written.
+    environment and the policy draw only from their seeds. A failure leaves nothing half-written, and what was whole
+    before stays so.
 
     Args:
         path: Dataset folder; created with its parents.
@@ -78,7 +80,7 @@ def collect(
         shard_episodes: Episodes per file.
         frame_interval: Record the frame of every so many steps only, for trainings whose frame skip is a multiple.
         compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None, see :class:`ShardWriter`.
-        overwrite: Delete the dataset that is there first.
+        overwrite: Replace the dataset that is there; it stays until its successor is whole.
         progress: Show a progress bar on the standard error stream.
 
     Raises:
@@ -86,28 +88,31 @@ def collect(
         TypeError: Frames that are not uint8.
         BlockingIOError: Another process is collecting into the folder.
         RuntimeError: A gathering process died.
+        OSError: The disk is full; the message says what is kept.
         KeyboardInterrupt: Interrupted; whole shards are kept, and the message says how to go on.
     """
-    folder = Path(path)
-    _check_counts(episodes=episodes, num_envs=num_envs, shard_episodes=shard_episodes, frame_interval=frame_interval)
-    episode_seed(seed, 0)
+    seed = whole_number("seed", seed, 0)
+    episodes, num_envs = whole_number("episodes", episodes, 1), whole_number("num_envs", num_envs, 1)
+    shard_episodes = whole_number("shard_episodes", shard_episodes, 1)
+    frame_interval = whole_number("frame_interval", frame_interval, 1)
     frame_filter(compression)
     _check_picklable(num_envs, make_env=make_env, make_policy=make_policy)
-    request = _request(
-        make_env, environment_id, environment_kwargs or {}, policy, seed, episodes, shard_episodes, frame_interval
-    )
-    request = taken_up(folder, request, overwrite)
+    recorded = json_object("environment_kwargs", environment_kwargs or {})
+    frame_shape, *spaces = _try_out(make_env, make_policy, episode_seed(seed, 0))
+    request = DatasetMetadata(
+        environment_id, recorded, policy, seed, episodes, shard_episodes, frame_shape, *spaces,
+        versions=software_versions(), git_commit=git_commit(), frame_interval=frame_interval,
+    )  # fmt: skip
+    folder = ShardFolder(Path(path), request, overwrite)
     job = _ShardJob(
-        folder, make_env, make_policy, seed, episodes, shard_episodes, frame_interval, request.frame_shape, compression
+        Path(path), make_env, make_policy, seed, episodes, shard_episodes, frame_interval, frame_shape, compression
     )
-    with folder_for(folder, overwrite), _progress_bar(episodes, request, progress) as advance:
-        return _gather_missing(job, request, num_envs, advance)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+    gather = _gather_here if num_envs == 1 else _gather_in_processes
+    with folder.filling("collection"), _progress_bar(folder, progress) as advance:
+        with contextlib.closing(gather(job, folder.missing, num_envs, advance)) as records:
+            for record in records:
+                folder.add(record)
+        return folder.finish()
 
 
 def _check_picklable(num_envs: int, **parts: object) -> None:
@@ -121,39 +126,22 @@ def _check_picklable(num_envs: int, **parts: object) -> None:
             ) from None
 
 
-def _request(
-    make_env: MakeEnv,
-    environment_id: str,
-    environment_kwargs: Mapping[str, Any],
-    policy: str,
-    seed: int,
-    episodes: int,
-    shard_episodes: int,
-    frame_interval: int,
-) -> DatasetMetadata:
-    """Describe what is to be collected; makes the environment once, to check it before anything is written."""
-    try:
-        kwargs = json.loads(json.dumps(dict(environment_kwargs), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"environment_kwargs {environment_kwargs!r} cannot be recorded as JSON: {error}") from None
+def _try_out(make_env: MakeEnv, make_policy: MakePolicy, seed: int) -> tuple[tuple[int, int, int], str, str]:
+    """Make the environment and the policy once, so that what is unfit is told before anything is written.
+
+    Returns the shape of the frames and the text forms of the observation and the action space.
+    """
     env = make_env()
     try:
-        _check_env(env)
-        env.reset(seed=episode_seed(seed, 0))
+        if env.render_mode != "rgb_array":
+            raise ValueError(f"the environment has render_mode {env.render_mode!r}; collecting needs 'rgb_array'")
+        continuous_action_space(env)
+        make_policy(env)
+        env.reset(seed=seed)
         height, width, channels = rendered_frame(env).shape
-        spaces = str(env.observation_space), str(env.action_space)
+        return (height, width, channels), str(env.observation_space), str(env.action_space)
     finally:
         env.close()
-    return DatasetMetadata(
-        environment_id, kwargs, policy, seed, episodes, shard_episodes, (height, width, channels), *spaces,
-        versions=software_versions(), git_commit=git_commit(), frame_interval=frame_interval,
-    )  # fmt: skip
-
-
-def _check_env(env: gym.Env[Any, Any]) -> None:
-    if env.render_mode != "rgb_array":
-        raise ValueError(f"the environment has render_mode {env.render_mode!r}; collecting needs 'rgb_array'")
-    continuous_action_space(env)
 
 
 @dataclass(frozen=True)
@@ -181,7 +169,7 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
     env = job.make_env()
     try:
         policy = job.make_policy(env)
-        with ShardWriter(job.folder / shard_file(index), job.compression, job.frame_interval) as writer:
+        with ShardWriter(next_shard(job.folder, index), job.compression, job.frame_interval) as writer:
             for episode in range(first, min(first + job.shard_episodes, job.episodes)):
                 seeds = episode_seed(job.seed, episode), policy_seed(job.seed, episode)
                 columns = rollout(env, policy, *seeds, job.frame_interval)
@@ -195,30 +183,6 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
     return writer.record()
 
 
-def _gather_missing(job: _ShardJob, request: DatasetMetadata, num_envs: int, advance: Advance) -> OfflineDataset:
-    """Gather the shards that are missing and keep ``metadata.json`` up to date."""
-    request.save(job.folder)
-    missing = missing_shards(request)
-    gather = _gather_here if num_envs == 1 else _gather_in_processes
-    try:
-        with contextlib.closing(gather(job, missing, num_envs, advance)) as records:
-            for record in records:
-                request = with_shard(job.folder, request, record)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interrupted(job, request)) from None
-    return finish(job.folder, request)
-
-
-def _interrupted(job: _ShardJob, request: DatasetMetadata) -> str:
-    done = sum(shard.episodes for shard in request.shards)
-    if not done:
-        return "collection interrupted before the first shard was whole; nothing is kept"
-    return (
-        f"collection interrupted: {done} of {job.episodes} episodes are in whole shards in {job.folder}; "
-        "call collect() again with the same arguments to continue"
-    )
-
-
 def _gather_here(job: _ShardJob, missing: list[int], num_envs: int, advance: Advance) -> Records:
     for index in missing:
         yield _gather_shard(job, index, advance)
@@ -228,12 +192,14 @@ def _gather_in_processes(job: _ShardJob, missing: list[int], num_envs: int, adva
     if not missing:
         return
     context = multiprocessing.get_context("spawn")
-    frames = context.SimpleQueue()
-    stop = context.Event()
-    workers = min(num_envs, len(missing))
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(frames, stop)) as pool:
+    with _shared_memory_needed():
+        frames, stop = context.SimpleQueue(), context.Event()
+        workers = min(num_envs, len(missing))
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(frames, stop))
+    with pool:
         try:
-            waiting = {pool.submit(_gather_in_worker, job, index) for index in missing}
+            with _script_left_out(job):
+                waiting = {pool.submit(_gather_in_worker, job, index) for index in missing}
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
                 while not frames.empty():
@@ -243,6 +209,36 @@ def _gather_in_processes(job: _ShardJob, missing: list[int], num_envs: int, adva
             stop.set()  # the workers delete what they have not finished
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _shared_memory_needed() -> Iterator[None]:
+    """Say what processes need in order to talk to each other, where the system refuses it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"several processes need shared memory, which this system refuses ({error.strerror}): let /dev/shm be "
+            "writable, or use num_envs=1"
+        ) from None
+
+
+@contextlib.contextmanager
+def _script_left_out(job: _ShardJob) -> Iterator[None]:
+    """Start processes that do not run the main script again, if the job needs nothing of it.
+
+    They import it only to unpickle what it defines. Left out, it may lack ``if __name__ == "__main__":``, and what it
+    imports (torch, in ``lewm``) takes no memory in every process.
+    """
+    script = sys.modules["__main__"]
+    if b"__main__" in bytes(ForkingPickler.dumps(job)):
+        yield
+        return
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _results(finished: set[Future[ShardRecord]]) -> Iterator[ShardRecord]:
@@ -290,7 +286,7 @@ def _gather_in_worker(job: _ShardJob, index: int) -> ShardRecord:
 
 
 @contextlib.contextmanager
-def _progress_bar(episodes: int, request: DatasetMetadata, enabled: bool) -> Iterator[Advance]:
+def _progress_bar(folder: ShardFolder, enabled: bool) -> Iterator[Advance]:
     """Show episodes, rates and remaining time; a single last line when the output is not a terminal."""
     columns = (
         TextColumn("collecting"),
@@ -300,8 +296,8 @@ def _progress_bar(episodes: int, request: DatasetMetadata, enabled: bool) -> Ite
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
-        present = sum(shard.episodes for shard in request.shards)
-        task = bar.add_task("collecting", total=episodes, completed=present, rates="")
+        total, present = folder.request.episodes, folder.complete
+        task = bar.add_task("collecting", total=total, completed=present, rates="")
         gathered = {"episodes": 0, "frames": 0}
 
         def advance(frames: int) -> None:

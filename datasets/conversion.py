@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lewm_agent.datasets.formats import EpisodeSource
 from lewm_agent.datasets.metadata import DatasetMetadata, git_commit, software_versions
 from lewm_agent.datasets.offline import OfflineDataset
-from lewm_agent.datasets.shard_folder import finish, folder_for, missing_shards, shard_file, taken_up, with_shard
+from lewm_agent.datasets.shard_folder import ShardFolder, next_shard
 from lewm_agent.datasets.shards import Compression, ShardWriter
 from lewm_agent.tools.frames import resized
 
@@ -39,7 +39,7 @@ def convert(
         environment_id: Gymnasium id, recorded.
         image_size: side of the square that frames are resized to (averaging); by default they stay as they are.
         compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None.
-        overwrite: delete the dataset that is there first.
+        overwrite: replace the dataset that is there; it stays until its successor is whole.
         progress: show a progress bar on the standard error stream.
 
     Raises:
@@ -49,16 +49,15 @@ def convert(
     folder, total = Path(path), len(source.lengths)
     if not total:
         raise ValueError(f"{source.description} holds no episode")
-    request = taken_up(folder, _request(source, environment_id, image_size), overwrite)
-    with folder_for(folder, overwrite), _progress_bar(request, progress) as bar:
-        request.save(folder)
-        for shard in missing_shards(request):
-            with ShardWriter(folder / shard_file(shard), compression) as writer:
+    shards = ShardFolder(folder, _request(source, environment_id, image_size), overwrite)
+    with shards.filling("conversion"), _progress_bar(shards, progress) as bar:
+        for shard in shards.missing:
+            with ShardWriter(next_shard(folder, shard), compression) as writer:
                 for index in range(shard * SHARD_EPISODES, min((shard + 1) * SHARD_EPISODES, total)):
                     writer.append(_resized(source.episode(index), image_size))
                     bar.advance(bar.task_ids[0])
-            request = with_shard(folder, request, writer.record())
-    dataset = finish(folder, request)
+            shards.add(writer.record())
+        dataset = shards.finish()
     rows = int(dataset.episode_lengths.sum())
     if rows != sum(source.lengths):
         raise ValueError(f"{folder} has {rows} rows, {source.description} {sum(source.lengths)}: they do not agree")
@@ -80,8 +79,8 @@ def _resized(columns: dict[str, NDArray[Any]], side: int | None) -> dict[str, ND
 
 
 @contextlib.contextmanager
-def _progress_bar(request: DatasetMetadata, enabled: bool) -> Iterator[Progress]:
+def _progress_bar(shards: ShardFolder, enabled: bool) -> Iterator[Progress]:
     columns = TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
-        bar.add_task("converting", total=request.episodes, completed=sum(s.episodes for s in request.shards))
+        bar.add_task("converting", total=shards.request.episodes, completed=shards.complete)
         yield bar

@@ -13,9 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lewm_agent.tools.contained import inside
 from lewm_agent.tools.replacing import write_atomically
 
 METADATA_FILE = "metadata.json"
+NEXT = ".next"
+"""Ends the names of whole files that are not in their places yet."""
 FORMAT_VERSION = 1
 
 
@@ -78,21 +81,21 @@ class DatasetMetadata:
     shards: tuple[ShardRecord, ...] = ()
     format_version: int = FORMAT_VERSION
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = METADATA_FILE) -> None:
         """Write ``metadata.json`` into ``folder``, all or nothing."""
-        write_atomically(folder / METADATA_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        write_atomically(folder / name, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> DatasetMetadata:
+    def load(cls, folder: Path, name: str = METADATA_FILE) -> DatasetMetadata:
         """Read ``metadata.json`` from ``folder``.
 
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: It is not JSON, or its keys or values are not those of this class.
         """
-        path = folder / METADATA_FILE
+        path = folder / name
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} is not a dataset folder: it has no {METADATA_FILE}")
+            raise FileNotFoundError(f"{folder} is not a dataset folder: it has no {name}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -169,6 +172,18 @@ def _checked_keys(content: object, kind: type[Any], place: str) -> dict[str, Any
     if missing := sorted(expected - set(content)):
         raise ValueError(f"{place} lacks the keys {missing}; it is not the metadata of a lewm-agent dataset")
     return dict(content)
+
+
+def shard_path(folder: Path, shard: ShardRecord) -> Path:
+    """Where a recorded shard lies: NAME, or NAME.next if a collection was stopped before it could rename it.
+
+    As long as there is a ``metadata.json.next``, the files NAME.next belong to that. Raises ``ValueError`` for a link
+    that leads out of the folder.
+    """
+    place, coming = inside(folder, shard.file), inside(folder, shard.file + NEXT)
+    if coming.is_file() and coming.stat().st_size == shard.bytes and not (folder / (METADATA_FILE + NEXT)).exists():
+        return coming
+    return place
 
 
 def file_sha256(path: Path) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord, file_sha256
+from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord, file_sha256, shard_path
 from lewm_agent.datasets.shard_reader import ShardReader
-from lewm_agent.tools.contained import inside
+from lewm_agent.datasets.shards import SOMETIMES_THERE
 
 # A process may usually open 1024 files, and DataLoader workers spend some on shared memory.
 MAX_OPEN_SHARDS = 256
@@ -234,7 +234,7 @@ class OfflineDataset:
         self.metadata = DatasetMetadata.load(self.path)
         if not self.metadata.shards:
             raise ValueError(f"{self.path} holds no whole shard yet; {_REPAIR}")
-        files = [inside(self.path, record.file) for record in self.metadata.shards]
+        files = [shard_path(self.path, record) for record in self.metadata.shards]
         episodes = sum(record.episodes for record in self.metadata.shards)
         if len(set(files)) < len(files) or episodes > self.metadata.episodes:
             raise ValueError(
@@ -276,12 +276,18 @@ class OfflineDataset:
         if first:
             self.frame_shape, self.columns = reader.frame_shape, sorted(reader.columns)
             self.frame_interval = reader.frame_interval
-        given = reader.frame_shape, sorted(reader.columns), reader.frame_interval
+        self.columns = [name for name in self.columns if name not in SOMETIMES_THERE or self._has_all(reader, name)]
+        columns = [name for name in sorted(reader.columns) if name in self.columns or name not in SOMETIMES_THERE]
+        given = reader.frame_shape, columns, reader.frame_interval
         wanted = self.frame_shape, self.columns, self.frame_interval
         if given != wanted:
             raise ValueError(
                 f"{reader.path} has frames, columns and frame interval {given}, the first shard has {wanted}"
             )
+
+    def _has_all(self, reader: ShardReader, name: str) -> bool:
+        """Whether a shard has a column like the first one's."""
+        return name in reader.columns and reader.row_shape(name) == self._reader(0).row_shape(name)
 
     def _reader(self, shard: int) -> ShardReader:
         """Return the open shard, opening it if needed and closing the one unused for longest."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
-from lewm_agent.datasets.shards import check_frames
+from lewm_agent.datasets.shards import SOMETIMES_THERE, check_frames
+from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.frames import as_rgb
+
+MAX_STEPS = 10_000
+"""Steps after which an episode must have ended in an environment that has no time limit."""
 
 
 class BehaviorPolicy(Protocol):
@@ -41,9 +49,10 @@ def policy_seed(seed: int, index: int, stream: int = 0) -> int:
 
 
 def _derived_seed(seed: int, *key: int) -> int:
-    if seed < 0 or min(key) < 0:
-        raise ValueError(f"seed, episode index and stream must be at least 0, got {seed} and {key}")
-    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
+    entropy = whole_number("seed", seed, 0)
+    if min(key) < 0:
+        raise ValueError(f"episode index and stream must be at least 0, got {key}")
+    return int(np.random.SeedSequence(entropy, spawn_key=key).generate_state(1)[0])
 
 
 def rollout(
@@ -63,24 +72,47 @@ def rollout(
         Columns of n + 1 rows for n actions. ``action`` (n + 1, A) float32: row t leaves frame t, the last row is NaN.
         ``reward`` float64, ``terminated`` and ``truncated`` bool: what the action of the row led to; the last row,
         without action, has 0, False and False. ``state`` and ``goal_state`` (n + 1, S) float64, if the environment's
-        info has them. ``pixels`` uint8, the frames of rows 0, frame_interval, 2 frame_interval, ..., if recorded.
+        info has them in every row as numbers of one shape. ``pixels`` uint8, the frames of rows 0, frame_interval,
+        2 frame_interval, ..., if recorded.
 
     Raises:
         TypeError: A frame that is not uint8.
-        ValueError: A frame or an action of the wrong shape, or an action that is not finite.
+        ValueError: A frame or an action of the wrong shape, an action or a reward that is not finite, or an episode
+            without end, see :func:`steps_of`.
     """
     observation, info = env.reset(seed=env_seed)
     policy.reset(policy_seed)
     recorder = _Recorder(env, frame_interval)
     recorder.add_situation(info)
-    done = False
-    while not done:
+    for _ in steps_of(env):
         action = recorder.checked_action(policy(observation, info))
-        observation, reward, terminated, truncated, info = env.step(action.copy())
-        recorder.add_outcome(action, float(reward), bool(terminated), bool(truncated))
+        observation, reward, terminated, truncated, info = env.step(action.astype(recorder.space.dtype))
+        recorder.add_outcome(action, reward, bool(terminated), bool(truncated))
         recorder.add_situation(info)
-        done = bool(terminated or truncated)
+        if terminated or truncated:
+            break
     return recorder.columns()
+
+
+def steps_of(env: gym.Env[Any, Any]) -> Iterator[int]:
+    """Count the steps of an episode, which whoever plays it leaves when it ends.
+
+    Raises:
+        ValueError: It has not ended after ``MAX_STEPS``, and the environment has no time limit that would end it later.
+    """
+    yield from range(_time_limit(env) or MAX_STEPS)
+    raise ValueError(
+        f"the episode has not ended after {_time_limit(env) or MAX_STEPS} steps; give the environment a time limit, "
+        "gymnasium.make(..., max_episode_steps=200) or gymnasium.wrappers.TimeLimit"
+    )
+
+
+def _time_limit(env: gym.Env[Any, Any]) -> int | None:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
 
 
 class _Recorder:
@@ -89,36 +121,49 @@ class _Recorder:
     def __init__(self, env: gym.Env[Any, Any], frame_interval: int | None) -> None:
         self.env = env
         self.frame_interval = frame_interval
-        self.action_shape = continuous_action_space(env).shape
-        self.situations: dict[str, list[NDArray[Any]]] = {}
+        self.space = continuous_action_space(env)
+        self.situations: dict[str, list[NDArray[Any]]] = {name: [] for name in SOMETIMES_THERE}
         self.outcomes: dict[str, list[Any]] = {"action": [], "reward": [], "terminated": [], "truncated": []}
 
     def add_situation(self, info: dict[str, Any]) -> None:
-        names = ("state", "goal_state")
-        row: dict[str, NDArray[Any]] = {name: np.array(info[name], np.float64) for name in names if name in info}
-        if self.frame_interval is not None and len(self.outcomes["action"]) % self.frame_interval == 0:
-            row["pixels"] = rendered_frame(self.env)
-        for name, value in row.items():
-            rows = self.situations.setdefault(name, [])
-            if rows and value.shape != rows[0].shape:
-                raise ValueError(f"{name} has shape {value.shape} in row {len(rows)}, {rows[0].shape} in row 0")
-            rows.append(value)
+        number = len(self.outcomes["action"])
+        for name in SOMETIMES_THERE:
+            rows = self.situations.get(name)
+            value = None if rows is None else _numbers(info.get(name))
+            if rows is None or value is None or (rows and value.shape != rows[0].shape):
+                self.situations.pop(name, None)
+            else:
+                rows.append(value)
+        if self.frame_interval is not None and number % self.frame_interval == 0:
+            frames = self.situations.setdefault("pixels", [])
+            frames.append(rendered_frame(self.env))
+            if frames[-1].shape != frames[0].shape:
+                raise ValueError(f"pixels has shape {frames[-1].shape} in row {number}, {frames[0].shape} in row 0")
 
     def checked_action(self, action: Any) -> NDArray[np.float32]:
-        checked = np.array(action, dtype=np.float32)
-        if checked.shape != self.action_shape:
-            raise ValueError(f"the policy's action has shape {checked.shape}, the environment's is {self.action_shape}")
-        if not np.isfinite(checked).all():
-            raise ValueError(f"the policy's action {checked} in step {len(self.outcomes['action'])} is not finite")
+        exact = np.asarray(action, self.space.dtype)
+        if exact.shape != self.space.shape:
+            raise ValueError(f"the policy's action has shape {exact.shape}, the environment's is {self.space.shape}")
+        if not np.isfinite(exact).all():
+            raise ValueError(f"the policy's action {exact} in step {len(self.outcomes['action'])} is not finite")
+        checked = exact.astype(np.float32)
+        if self.space.dtype != np.float32:  # what lies inside must not be rounded out of the space
+            low, high = inner_bounds(self.space)
+            checked = np.where(exact >= self.space.low, np.maximum(checked, low), checked)
+            checked = np.where(exact <= self.space.high, np.minimum(checked, high), checked)
         return checked
 
-    def add_outcome(self, action: NDArray[np.float32], reward: float, terminated: bool, truncated: bool) -> None:
-        row = {"action": action, "reward": reward, "terminated": terminated, "truncated": truncated}
+    def add_outcome(self, action: NDArray[np.float32], reward: Any, terminated: bool, truncated: bool) -> None:
+        number = reward if isinstance(reward, float) else _one_number(reward)
+        if number is None or not math.isfinite(number):
+            step = len(self.outcomes["action"])
+            raise ValueError(f"the reward in step {step} must be one finite number, got {reward!r}")
+        row = {"action": action, "reward": number, "terminated": terminated, "truncated": truncated}
         for name, value in row.items():
             self.outcomes[name].append(value)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        no_action = np.full(self.action_shape, np.nan, np.float32)
+        no_action = np.full(self.space.shape, np.nan, np.float32)
         outcomes = {
             "action": np.stack([*self.outcomes["action"], no_action]),
             "reward": np.asarray([*self.outcomes["reward"], 0.0], np.float64),
@@ -128,13 +173,28 @@ class _Recorder:
         return {**{name: np.stack(rows) for name, rows in self.situations.items()}, **outcomes}
 
 
+def _numbers(value: Any) -> NDArray[np.float64] | None:
+    """A copy of ``value`` as real numbers; None if it is nothing of the kind."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of unequal length, or a tensor elsewhere
+        return None
+    return np.array(array, np.float64) if array.dtype.kind in "biuf" and array.size else None
+
+
+def _one_number(value: Any) -> float | None:
+    numbers = _numbers(value)
+    return float(numbers.item()) if numbers is not None and numbers.size == 1 else None
+
+
 def rendered_frame(env: gym.Env[Any, Any]) -> NDArray[np.uint8]:
-    """Return a copy of the environment's current frame (H, W, 3) uint8, or raise if it renders anything else."""
+    """Return a copy of the environment's current frame as (H, W, 3) uint8, see :func:`as_rgb`, or raise."""
     frame = env.render()
     if not isinstance(frame, np.ndarray):
         raise TypeError(
             f"env.render() must return a uint8 frame, got {type(frame).__name__}; use render_mode='rgb_array'"
         )
+    frame = as_rgb(frame)
     check_frames(frame, "a frame of env.render()")
     if frame.ndim != 3:
         raise ValueError(f"a frame of env.render() must have shape (height, width, 3), got {frame.shape}")
@@ -146,4 +206,14 @@ def continuous_action_space(env: gym.Env[Any, Any]) -> gym.spaces.Box:
     space = env.action_space
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         raise ValueError(f"the action space must be a Box of shape (action_dim,), got {space}")
+    if space.dtype.kind != "f" or not space.shape[0]:
+        raise ValueError(f"the action space must be a Box of at least one real number, got {space}")
     return space
+
+
+def inner_bounds(space: gym.spaces.Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The lowest and the highest float32 numbers that lie in the space, each of its shape."""
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    low = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low)
+    high = np.where(high > space.high, np.nextafter(high, np.float32(-np.inf)), high)
+    return low, high

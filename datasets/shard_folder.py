@@ -1,16 +1,31 @@
-"""A dataset folder while it is being filled: which shards are there, which are missing, what is left over."""
+"""A dataset folder while it is being filled: which shards are there, which are missing, what is left over.
+
+A shard is written as NAME.next. Then ``metadata.json`` tells of it, and then it is renamed; until that is done, readers
+find it under its first name (:func:`lewm_agent.datasets.metadata.shard_path`). A dataset that is to replace another one
+is gathered whole under such names, with a ``metadata.json.next`` of its own, which at last becomes ``metadata.json``.
+So whatever ``metadata.json`` tells of is there at every moment, and is given up only for a whole successor.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord
+from lewm_agent.datasets.metadata import (
+    METADATA_FILE,
+    NEXT,
+    DatasetMetadata,
+    ShardRecord,
+    file_sha256,
+    shard_path,
+)
 from lewm_agent.datasets.offline import OfflineDataset
-from lewm_agent.datasets.shards import PART_SUFFIX
 from lewm_agent.tools.folder_lock import LOCK_FILE, locked
+from lewm_agent.tools.replacing import PART, remove
 
 _SAME_REQUEST = (
     "environment_id",
@@ -22,19 +37,176 @@ _SAME_REQUEST = (
     "frame_interval",
     "action_space",
 )
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def taken_up(folder: Path, request: DatasetMetadata, overwrite: bool) -> DatasetMetadata:
-    """Add the whole shards that the folder already has to the request; changes nothing on disk."""
+class ShardFolder:
+    """A folder that a request is gathered into.
+
+    Args:
+        folder: Where; it need not exist.
+        request: What is to be there in the end.
+        overwrite: Whether it may replace another dataset, which stays until its successor is whole.
+
+    Raises:
+        ValueError: A file, a folder of something else, or another request's dataset that is not to be replaced.
+
+    Attributes:
+        request: The metadata, with the shards that are whole.
+    """
+
+    def __init__(self, folder: Path, request: DatasetMetadata, overwrite: bool) -> None:
+        self.folder = folder
+        self.request = request
+        self._succeeds = _holds_dataset(folder) and overwrite
+        if _holds_dataset(folder) and not overwrite:
+            _check_same_request(folder, request, DatasetMetadata.load(folder))
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there with all their episodes, in order."""
+        present = {shard.file: shard.episodes for shard in self.request.shards}
+        wanted = expected_shards(self.request.episodes, self.request.shard_episodes)
+        return [index for index, (file, episodes) in enumerate(wanted.items()) if present.get(file) != episodes]
+
+    @property
+    def complete(self) -> int:
+        """Number of episodes in the shards that are not missing."""
+        wanted = list(expected_shards(self.request.episodes, self.request.shard_episodes).values())
+        return self.request.episodes - sum(wanted[index] for index in self.missing)
+
+    @contextlib.contextmanager
+    def filling(self, what: str) -> Iterator[None]:
+        """Create the folder and hold it; on failure, remove unfinished files, and the folder too if it holds no shard.
+
+        Args:
+            what: What fills it, for the sentence that says what is kept.
+
+        Raises:
+            BlockingIOError: Another process is writing into the folder, which stays as it is.
+            KeyboardInterrupt: Interrupted, with that sentence; other errors have it as a note.
+            OSError: The disk is full, with that sentence.
+        """
+        created = [place for place in (self.folder, *self.folder.parents) if not place.exists()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            try:
+                self._take_up()
+                yield
+            except BaseException as error:
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    self.request = DatasetMetadata.load(self.folder, self._metadata_file.name)
+                self._tidy()
+                self._leave(created)
+                if isinstance(error, KeyboardInterrupt):
+                    raise KeyboardInterrupt(f"{what} interrupted: {self._kept()}; the same call continues") from None
+                if isinstance(error, OSError) and error.errno in _FULL:
+                    raise OSError(
+                        f"no space left in {self.folder} ({os.strerror(error.errno)}); {self._kept()}; the same call "
+                        "continues when there is room"
+                    ) from None
+                error.add_note(self._kept())
+                raise
+
+    def add(self, record: ShardRecord) -> None:
+        """Record one more whole shard, which lies at :func:`next_shard`, and put it in its place."""
+        record = replace(record, file=record.file.removesuffix(NEXT))
+        others = [shard for shard in self.request.shards if shard.file != record.file]
+        request = replace(self.request, shards=tuple(sorted([*others, record], key=lambda shard: shard.file)))
+        request.save(self.folder, self._metadata_file.name)
+        self.request = request
+        if not self._succeeds:
+            _put_in_place(self.folder)
+
+    def finish(self) -> OfflineDataset:
+        """The dataset, all of whose shards are there, with the statistics of its actions in ``metadata.json``."""
+        if self._succeeds:
+            os.replace(self._metadata_file, self.folder / METADATA_FILE)
+            self._succeeds = False
+        _put_in_place(self.folder)
+        recorded = {shard.file for shard in self.request.shards}
+        for file in self.folder.glob("shard-*.h5"):
+            if file.name not in recorded:  # of the dataset that was there before
+                remove(file)
+        dataset = OfflineDataset(self.folder)
+        mean, std = dataset.action_statistics()
+        self.request = replace(self.request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist()))
+        self.request.save(self.folder)
+        dataset.metadata = self.request
+        return dataset
+
+    @property
+    def _metadata_file(self) -> Path:
+        return self.folder / (METADATA_FILE + NEXT if self._succeeds else METADATA_FILE)
+
+    def _take_up(self) -> None:
+        """Add the whole shards that the folder already has to the request, and delete what is of no use."""
+        _put_in_place(self.folder)
+        present = self._present()
+        if present is not None:
+            whole = tuple(shard for shard in present.shards if self._is_whole(shard))
+            versions, commit = present.versions, present.git_commit
+            self.request = replace(self.request, shards=whole, versions=versions, git_commit=commit)
+        self._tidy()
+        self.request.save(self.folder, self._metadata_file.name)
+
+    def _present(self) -> DatasetMetadata | None:
+        """What an earlier call with the same request has recorded."""
+        try:
+            present = DatasetMetadata.load(self.folder, self._metadata_file.name)
+            _check_same_request(self.folder, self.request, present)
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            if self._succeeds:  # an unfinished successor of another request
+                return None
+            raise
+        return present
+
+    def _is_whole(self, shard: ShardRecord) -> bool:
+        file = self.folder / (shard.file + NEXT if self._succeeds else shard.file)
+        return file.is_file() and file.stat().st_size == shard.bytes and file_sha256(file) == shard.sha256
+
+    def _tidy(self) -> None:
+        """Rename what is recorded, and delete what is not finished."""
+        _put_in_place(self.folder)
+        recorded = {shard.file + NEXT for shard in self.request.shards} if self._succeeds else set()
+        for file in _unfinished(self.folder):
+            if file.name not in recorded and file != self._metadata_file:
+                remove(file)
+
+    def _kept(self) -> str:
+        done = sum(shard.episodes for shard in self.request.shards)
+        if self._succeeds:
+            return f"the dataset in {self.folder} is as it was, {done} episodes of its successor are kept"
+        asked = f" ({self.request.episodes} were asked for)"
+        return f"{done} episodes are kept in {self.folder}{asked}" if done else "nothing is kept"
+
+    def _leave(self, created: list[Path]) -> None:
+        """Delete what a request without any shard leaves."""
+        if self._succeeds and not self.request.shards:
+            remove(self._metadata_file)
+        if not any(self.folder.glob("shard-*.h5")):
+            remove(self.folder / METADATA_FILE)
+            remove(self.folder / LOCK_FILE)
+        for place in created:
+            with contextlib.suppress(OSError):  # not empty: it holds whole shards
+                place.rmdir()
+
+
+def _holds_dataset(folder: Path) -> bool:
+    """Whether there is a dataset; raises ``ValueError`` for a file and for a folder of something else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the dataset")
-    if not folder.exists() or all(file in _left_over(folder) for file in folder.iterdir()):
-        return request
-    if not (folder / METADATA_FILE).is_file():
+    if (folder / METADATA_FILE).is_file():
+        return True
+    left_over = [folder / LOCK_FILE, *_unfinished(folder)]
+    if folder.exists() and any(file not in left_over for file in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no dataset; give another path")
-    if overwrite:
-        return request
-    present = DatasetMetadata.load(folder)
+    return False
+
+
+def _check_same_request(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> None:
     for name in _SAME_REQUEST:
         given, there = getattr(request, name), getattr(present, name)
         if given != there:
@@ -42,36 +214,31 @@ def taken_up(folder: Path, request: DatasetMetadata, overwrite: bool) -> Dataset
                 f"{folder} holds a dataset with {name} {there!r}, asked for is {given!r}; "
                 "give another path or overwrite=True"
             )
-    return _with_whole_shards(folder, request, present)
+    expected = expected_shards(request.episodes, request.shard_episodes)
+    if any(shard.episodes > expected.get(shard.file, 0) for shard in present.shards):
+        there = sum(shard.episodes for shard in present.shards)
+        raise ValueError(
+            f"{folder} already holds {there} episodes, more than the {request.episodes} asked for; ask for as many "
+            "or more, or give another path or overwrite=True"
+        )
+
+
+def _put_in_place(folder: Path) -> None:
+    """Give the shards that ``metadata.json`` tells of their names."""
+    try:
+        recorded = DatasetMetadata.load(folder).shards
+    except (FileNotFoundError, ValueError):  # none, or damaged and about to be replaced
+        return
+    for shard in recorded:
+        place = shard_path(folder, shard)
+        if place.name != shard.file:
+            os.replace(place, folder / shard.file)
 
 
 def _unfinished(folder: Path) -> list[Path]:
-    """Files that a killed collection has left unfinished."""
-    return [*folder.glob(f"shard-*.h5{PART_SUFFIX}"), *folder.glob(f"{METADATA_FILE}{PART_SUFFIX}")]
-
-
-def _left_over(folder: Path) -> list[Path]:
-    """Files that a collection killed before its first shard may have left."""
-    return [folder / LOCK_FILE, *_unfinished(folder)]
-
-
-def _with_whole_shards(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> DatasetMetadata:
-    expected = expected_shards(request.episodes, request.shard_episodes)
-    whole = [shard for shard in present.shards if _is_whole(folder, shard)]
-    for shard in whole:
-        if shard.episodes > expected.get(shard.file, 0):
-            there = sum(shard.episodes for shard in whole)
-            raise ValueError(
-                f"{folder} already holds {there} episodes, more than the {request.episodes} asked for; ask for as many "
-                "or more, or give another path or overwrite=True"
-            )
-    kept = tuple(shard for shard in whole if shard.episodes == expected[shard.file])
-    return replace(request, shards=kept, versions=present.versions, git_commit=present.git_commit)
-
-
-def _is_whole(folder: Path, shard: ShardRecord) -> bool:
-    file = folder / shard.file
-    return file.is_file() and file.stat().st_size == shard.bytes
+    """What a collection has not finished; shards first, as ``metadata.json.next`` tells whose they are."""
+    patterns = (f"{name}{ending}" for name in ("shard-*.h5", METADATA_FILE) for ending in (PART, NEXT, NEXT + PART))
+    return [file for pattern in patterns for file in folder.glob(pattern)]
 
 
 def shard_file(index: int) -> str:
@@ -79,63 +246,12 @@ def shard_file(index: int) -> str:
     return f"shard-{index:05d}.h5"
 
 
+def next_shard(folder: Path, index: int) -> Path:
+    """Where a shard is written."""
+    return folder / (shard_file(index) + NEXT)
+
+
 def expected_shards(episodes: int, shard_episodes: int) -> dict[str, int]:
     """Number of episodes of every shard, by file name, in order."""
     firsts = range(0, episodes, shard_episodes)
     return {shard_file(index): min(shard_episodes, episodes - first) for index, first in enumerate(firsts)}
-
-
-@contextlib.contextmanager
-def folder_for(folder: Path, overwrite: bool) -> Iterator[None]:
-    """Create the folder and hold it; on failure, remove unfinished files, and the folder too if it holds no shard.
-
-    Raises ``BlockingIOError`` if another process is collecting into it, and then changes nothing.
-    """
-    created = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        _delete(_unfinished(folder))
-        if overwrite:
-            _delete([folder / METADATA_FILE, *folder.glob("shard-*.h5")])
-        try:
-            yield
-        except BaseException:
-            _remove_unfinished(folder, created)
-            raise
-
-
-def _remove_unfinished(folder: Path, created: list[Path]) -> None:
-    _delete(_unfinished(folder))
-    if not any(folder.glob("shard-*.h5")):
-        _delete([folder / METADATA_FILE, folder / LOCK_FILE])
-    for place in created:
-        with contextlib.suppress(OSError):  # not empty: it holds whole shards
-            place.rmdir()
-
-
-def _delete(files: list[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
-
-
-def missing_shards(request: DatasetMetadata) -> list[int]:
-    """Numbers of the shards that are not there yet, in order."""
-    present = {shard.file for shard in request.shards}
-    files = expected_shards(request.episodes, request.shard_episodes)
-    return [index for index, file in enumerate(files) if file not in present]
-
-
-def with_shard(folder: Path, request: DatasetMetadata, record: ShardRecord) -> DatasetMetadata:
-    """Record one more whole shard, also in ``metadata.json``."""
-    request = replace(request, shards=tuple(sorted((*request.shards, record), key=lambda shard: shard.file)))
-    request.save(folder)
-    return request
-
-
-def finish(folder: Path, request: DatasetMetadata) -> OfflineDataset:
-    """The dataset, all of whose shards are there, with the statistics of its actions in ``metadata.json``."""
-    dataset = OfflineDataset(folder)
-    mean, std = dataset.action_statistics()
-    dataset.metadata = replace(request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist()))
-    dataset.metadata.save(folder)
-    return dataset

@@ -74,6 +74,10 @@ class ShardReader:
         except LIBRARY_ERRORS as error:
             raise _damaged(self.path, f"column {name} cannot be read: {error}") from None
 
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one row of a column."""
+        return tuple(self._file[name].shape[1:])
+
     def read_frame(self, row: int, out: NDArray[np.uint8]) -> None:
         """Read frame ``row`` into ``out`` (H, W, 3)."""
         try:

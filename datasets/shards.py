@@ -7,24 +7,26 @@ files, so such a file can be read as it is. Frames are stored one per chunk: a c
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm_agent.datasets.hdf5_output import hdf5_file, signals_wait
 from lewm_agent.datasets.metadata import ShardRecord, file_sha256
+from lewm_agent.tools.replacing import replacing
 
 Compression = Literal["gzip", "blosc"] | None
 COMPRESSIONS: tuple[Compression, ...] = ("gzip", "blosc", None)
 INDEX_COLUMNS = ("ep_len", "ep_offset")
 PLUGIN_ADVICE = 'pip install "lewm-agent[fast]"'
-PART_SUFFIX = ".part"
+SOMETIMES_THERE = ("state", "goal_state")
+"""Columns that an environment need not have; they are kept if every episode has them, with rows of one shape."""
 FRAME_INTERVAL = "frame_interval"
 """Attribute of ``pixels``; files without it have a frame in every row."""
 
@@ -35,7 +37,7 @@ class ShardWriter:
     """Write episodes into one new shard, all or nothing.
 
     Use as a context manager: rows go to ``<path>.part``, which becomes ``path`` when the block ends normally and is
-    deleted when it ends with an exception.
+    deleted when it ends with an exception. A full disk raises ``OSError`` from :meth:`append` or the end of the block.
 
     Args:
         path: The shard to write; replaced if it exists.
@@ -52,30 +54,28 @@ class ShardWriter:
     def __init__(self, path: str | Path, compression: Compression = "gzip", frame_interval: int = 1) -> None:
         self.path = Path(path)
         self.frame_interval = frame_interval
-        self._part = self.path.with_name(self.path.name + PART_SUFFIX)
         self._frame_filter = frame_filter(compression)
         self._lengths: list[int] = []
         self._rows = 0
-        self._file: Any = None
+        self._left_out: set[str] = set()
 
     def __enter__(self) -> ShardWriter:
         """Create the unfinished file."""
-        # HDF5 1.10's format finds a chunk faster than the older one, h5py's default, and takes less room for its index
-        self._file = h5py.File(self._part, "w", libver="v110")
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(replacing(self.path))
+            self._file, self._output = stack.enter_context(hdf5_file(part))
+            self._unfinished = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the shard, or drop it after an exception."""
-        try:
-            if kind is None:
-                self._finish()
-            self._file.close()
-            if kind is None:
-                os.replace(self._part, self.path)
-        finally:  # after the rename there is nothing to delete
-            self._part.unlink(missing_ok=True)
+        if error is not None:
+            self._unfinished.__exit__(kind, error, trace)
+            return
+        with self._unfinished, signals_wait():
+            self._finish()
 
     def append(self, episode: Episode) -> None:
         """Add one episode.
@@ -83,24 +83,23 @@ class ShardWriter:
         Args:
             episode: Columns of equal row count N: ``action`` (N, A) float, of which only the last row may be NaN,
                 ``pixels`` (N, H, W, 3) uint8, but with ``frame_interval`` k only every k-th row's, and any others.
-                Columns, row shapes and types must agree over the shard.
+                Columns, row shapes and types must agree over the shard; but ``state`` and ``goal_state`` are left out
+                of a shard in which they do not.
 
         Raises:
+            OSError: The disk is full, or the file cannot be written for another reason.
             TypeError: Frames that are not uint8.
             ValueError: Anything else that does not fit; the sentence names the column.
         """
-        columns = {name: np.asarray(values) for name, values in episode.items()}
+        columns = {name: np.asarray(values) for name, values in episode.items() if name not in self._left_out}
         check_episode(columns, self.frame_interval)
-        if not self._lengths:
-            self._create(columns)
-        self._check_same_columns(columns)
-        rows = len(columns["action"])
-        for name, values in columns.items():
-            dataset = self._file[name]
-            dataset.resize(self._rows + rows, axis=0)
-            dataset[self._rows :: self.frame_interval if name == "pixels" else 1] = values
-        self._rows += rows
-        self._lengths.append(rows)
+        with signals_wait():
+            if not self._lengths:
+                self._create(columns)
+            columns = self._agreeing(columns)
+            self._check_same_columns(columns)
+            self._write(columns)
+        self._output.check()
 
     def record(self) -> ShardRecord:
         """Describe the finished shard; call after the block."""
@@ -113,6 +112,25 @@ class ShardWriter:
             layout = {"chunks": (1, *row), **self._frame_filter} if name == "pixels" else {"chunks": (1024, *row)}
             self._file.create_dataset(name, shape=(0, *row), maxshape=(None, *row), dtype=values.dtype, **layout)
         self._file["pixels"].attrs[FRAME_INTERVAL] = self.frame_interval
+
+    def _write(self, columns: dict[str, NDArray[Any]]) -> None:
+        rows = len(columns["action"])
+        for name, values in columns.items():
+            dataset = self._file[name]
+            dataset.resize(self._rows + rows, axis=0)
+            dataset[self._rows :: self.frame_interval if name == "pixels" else 1] = values
+        self._rows += rows
+        self._lengths.append(rows)
+
+    def _agreeing(self, columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The columns without those that need not be there and that not all episodes have; they leave the file too."""
+        for name in SOMETIMES_THERE:
+            rows = {part[name].shape[1:] if name in part else None for part in (columns, self._file)}
+            if len(rows) > 1:
+                self._left_out.add(name)
+                if name in self._file:
+                    del self._file[name]
+        return {name: values for name, values in columns.items() if name not in self._left_out}
 
     def _check_same_columns(self, columns: dict[str, NDArray[Any]]) -> None:
         if set(columns) != set(self._file):

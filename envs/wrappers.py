@@ -11,7 +11,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation
 
 from lewm_agent.envs.registration import environment_id
-from lewm_agent.tools.frames import resized
+from lewm_agent.tools.frames import as_rgb, resized
 
 
 class AddGoalFrame(gym.ObservationWrapper[dict[str, Any], Any, Any], RecordConstructorArgs):
@@ -106,8 +106,8 @@ class ResizedRender(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._image_size = image_size
 
     def render(self) -> Any:
-        """The frame, averaged down or stretched to the size."""
-        return resized(np.asarray(self.env.render()), self._image_size)
+        """The frame as RGB, averaged down or stretched to the size."""
+        return resized(as_rgb(np.asarray(self.env.render())), self._image_size)
 
 
 def make_pixel_env(name: str, image_size: int = 64, **kwargs: Any) -> gym.Env[dict[str, Any], Any]:

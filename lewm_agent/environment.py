@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.rollout import inner_bounds
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.envs.mujoco_gl import prepare_to_draw
 from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
+from lewm_agent.tools.checks import json_object
+from lewm_agent.tools.frames import as_rgb
 
 Environment = gym.Env[Any, Any]
 
@@ -63,7 +66,7 @@ def of_data(name: str, dataset: OfflineDataset, image_size: int) -> Environment:
 def adapt(env: Environment, image_size: int) -> Environment:
     """``env`` with frames (image_size, image_size, 3) and, if its actions are choices, one-hot vectors for them.
 
-    Resets it, to see a frame.
+    Grey and RGBA frames are made RGB. Resets it, to see a frame.
 
     Raises:
         ValueError: it does not render RGB arrays, or its actions are neither choices nor a bounded vector.
@@ -75,15 +78,16 @@ def adapt(env: Environment, image_size: int) -> Environment:
     action_bounds(env.action_space)
     prepare_to_draw(env)
     env.reset(seed=0)
-    frame = np.asarray(env.render())
+    given = np.asarray(env.render())
+    frame = as_rgb(given)
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise ValueError(f"the environment renders {frame.dtype} {frame.shape}, not an RGB array (H, W, 3) of uint8")
-    return env if frame.shape[:2] == (image_size, image_size) else ResizedRender(env, image_size)
+        raise ValueError(f"the environment renders {given.dtype} {given.shape}, not an RGB array (H, W, 3) of uint8")
+    return env if given.shape == (image_size, image_size, 3) else ResizedRender(env, image_size)
 
 
 def factory(gymnasium_id: str, kwargs: dict[str, Any], image_size: int) -> Callable[[], Environment]:
-    """Makes the environment; can be sent to other processes."""
-    return functools.partial(_make, gymnasium_id, kwargs, image_size)
+    """Makes the environment; can be sent to other processes, which need not have registered it."""
+    return functools.partial(_make, gym.spec(gymnasium_id), kwargs, image_size)
 
 
 def same(env: Environment) -> Callable[[], Environment]:
@@ -105,26 +109,13 @@ def identity(env: Environment) -> tuple[str | None, dict[str, Any]]:
     if registered is not None and registered.max_episode_steps != spec.max_episode_steps:
         kwargs["max_episode_steps"] = spec.max_episode_steps
     try:
-        return spec.id, {name: _plain(name, value) for name, value in kwargs.items()}
+        return spec.id, json_object("argument", kwargs)
     except ValueError as error:
         warnings.warn(
-            f"{error}, which cannot be saved: {spec.id} is used as it is given, and a saved agent does not name it",
+            f"{error}: {spec.id} is used as it is given, and a saved agent does not name it",
             stacklevel=5,
         )
         return None, {}
-
-
-def _plain(name: str, value: Any) -> Any:
-    """The value as JSON gives it back. Raises ``ValueError`` if JSON does not hold it."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(name, item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(f"{name}.{key}", item) for key, item in value.items()}
-    raise ValueError(f"argument `{name}` of the environment is {type(value).__name__} {value!r}")
 
 
 ADAPTERS = ("OneHotActions", "ResizedRender")
@@ -132,10 +123,16 @@ ADAPTERS = ("OneHotActions", "ResizedRender")
 
 
 def action_bounds(space: gym.Space[Any]) -> tuple[list[float], list[float]]:
-    """Lowest and highest action, each of length action_dim. Raises ``ValueError`` unless it is a bounded vector."""
-    if not isinstance(space, gym.spaces.Box) or space.low.ndim != 1 or not np.isfinite([space.low, space.high]).all():
-        raise ValueError(f"the action space must be Discrete(n) or a bounded one-dimensional Box, got {space}")
-    return space.low.tolist(), space.high.tolist()
+    """Lowest and highest action that float32 has in the space, each of length action_dim.
+
+    Raises ``ValueError`` unless it is a bounded vector of real numbers.
+    """
+    if isinstance(space, gym.spaces.Box) and space.low.ndim == 1 and space.low.size and space.dtype.kind == "f":
+        low, high = inner_bounds(space)
+        if np.isfinite([low, high]).all():
+            return low.tolist(), high.tolist()
+    hint = "; a Box must be of floats" if isinstance(space, gym.spaces.Box) and space.dtype.kind != "f" else ""
+    raise ValueError(f"the action space must be Discrete(n) or a bounded one-dimensional Box, got {space}{hint}")
 
 
 def has_choices(env: Environment) -> bool:
@@ -150,5 +147,5 @@ class _KeptOpen(gym.Wrapper[Any, Any, Any, Any]):
         """Do nothing."""
 
 
-def _make(gymnasium_id: str, kwargs: dict[str, Any], image_size: int) -> Environment:
-    return adapt(gym.make(gymnasium_id, **{**kwargs, "render_mode": "rgb_array"}), image_size)
+def _make(environment: str | EnvSpec, kwargs: dict[str, Any], image_size: int) -> Environment:
+    return adapt(gym.make(environment, **{**kwargs, "render_mode": "rgb_array"}), image_size)

@@ -139,7 +139,10 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         """The environment, made on first use for a loaded agent. Raises ``ValueError`` when it has no id."""
         if self._env is None:
             if self.description.environment is None:
-                raise ValueError("this agent was trained on an unregistered environment, which cannot be made by name")
+                raise ValueError(
+                    "this agent's environment cannot be made by name: it was not registered, or had wrappers of its "
+                    "own or arguments that are no JSON"
+                )
             self._env = self._environment_factory()()
         return self._env
 
@@ -194,7 +197,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             num_envs: processes that gather at the same time; the data do not depend on it.
             frame_interval: record the frame of every so many steps only; the model's ``frame_skip`` must be a multiple.
             seed: the agent's by default.
-            overwrite: discard what the folder holds.
+            overwrite: replace the dataset in the folder; it stays until its successor is whole.
             progress: show a progress bar.
         """
         return collect(

@@ -64,7 +64,7 @@ class Walk(gym.Env):
         if self.fault == "later size" and self.steps == 2:
             return np.zeros((4, 4, 3), np.uint8)
         if self.fault == "channels":
-            return self.frame[..., 0]
+            return self.frame[..., :2]
         self.frame[:] = np.frombuffer(self.state.tobytes()[:3], np.uint8)
         return self.frame
 
@@ -285,9 +285,7 @@ def test_interrupt_keeps_whole_shards_and_says_so(tiny: Any, reference: Path, tm
     process = slow_collection(tiny, path, num_envs)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C: workers get it too
     output = process.communicate(timeout=60)[1]
-    assert re.search(r"KeyboardInterrupt: collection interrupted: \d+ of 10 episodes are in whole shards", output), (
-        output
-    )
+    assert re.search(r"KeyboardInterrupt: collection interrupted: \d episodes are kept in .*data \(10 were", output)
     assert not list(path.glob("*.part"))
     assert 4 <= OfflineDataset(path).num_episodes < 10
     gathered(tiny, path)
@@ -341,7 +339,7 @@ def test_other_frames_are_refused_and_overwrite_replaces(tiny: Any, reference: P
         ({"environment_kwargs": {"f": print}}, ValueError, "cannot be recorded as JSON"),
         ({"env": {"render_mode": None}}, ValueError, "render_mode None; collecting needs 'rgb_array'"),
         ({"env": {"fault": "dtype"}}, TypeError, "must be uint8 .* float64 with NaN"),
-        ({"env": {"fault": "channels"}}, ValueError, r"shape \(height, width, 3\), got \(8, 8\)"),
+        ({"env": {"fault": "channels"}}, ValueError, r"shape \(height, width, 3\), got \(8, 8, 2\)"),
         ({"env": {"fault": "later dtype"}}, TypeError, "must be uint8 .* float32"),
         ({"env": {"fault": "later size"}}, ValueError, r"pixels has shape \(4, 4, 3\) in row 2"),
         ({"env": {"fault": "later size"}, "num_envs": 2}, ValueError, r"pixels has shape \(4, 4, 3\) in row 2"),

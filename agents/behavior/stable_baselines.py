@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecTransposeImage
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -47,7 +49,7 @@ class StableBaselinesPolicy:
         """
         for name in ("observation_space", "action_space"):
             trained, given = getattr(model, name), getattr(env, name)
-            if trained != given:
+            if trained not in (given, _channels_first(given)):
                 raise ValueError(f"the model's {name.replace('_', ' ')} is {trained}, the environment's is {given}")
         self.model = model
         self.reset(0)
@@ -91,6 +93,15 @@ class StableBaselinesPolicy:
     def __setstate__(self, state: dict[str, Any]) -> None:
         algorithm, saved = state["model"]
         self.__dict__.update(state, model=algorithm.load(io.BytesIO(saved), device="cpu"))
+
+
+def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
+    """The space as a model has it that was trained there: the library turns pictures, and takes them both ways."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({name: _channels_first(part) for name, part in space.spaces.items()})
+    if is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
 
 
 def load_model(path: Path) -> BaseAlgorithm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,9 @@ from stable_baselines3 import SAC
 
 from lewm_agent.agents.behavior.policies import FunctionPolicy
 from lewm_agent.agents.behavior.stable_baselines import StableBaselinesPolicy
-from lewm_agent.datasets.rollout import BehaviorPolicy, episode_seed, policy_seed
+from lewm_agent.datasets.rollout import BehaviorPolicy, episode_seed, policy_seed, steps_of
 from lewm_agent.environment import action_bounds, identity
+from lewm_agent.tools.replacing import replacing
 
 Environment = gym.Env[Any, Any]
 
@@ -133,6 +133,8 @@ def _check_environment(env: Environment) -> None:
 
 
 def _check_free(output: Path, checkpoint: Path, resume: bool, overwrite: bool) -> None:
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder; give another output")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; give another output, or overwrite it with --overwrite")
     if checkpoint.exists() and not (resume or overwrite):
@@ -167,11 +169,8 @@ def _train(model: SAC, env: Environment, steps: int, seed: int, advance: Advance
 
 
 def _save(model: SAC, path: Path, include: list[str] | None = None) -> None:
-    """Save under a temporary name first, so that ``path`` is whole whenever it exists."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         model.save(file, include=include)
-    os.replace(part, path)
 
 
 def _mean_action(model: SAC, observation: Any, info: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -180,11 +179,12 @@ def _mean_action(model: SAC, observation: Any, info: dict[str, Any]) -> np.ndarr
 
 def _reaches_goal(env: Environment, policy: BehaviorPolicy, seed: int) -> bool:
     observation, info = env.reset(seed=seed)
-    reached = done = False
-    while not done:
+    reached = False
+    for _ in steps_of(env):
         observation, _, terminated, truncated, info = env.step(policy(observation, info))
         reached = reached or bool(info["is_success"])
-        done = terminated or truncated
+        if terminated or truncated:
+            break
     return reached
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Collection, Mapping
-from typing import SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 ValueT = TypeVar("ValueT")
 
@@ -32,6 +33,26 @@ def whole_number(name: str, value: SupportsIndex, least: int = 0) -> int:
         f"{name} must be a whole number of at least {least}, got {value!r}",
     )
     return number
+
+
+def json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` as it would come back from JSON: tuples are lists, single numbers of NumPy are numbers.
+
+    Raises:
+        ValueError: something in there would not come back as it is, such as an array, NaN or a key that is no text.
+    """
+    return {key: _plain(f"{name} `{key}`", inner) for key, inner in value.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(f"{name}.{key}", inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, inner) for inner in value]
+    value = value.item() if getattr(value, "shape", None) == () else value  # of NumPy
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"{name} is {type(value).__name__} {value!r}, which cannot be recorded as JSON")
 
 
 def named(name: str, choices: Mapping[str, ValueT], kind: str) -> ValueT:

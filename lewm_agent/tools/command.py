@@ -51,7 +51,8 @@ def run(work: Callable[[list[str]], int | None], arguments: Sequence[str] | None
             return UNREAD
         except Exception as error:
             more = continues if isinstance(error, OSError) and error.errno in LIMITED else ""
-            return _end(error, FAILED, "; ".join(filter(None, [sentence(error), more])), given)
+            told = [sentence(error), *getattr(error, "__notes__", []), more]
+            return _end(error, FAILED, "; ".join(filter(None, told)), given)
 
 
 def sentence(error: BaseException) -> str:

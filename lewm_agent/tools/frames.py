@@ -9,6 +9,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
+def as_rgb(frame: NDArray[Any]) -> NDArray[Any]:
+    """One picture as (H, W, 3), if it is grey (H, W) or (H, W, 1), RGBA (H, W, 4), whose last is dropped, or (3, H, W).
+
+    Anything else comes back as it is.
+    """
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    if frame.ndim == 3 and frame.shape[0] in (1, 3, 4) and frame.shape[2] not in (1, 3, 4):
+        frame = frame.transpose(1, 2, 0)
+    if frame.ndim != 3 or frame.shape[2] not in (1, 4):
+        return frame
+    return frame[..., :3] if frame.shape[2] == 4 else frame.repeat(3, axis=2)
+
+
 def resized(frames: NDArray[Any], side: int) -> NDArray[np.uint8]:
     """Frames (..., H, W, 3) uint8 as (..., side, side, 3): averaged when smaller, stretched when not square."""
     if frames.shape[-3:-1] == (side, side):
