@@ -208,7 +208,8 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():  # an installed package: a repository further up is somebody else's
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    question = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    command = ["git", "--no-optional-locks", "-C", str(root), *question]  # a killed collection must leave no index.lock
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
