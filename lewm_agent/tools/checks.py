@@ -41,7 +41,7 @@ def json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: something in there would not come back as it is, such as an array, NaN or a key that is no text.
     """
-    return {key: _plain(f"{name} `{key}`", inner) for key, inner in value.items()}
+    return {key: _plain(f"{name} {key}", inner) for key, inner in value.items()}
 
 
 def _plain(name: str, value: Any) -> Any:
