@@ -72,7 +72,7 @@ class Options:
     vary: tuple[str, ...] = ()
     """Settings and their values: model.latent_dim=8,32,128"""
     fix: tuple[str, ...] = ()
-    """Settings that differ from the preset in all trainings: training.epochs=1 training.schedule_epochs=1"""
+    """Settings that differ from the preset in all trainings: training.epochs=1"""
     preset: str = "two_terms"
     """Where the other settings come from."""
     grid: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from lewm_agent import environment
 from lewm_agent.checkpoints import checkpoint, released
 from lewm_agent.checkpoints.checkpoint import Description, HubOptions
 from lewm_agent.checkpoints.model_card import About, search_summary
-from lewm_agent.config import AgentConfig
+from lewm_agent.config import AgentConfig, configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import prepared
@@ -41,6 +41,8 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             the description of a saved agent, whose weights are then to be loaded.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the initial weights, of training and of the planner's noise.
+        settings: that differ from ``config``'s, by their names where one part has them (``latent_dim=64``), else with
+            the part: ``**{"training.batch_size": 32}`` (:func:`lewm_agent.config.configured`).
 
     Raises:
         ValueError: unknown names, another action space, or no RGB frames.
@@ -55,8 +57,14 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         *,
         device: str = "auto",
         seed: int = 0,
+        **settings: Any,
     ) -> None:
-        super().__init__(env, preset(config) if isinstance(config, str) else config, device=device, seed=seed)
+        config = preset(config) if isinstance(config, str) else config
+        if settings:
+            if isinstance(config, Description):
+                raise ValueError("a saved agent has its settings; set_planner changes how it plans")
+            config = configured(config, settings)
+        super().__init__(env, config, device=device, seed=seed)
 
     def _make_model(self) -> WorldModel:
         return WorldModel(self.config.model, self.config.objective, self.config.inverse_dynamics)

@@ -8,6 +8,7 @@ code is followed. Named configurations are in :mod:`lewm_agent.presets`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,14 +67,27 @@ class AgentConfig:
 
 
 def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
-    """``config`` with other settings, such as ``{"model.latent_dim": 8}``.
+    """``config`` with other settings: ``{"model.latent_dim": 8}``, or ``{"latent_dim": 8}`` where one part has it.
 
-    Raises ``ValueError`` for unknown ones and for values that cannot be.
+    Raises ``ValueError`` for unknown or ambiguous ones and for values that cannot be.
     """
     nested = config.to_dict()
     for name, value in settings.items():
-        part, setting = name.split(".")
+        part, _, setting = (name if "." in name else _full_name(name, nested)).partition(".")
         if setting not in (nested.get(part) or {}):
             raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")
         nested[part][setting] = value
     return AgentConfig.from_dict(nested)
+
+
+def _full_name(setting: str, nested: dict[str, Any]) -> str:
+    """``part.setting`` of the only part of an agent's settings that has one of this name."""
+    having = [part for part, settings in nested.items() if setting in (settings or {})]
+    if not having:
+        known = sorted({name for settings in nested.values() for name in settings or {}} - {"kind"})
+        close = difflib.get_close_matches(setting, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+        raise ValueError(f"there is no setting {setting}; {hint}")
+    if len(having) > 1:
+        raise ValueError(f"{setting} is a setting of {' and '.join(having)}: say which, as {having[0]}.{setting}")
+    return f"{having[0]}.{setting}"

@@ -60,7 +60,7 @@ _TWO_TERMS = AgentConfig(
         predictor_mlp_width=512,
     ),
     objective=_OBJECTIVE,
-    training=TrainingConfig(epochs=4, schedule_epochs=4, batch_size=64, learning_rate=3e-4),
+    training=TrainingConfig(epochs=4, batch_size=64, learning_rate=3e-4),
     planner=PLANNERS["small"],
 )
 
@@ -108,7 +108,7 @@ _SHAPES = dataclasses.replace(
 
 PRESETS: dict[str, AgentConfig] = {
     "fine": _FINE,
-    "paper": AgentConfig(),
+    "paper": AgentConfig(training=TrainingConfig(schedule_epochs=100.0)),
     "shapes": _SHAPES,
     "small": _SMALL,
     "two_terms": _TWO_TERMS,

@@ -43,8 +43,7 @@ class Recipe:
 
     def config(self) -> AgentConfig:
         """The preset, with this recipe's training length, planner and other settings."""
-        length = {"training.epochs": self.epochs, "training.schedule_epochs": self.epochs}
-        config = configured(preset(self.preset), {**length, **self.settings})
+        config = configured(preset(self.preset), {"training.epochs": self.epochs, **self.settings})
         planner = planner_preset(self.planner) if self.planner else config.planner
         return dataclasses.replace(config, planner=planner)
 

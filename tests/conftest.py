@@ -39,7 +39,7 @@ def tiny_config() -> AgentConfig:
     return AgentConfig(
         model=MODEL,
         objective=ObjectiveConfig(sigreg_projections=16),
-        training=TrainingConfig(epochs=1, schedule_epochs=1, batch_size=16, learning_rate=1e-3, held_out_fraction=0.25),
+        training=TrainingConfig(epochs=1, batch_size=16, learning_rate=1e-3, held_out_fraction=0.25),
         planner=PlannerConfig(
             samples=8, elites=2, iterations=2, execute=2, history=3, clip_actions=True, warm_start=True, cost="best"
         ),

@@ -90,7 +90,7 @@ def test_the_weight_of_sigreg_is_searched_on_a_logarithmic_scale(monkeypatch: py
 def test_a_cluster_gives_the_same_as_this_machine(tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
     """submitit's `debug` runs a job in this process; that what it is sent survives the journey is looked at besides."""
     tiny = ("model.image_size=16", "model.patch_size=8", "model.latent_dim=4", "planner.samples=8", "planner.elites=2")
-    brief = ("training.epochs=1", "training.schedule_epochs=1")
+    brief = ("training.epochs=1",)
     options = Options(
         env="two_room",
         data=tiny_dataset.path,

@@ -27,7 +27,7 @@ def test_an_objective_of_ones_own_in_under_fifty_lines(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_entries", registry.entries())
     usual = presets.PRESETS["small"]
-    brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
+    brief = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
     monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "extending.md").read_text(), flags=re.DOTALL)
     assert len(examples[0].splitlines()) < 50
@@ -43,7 +43,7 @@ def test_examples_of_other_environments_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     usual = presets.PRESETS["small"]
-    brief = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
+    brief = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
     head = InverseDynamicsConfig(steps=10)
     monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "any_environment.md").read_text(), flags=re.DOTALL)

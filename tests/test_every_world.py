@@ -48,7 +48,7 @@ def test_a_world_without_a_record_is_told_in_one_sentence(
 
 @pytest.mark.parametrize("world", sorted(ENVIRONMENTS))
 def test_collect_learn_and_evaluate(world: str, tiny_config: AgentConfig, tmp_path: Path) -> None:
-    training = dataclasses.replace(tiny_config.training, epochs=0.2, schedule_epochs=0.2)
+    training = dataclasses.replace(tiny_config.training, epochs=0.2)
     agent = LeWMAgent(world, dataclasses.replace(tiny_config, training=training))
     dataset = agent.collect(tmp_path / "data", "random", episodes=4, progress=False)
     assert dataset.frame_shape == (16, 16, 3)

@@ -30,7 +30,7 @@ def losses(run: Path) -> dict[int, float]:
 
 def longer(config: AgentConfig, epochs: float) -> AgentConfig:
     return dataclasses.replace(
-        config, training=dataclasses.replace(config.training, epochs=epochs, schedule_epochs=epochs)
+        config, training=dataclasses.replace(config.training, epochs=epochs)
     )
 
 

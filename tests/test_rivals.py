@@ -25,7 +25,7 @@ RIVALS = ["pldm", "dino_wm", "gcbc", "gcivl", "gciql"]
 
 def brief(base: AgentConfig, name: str, folder: Path, epochs: float = 1.0) -> Any:
     """A tiny rival; DINO-WM on the patches of the world model in ``folder``."""
-    training = dataclasses.replace(base.training, epochs=epochs, schedule_epochs=epochs)
+    training = dataclasses.replace(base.training, epochs=epochs)
     found: Any = agent_config(name, dataclasses.replace(base, training=training))
     if isinstance(found, DinoWMConfig):
         return dataclasses.replace(found, model=dataclasses.replace(found.model, backbone=str(folder)))

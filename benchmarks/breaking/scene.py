@@ -43,7 +43,7 @@ CONFIG = AgentConfig(
         predictor_mlp_width=32,
     ),
     objective=ObjectiveConfig(sigreg_projections=16),
-    training=TrainingConfig(epochs=0.5, schedule_epochs=0.5, batch_size=16, learning_rate=1e-3, held_out_fraction=0.25),
+    training=TrainingConfig(epochs=0.5, batch_size=16, learning_rate=1e-3, held_out_fraction=0.25),
     planner=PlannerConfig(samples=8, elites=2, iterations=1, execute=2, history=1, clip_actions=True),
 )
 OTHER_CONFIG = dataclasses.replace(CONFIG, planner=dataclasses.replace(CONFIG.planner, samples=9))

@@ -23,7 +23,7 @@ class Schedule:
     @staticmethod
     def of(config: TrainingConfig, steps_per_epoch: int) -> Schedule:
         """The schedule in steps; at least one step."""
-        cycle = max(1, round(config.schedule_epochs * steps_per_epoch / config.schedule_cycles))
+        cycle = max(1, round(config.schedule_length * steps_per_epoch / config.schedule_cycles))
         stop = max(1, round(config.epochs * steps_per_epoch))
         return Schedule(stop, cycle, round(config.warmup_fraction * cycle), config.learning_rate)
 

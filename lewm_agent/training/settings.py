@@ -13,12 +13,13 @@ TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The optimisation. The defaults are the released ones (le-wm ``config/train/lewm.yaml``)."""
+    """The optimisation. The defaults are the released ones (le-wm ``config/train/lewm.yaml``), but for the schedule."""
 
     epochs: float = 10.0
     """Passes over the training clips; may be a fraction."""
-    schedule_epochs: float = 100.0
-    """Length of the cosine schedule; the authors stop after 10 of 100 epochs (le-wm issue 52)."""
+    schedule_epochs: float | None = None
+    """Length of the cosine schedule, as long as the training by default; the authors stop after 10 of 100 epochs (le-wm
+    issue 52), and so does preset ``paper``."""
     schedule_cycles: int = 1
     """How often the cosine starts anew, evenly over the schedule (SGDR). A finished run is continued by giving it more
     epochs, schedule epochs and cycles by the same factor."""
@@ -38,7 +39,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
         require(
-            self.schedule_epochs >= self.epochs,
+            self.schedule_length >= self.epochs,
             f"schedule_epochs ({self.schedule_epochs}) must be at least epochs ({self.epochs})",
         )
         require(self.schedule_cycles >= 1, f"schedule_cycles must be at least 1, got {self.schedule_cycles}")
@@ -50,6 +51,11 @@ class TrainingConfig:
         allowed = get_args(TrainingPrecision)
         require(self.precision in allowed, f"precision must be {' or '.join(allowed)}, got {self.precision!r}")
         require(0 < self.held_out_fraction < 1, f"held_out_fraction must be in (0, 1), got {self.held_out_fraction}")
+
+    @property
+    def schedule_length(self) -> float:
+        """Of the cosine schedule, in epochs."""
+        return self.epochs if self.schedule_epochs is None else self.schedule_epochs
 
 
 @runtime_checkable
