@@ -6,8 +6,9 @@ would start seconds later and some 200 MB heavier.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,10 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from lewm_agent.datasets.batch import ClipBatch, GoalBatch
 from lewm_agent.datasets.offline import OfflineDataset
 
-if TYPE_CHECKING:
-    pass
-
 AnyBatch = ClipBatch[Any] | GoalBatch[Any]
+GRACE_SECONDS = 20
+"""How long a reading process lives on after SIGTERM."""
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 """The fractional parts of its multiples spread evenly over [0, 1)."""
 
@@ -224,9 +224,16 @@ def clip_batches(
         num_workers=workers,
         collate_fn=_to_tensors,  # type: ignore[arg-type]  # __getitems__ hands over a batch, not a list of samples
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # otherwise the loader draws a number from torch's global generator
     )
     return iter(loader)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Go on reading after a Ctrl-C or SIGTERM that all processes get: the parent ends its step, saves, and ends us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 def _to_tensors(arrays: AnyBatch) -> AnyBatch:

@@ -227,9 +227,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lewm``; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given and given[0] in ELSEWHERE:
-        run: Callable[..., int] = importlib.import_module(ELSEWHERE[given[0]]).main
-        return run(given[1:], prog=f"lewm {given[0]}")
+        return command.run(lambda _: _run_elsewhere(given), given)
     return command.run(_dispatch, given, continues=CONTINUES)
+
+
+def _run_elsewhere(given: list[str]) -> int:
+    run: Callable[..., int] = importlib.import_module(ELSEWHERE[given[0]]).main
+    return run(given[1:], prog=f"lewm {given[0]}")
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,7 +193,8 @@ class Trainer:
         try:
             yield
         except OSError as error:
-            where = f"{self.folder.path} ({error.strerror or error})"
+            reason = os.strerror(error.errno) if error.errno else error
+            where = f"{self.folder.path} ({reason})"
             raise OSError(f"{what} could not be written to {where}; {self._what_is_kept()}") from error
 
     def _what_is_kept(self) -> str:

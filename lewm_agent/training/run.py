@@ -243,7 +243,7 @@ class Run:
             try:
                 found = Found(folder, self.trainee.read_checkpoint(folder), TrainingState.read(folder))
             except UnreadableError as error:
-                warnings.warn(f"the run continues from an older checkpoint, for {error}", stacklevel=6)
+                warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=6)
             else:
                 yield found
 
