@@ -309,7 +309,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_whole_stays(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write)
         patch.setattr(loop.MetricsLog, "write", write_row)
-        with pytest.raises(OSError, match=r"could not be written to .*No space left on device\); .*step-0000010 is kept"):
+        with pytest.raises(OSError, match=r"could not be written to .*No space left on device\); .*-0000010 is kept"):
             LeWMAgent("two_room", tiny_config).learn(tiny_dataset, run.path, progress=False, checkpoint_every=10)
     assert not list(run.path.rglob("*.part"))
     again = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, run.path, resume=True, progress=False)
