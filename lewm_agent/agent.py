@@ -210,7 +210,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         else:
             model = released.split_blocks(model, dataset.action_dim if dataset else None)
             low, high = ([bound] * model.action_dim for bound in released.ACTION_BOUNDS)
-        config = AgentConfig(model=model)
+        config = dataclasses.replace(preset("paper"), model=model)
         description = Description(gymnasium_id, kwargs, low, high, config, released_weights=weights_file.name)
         agent = cls(env, description, device=device, seed=seed)
         agent.world_model.load_state_dict(weights, strict=False)

@@ -23,7 +23,7 @@ def test_an_agent_takes_settings_by_their_names() -> None:
     [
         ("batch_size", r"batch_size is a setting of training and inverse_dynamics: say which, as training.batch_size"),
         ("latent_dims", "there is no setting latent_dims; did you mean latent_dim?"),
-        ("xyz", "there is no setting xyz; there are: batch_size, "),
+        ("xyz", "there is no setting xyz; there are: action_dim, "),
     ],
 )
 def test_names_that_could_be_none_or_several_are_refused(name: str, sentence: str) -> None:
