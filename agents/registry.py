@@ -10,8 +10,8 @@ from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
 from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
-from lewm_agent.checkpoints import checkpoint, released
-from lewm_agent.checkpoints.checkpoint import HubOptions
+from lewm_agent.checkpoints import checkpoint, hub, wrappings
+from lewm_agent.checkpoints.hub import HubOptions
 from lewm_agent.config import AgentConfig
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import GoalAgent
@@ -96,23 +96,24 @@ def load_agent(
     planner: str | PlannerConfig | None = None,
     device: str = "auto",
     seed: int = 0,
-    **hub: Unpack[HubOptions],
+    **options: Unpack[HubOptions],
 ) -> Agent:
     """A trained agent of whatever kind, ready to act.
 
     Args:
-        name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``).
+        name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``); which of them, if it may be
+            several, says :func:`lewm_agent.checkpoints.hub.find_here`.
         planner: other planner settings than the saved ones, for agents that plan.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the planner's noise.
-        hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-            (:func:`lewm_agent.checkpoints.checkpoint.locate`).
+        options: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
+            (:func:`lewm_agent.checkpoints.hub.locate`).
 
     Raises:
         CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
         ValueError: an unknown kind of agent: its objective has not been registered.
     """
-    folder = checkpoint.locate(name, **hub)
-    kind = "lewm" if released.find(folder) is not None else checkpoint.agent_kind(folder)
+    folder = hub.locate(name, **options)
+    kind = "lewm" if wrappings.find(folder) is not None else checkpoint.agent_kind(folder)
     agent_class = named(kind, agent_classes(), "agent")
     return agent_class.from_pretrained(folder, planner=planner, device=device, seed=seed)

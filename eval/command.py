@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import tyro
 
 from lewm_agent import LeWMAgent
+from lewm_agent.checkpoints import hub
+from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval.reporting.pictures import picture_format
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.tools import command
@@ -34,6 +36,15 @@ class ModelOptions:
     """Where to write the JSON."""
     picture: Path | None = None
     """Where to draw the figures (PNG)."""
+
+
+def bundled(env: str) -> str:
+    """Name of the bundled model of an environment, be there a folder called like it. Raises ``ValueError``."""
+    names = {gymnasium_id: name for name, gymnasium_id in ENVIRONMENTS.items()}
+    name = names.get(environment_id(env))
+    if name not in hub.bundled():
+        raise ValueError(f"no model of {env} comes with the package: give one with --model")
+    return f"{hub.BUNDLED}{name}"
 
 
 def load_model(name: str, environment: str, device: str, planner: str | None = None) -> LeWMAgent:

@@ -130,7 +130,7 @@ def measure(options: Options) -> dict[str, Any]:
     command.at_least(options, frames=1, seeds=1)
     world = world_of(options.env)
     environment = world.environment
-    agent = command.load_model(options.model or options.env, environment, options.device)
+    agent = command.load_model(options.model or command.bundled(options.env), environment, options.device)
     views = gather(agent, environment, options.frames)
     if len(np.unique(views.episodes)) < 4:
         raise ValueError(f"{options.frames} frames are of fewer than 4 episodes; ask for more frames")

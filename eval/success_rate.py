@@ -23,7 +23,7 @@ from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.environment import Environment
 from lewm_agent.eval import command
-from lewm_agent.eval.command import check_world, write_json
+from lewm_agent.eval.command import bundled, check_world, write_json
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.playing.journal import Journal
 from lewm_agent.eval.playing.rollouts import (
@@ -138,7 +138,7 @@ def evaluate(options: Options) -> tuple[dict[str, Any], Callable[[], int]]:
 
 
 def _agent(options: Options) -> Agent:
-    name = options.model or options.env
+    name = options.model or bundled(options.env)
     agent = load_agent(name, planner=options.planner, device=options.device)
     if options.agent is not None:
         named(options.agent, agent_classes(), "agent")

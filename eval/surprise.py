@@ -116,7 +116,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     command.at_least(options, trajectories=2)
     world = world_of(options.env)
     environment = world.environment
-    agent = command.load_model(options.model or options.env, environment, options.device)
+    agent = command.load_model(options.model or command.bundled(options.env), environment, options.device)
     skip = agent.config.model.frame_skip
     env = make_environment(environment, agent.description.environment_kwargs).unwrapped
     told = list(itertools.islice(trajectories(environment, skip), options.trajectories))

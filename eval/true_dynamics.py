@@ -118,7 +118,8 @@ def measure(options: Options) -> dict[str, Any]:
     world = world_of(options.env)
     environment = world.environment
     chosen = shipped(environment, options.protocol).first(options.episodes)
-    agent = command.load_model(options.model or options.env, environment, options.device, options.planner)
+    model = options.model or command.bundled(options.env)
+    agent = command.load_model(model, environment, options.device, options.planner)
     if agent.config.planner.search == "gradient":
         raise ValueError("the world itself has no gradient to descend; use another --planner")
     rules = world.protocol(options.protocol)

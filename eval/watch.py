@@ -23,7 +23,7 @@ import numpy as np
 
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval import command
-from lewm_agent.eval.command import load_model
+from lewm_agent.eval.command import bundled, load_model
 from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
@@ -84,8 +84,7 @@ def watch(options: Options) -> None:
         raise ValueError(f"--record must be a file that ends in .gif, got {record}")
     command.at_least(options, episodes=1, seed=0)
     with reserved(record):
-        model = options.model or name
-        agent = load_model(model, environment, options.device, options.planner)
+        agent = load_model(options.model or bundled(name), environment, options.device, options.planner)
         say("drawing and encoding known states ...")
         decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
         session = Session(agent, options.seed, decoder=decoder)

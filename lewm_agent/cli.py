@@ -186,7 +186,7 @@ def convert(
 def envs() -> None:
     """List the environments."""
     from lewm_agent import environment
-    from lewm_agent.checkpoints import checkpoint
+    from lewm_agent.checkpoints import hub
     from lewm_agent.envs import ENVIRONMENTS
 
     table = Table("name", "Gymnasium id", "what it is", "action", "bundled model")
@@ -195,7 +195,7 @@ def envs() -> None:
         low, high = environment.action_bounds(env.action_space)
         bounds = f"{len(low)} numbers in [{min(low):g}, {max(high):g}]"
         summary = (type(env.unwrapped).__doc__ or "").splitlines()[0]
-        table.add_row(name, gymnasium_id, summary, bounds, "yes" if name in checkpoint.bundled() else "no")
+        table.add_row(name, gymnasium_id, summary, bounds, "yes" if name in hub.bundled() else "no")
         env.close()
     command.console().print(table)
 

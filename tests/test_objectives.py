@@ -11,7 +11,7 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent, ObjectiveConfig
 from lewm_agent.agents import make_agent
-from lewm_agent.checkpoints.checkpoint import bundled
+from lewm_agent.checkpoints.hub import bundled
 from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
