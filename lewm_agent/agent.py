@@ -11,8 +11,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from lewm_agent import environment
-from lewm_agent.checkpoints import checkpoint, released
-from lewm_agent.checkpoints.checkpoint import Description, HubOptions
+from lewm_agent.checkpoints import hub, released, wrappings
+from lewm_agent.checkpoints.checkpoint import Description
+from lewm_agent.checkpoints.hub import HubOptions
 from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.datasets import OfflineDataset
@@ -163,26 +164,27 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         dataset: OfflineDataset | str | Path | None = None,
         device: str = "auto",
         seed: int = 0,
-        **hub: Unpack[HubOptions],
+        **options: Unpack[HubOptions],
     ) -> Self:
         """A trained agent, ready to act.
 
         Args:
             name: a bundled model (``two_room``), a folder, or a Hub id (``user/model``); also released models
-                (``quentinll/lewm-pusht``) and others in their layout.
+                (``quentinll/lewm-pusht``) and others in their layout. Which of them, if it may be several, says
+                :func:`lewm_agent.checkpoints.hub.find_here`.
             planner: other planner settings than the saved ones.
             env: only for a released model, whose files name none: environment to act in, as for :class:`LeWMAgent`.
             dataset: likewise; its actions' statistics are those the model is to be used with.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of the planner's noise.
-            hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-                (:func:`lewm_agent.checkpoints.checkpoint.locate`).
+            options: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
+                (:func:`lewm_agent.checkpoints.hub.locate`).
 
         Raises:
             CheckpointError: nothing by that name, or it is incomplete, damaged or foreign.
         """
-        folder = checkpoint.locate(name, **hub)
-        weights_file = released.find(folder)
+        folder = hub.locate(name, **options)
+        weights_file = wrappings.find(folder)
         if weights_file is not None:
             agent = cls._from_official(weights_file, env, dataset, device, seed)
         elif env is not None or dataset is not None:
@@ -214,7 +216,5 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         description = Description(gymnasium_id, kwargs, low, high, config, released_weights=weights_file.name)
         agent = cls(env, description, device=device, seed=seed)
         agent.world_model.load_state_dict(weights, strict=False)
-        nothing = torch.full((model.action_dim,), torch.nan)
-        agent.world_model.action_mean.copy_(nothing)
-        agent.world_model.action_std.copy_(nothing)
+        agent.world_model.forget_actions()
         return agent if dataset is None else agent.set_action_statistics(*dataset.action_statistics())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lewm_agent.agents.registry import load_agent
-from lewm_agent.checkpoints import checkpoint, released
+from lewm_agent.checkpoints import hub, wrappings
 from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
@@ -33,7 +33,7 @@ def describe(place: str) -> Rows:
     run = RunFolder(path)
     if run.is_run():
         return _run(run)
-    if path.is_dir() and released.find(path) is None and not (path / "config.json").is_file():
+    if path.is_dir() and place not in hub.bundled() and not wrappings.is_model(wrappings.inside(path)):
         inside = [part.name for part in sorted(path.iterdir()) if part.is_dir()]
         hint = f"; it has the folders {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"{path} is neither a dataset nor a checkpoint nor a training run{hint}")
@@ -43,11 +43,10 @@ def describe(place: str) -> Rows:
 def is_checkpoint(place: str) -> bool:
     """Whether ``place`` is a checkpoint, ours or released, rather than a dataset; Hub ids are taken for one."""
     path = Path(place)
-    if path.is_file():
-        return path.suffix in (".pt", ".ckpt")
-    if path.is_dir():
-        return (path / "config.json").is_file() or released.find(path) is not None
-    return place in checkpoint.bundled() or (checkpoint.HUB_ID.fullmatch(place) is not None and not is_id(place))
+    if path.exists():
+        return wrappings.is_model(wrappings.inside(path))
+    is_bundled = place.removeprefix(hub.BUNDLED) in hub.bundled()
+    return is_bundled or (hub.HUB_ID.fullmatch(place) is not None and not is_id(place))
 
 
 def _dataset(dataset: OfflineDataset) -> Rows:
@@ -85,8 +84,8 @@ def _run(run: RunFolder) -> Rows:
 
 
 def _model(place: str) -> Rows:
-    folder = checkpoint.locate(place)
-    weights = released.find(folder)
+    folder = hub.locate(place)
+    weights = wrappings.find(folder)
     agent = load_agent(folder, device="cpu")
     model = agent.config.model
     parameters = sum(parameter.numel() for parameter in agent.model.parameters())
@@ -100,8 +99,8 @@ def _model(place: str) -> Rows:
         "parameters": f"{parameters:,}",
         **agent.about().traits,
         **{name.replace("_", " "): str(value) for name, value in agent.description.origin.items()},
-        "whole": "yes: every tensor is there",
+        "whole": "yes: every tensor is there" + (", as it was saved" if weights is None else ""),
     }
-    if not agent.model.action_mean.isfinite().all():
+    if not agent.model.knows_actions:
         rows["whole"] += "; the statistics of actions are missing, as in all released files"
     return rows

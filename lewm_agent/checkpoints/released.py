@@ -7,9 +7,9 @@ Weights are read as tensors only; the ``_target_`` entries of ``config.json`` na
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lewm_agent.checkpoints.checkpoint import CheckpointError, check_weights
+from lewm_agent.checkpoints.checkpoint import CONFIG, CheckpointError, check_model, read_object, saving
+from lewm_agent.checkpoints.wrappings import released_tensors
 from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.tools.replacing import replacing
 
-WEIGHTS, CONFIG, DRIVE_WEIGHTS = "weights.pt", "config.json", "*_weight.ckpt"
+WEIGHTS = "weights.pt"
 FRAME_SKIP = 5
 """Actions per block of all released models; no file says so."""
 ACTION_BOUNDS = -1.0, 1.0
@@ -66,18 +68,6 @@ _TRANSFORMERS_5 = (
 )
 
 
-def find(path: Path) -> Path | None:
-    """The weights file of an official checkpoint (a folder, or the file itself), or None if it is not one."""
-    if path.is_file():
-        return path
-    if (path / "model.safetensors").exists():
-        return None
-    found = sorted([*path.glob(WEIGHTS), *path.glob(DRIVE_WEIGHTS)])
-    if len(found) > 1:
-        raise CheckpointError(f"{path} holds several models: give one of {', '.join(p.name for p in found)}")
-    return found[0] if found else None
-
-
 def read(file: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Sizes and weights under our names; the statistics of actions are not among them, for no official file has them.
 
@@ -85,23 +75,22 @@ def read(file: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     :func:`split_blocks`.
 
     Args:
-        file: as from :func:`find`; ``config.json`` is looked for beside it.
+        file: as from :func:`lewm_agent.checkpoints.wrappings.find`; ``config.json`` is looked for beside it.
 
     Raises:
         CheckpointError: damaged, more than tensors, of another architecture, or not as its ``config.json`` says.
     """
-    state = _tensors(file)
     declared = _declared(file.parent / CONFIG)
+    state = {_as_transformers_4(name): tensor for name, tensor in released_tensors(file).items()}
     try:
         config = _sizes(state, declared)
     except KeyError as error:
         raise CheckpointError(f"{file} does not hold a LeWM model: it has no tensor {error}") from error
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(f"{file} and its {CONFIG} describe no LeWM model: {error}") from error
     _compare(config, declared, file)
-    expected = _expected(config)
-    check_weights(official_weights(expected), state, file)
-    return config, {name: _joined(name, state) for name in expected}
+    check_model(lambda: official_weights(_expected(config)), {}, state, file)
+    return config, {name: _joined(name, state) for name in _expected(config)}
 
 
 def split_blocks(config: ModelConfig, action_dim: int | None) -> ModelConfig:
@@ -127,10 +116,12 @@ def write(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> N
         ValueError: the layout has no room for such an encoder.
     """
     size = _vit_size(config)
-    folder.mkdir(parents=True, exist_ok=True)
     state = official_weights({name: weights[name].detach().cpu() for name in _expected(config)})
-    torch.save(state, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(_description(config, size), indent=2) + "\n")
+    content = io.BytesIO()
+    torch.save(state, content)  # into a file, a full disk would be a RuntimeError of the C++ library
+    with saving(folder), replacing(folder / CONFIG) as config_part, replacing(folder / WEIGHTS) as weights_part:
+        config_part.write_text(json.dumps(_description(config, size), indent=2) + "\n")
+        weights_part.write_bytes(content.getbuffer())
 
 
 def official_names(name: str) -> list[str]:
@@ -173,25 +164,6 @@ def _joined(name: str, state: Mapping[str, Tensor]) -> Tensor:
     return joined.squeeze(-1) if name == "action_encoder.smooth.weight" else joined
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """A state dict, perhaps wrapped in another dict, under the names of transformers 4."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} is damaged or holds Python objects beside tensors, which are never unpickled; give the weights "
-            f"alone ({WEIGHTS} or {DRIVE_WEIGHTS})"
-        ) from error
-    except Exception as error:  # what the unpickler stumbles over in foreign bytes may be anything
-        raise CheckpointError(f"{file} is damaged or not a PyTorch file ({type(error).__name__}: {error})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{file} does not hold a dictionary of tensors")
-    return {_as_transformers_4(str(name)): tensor for name, tensor in content.items()}
-
-
 def _as_transformers_4(name: str) -> str:
     if name.startswith("encoder."):
         for new, old in _TRANSFORMERS_5:
@@ -203,12 +175,7 @@ def _declared(file: Path) -> dict[str, Any]:
     """What ``config.json`` says, empty if there is none."""
     if not file.exists():
         return {}
-    try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} does not describe a model")
+    content = read_object(file)
     target = str(content.get("_target_", MODEL_CLASSES[0])).rsplit(".", 1)[-1]
     if target not in MODEL_CLASSES:
         raise CheckpointError(f"{file} describes a {target}, not a LeWM model")
