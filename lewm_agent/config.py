@@ -60,8 +60,10 @@ class AgentConfig:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AgentConfig:
         """Inverse of :meth:`to_dict`. Raises ``ValueError`` for unknown keys, wrong types and unknown objectives."""
-        settings = dict(values.get("objective", {}))
-        kind = settings.pop("kind", "lewm")
+        objective = values.get("objective", {})
+        require(isinstance(objective, dict), f"objective must be an object of settings, got {objective!r}")
+        settings = dict(objective)
+        kind = str(settings.pop("kind", "lewm"))
         settings_type = ObjectiveConfig if kind == "lewm" else registry.find(kind).settings
         return settings_from_dict(AgentConfig, {**values, "objective": settings_from_dict(settings_type, settings)})
 

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from lewm_agent import environment
 from lewm_agent.agents.behavior.policies import behavior_policy
-from lewm_agent.checkpoints import checkpoint
-from lewm_agent.checkpoints.checkpoint import CheckpointError, Description, HubOptions
+from lewm_agent.checkpoints import checkpoint, hub
+from lewm_agent.checkpoints.checkpoint import CheckpointError, Description
+from lewm_agent.checkpoints.hub import HubOptions
 from lewm_agent.checkpoints.model_card import About, model_card, read_results
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.environment import Environment
-from lewm_agent.models.learner import Learner
+from lewm_agent.models.learner import STATISTICS, Learner
 from lewm_agent.planning.episodes import (
     Actions,
     Controls,
@@ -378,8 +379,11 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             half_precision: round trained weights to float16, for a file half as large; statistics stay as they are.
             results: JSON files of ``eval/success_rate.py`` that the card is to show.
 
+        A model that lies there is replaced, all or nothing; other files stay.
+
         Raises:
-            ValueError: a result that is none, or was measured with other weights.
+            OSError: the disk is full, or the folder cannot be written to.
+            ValueError: a result that is none, or was measured with other weights; or weights that are not finite.
         """
         return self._save(Path(path), self.description, half_precision=half_precision, results=results)
 
@@ -401,7 +405,10 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         return folder
 
     def _stored_weights(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.model.state_dict().items() if self.model.is_stored(name)}
+        """What checkpoints hold: not what can be fetched anew, and no statistics of actions where they are missing."""
+        missing = set() if self.model.knows_actions else STATISTICS
+        weights = self.model.state_dict().items()
+        return {name: value for name, value in weights if self.model.is_stored(name) and name not in missing}
 
     def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
         """Take over the weights of a checkpoint. Raises ``CheckpointError`` naming its folder if they do not fit."""
@@ -433,7 +440,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         """
         with tempfile.TemporaryDirectory() as folder:
             saved = self.save_pretrained(folder, results=results)
-            return checkpoint.push(saved, repo_id, private=private, token=token, revision=revision)
+            return hub.push(saved, repo_id, private=private, token=token, revision=revision)
 
     @classmethod
     def from_pretrained(
@@ -443,22 +450,23 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         planner: str | PlannerConfig | None = None,
         device: str = "auto",
         seed: int = 0,
-        **hub: Unpack[HubOptions],
+        **options: Unpack[HubOptions],
     ) -> Self:
         """A trained agent, ready to act.
 
         Args:
-            name: a bundled model, a folder, or a Hub id (``user/model``).
+            name: a bundled model, a folder, or a Hub id (``user/model``); which of them, if it may be several, says
+                :func:`lewm_agent.checkpoints.hub.find_here`.
             planner: other planner settings than the saved ones, for agents that plan.
             device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
             seed: of whatever is random when it acts.
-            hub: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-                (:func:`lewm_agent.checkpoints.checkpoint.locate`).
+            options: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
+                (:func:`lewm_agent.checkpoints.hub.locate`).
 
         Raises:
             CheckpointError: nothing by that name, or it is incomplete, damaged, foreign, or another kind of agent.
         """
-        folder = checkpoint.locate(name, **hub)
+        folder = hub.locate(name, **options)
         agent = cls._from_folder(folder, device, seed)
         return agent if planner is None else agent.set_planner(planner)
 
@@ -468,11 +476,23 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         if not cls.accepts(kind):
             raise CheckpointError(f"{folder} holds a `{kind}` agent: load it with lewm_agent.agents.load_agent")
         description, weights = checkpoint.read(folder, cls.config_type.from_dict)
+        if cls.kind_of(description.agent) != kind:
+            raise CheckpointError(f"{folder} says that it holds a `{kind}` agent, and has the settings of another kind")
+        planned = cls.__new__(cls)
+        planned.description = description
+        checkpoint.check_model(lambda: planned._layout(weights), description.agent.to_dict(), weights, folder)
         agent = cls(None, description, device=device, seed=seed)
-        if len(agent._stored_weights()) < len(agent.model.state_dict()):
+        if not all(map(agent.model.is_stored, agent.model.state_dict())):
             agent.model.fetch()
         agent.load_weights(weights, folder)
         return agent
+
+    def _layout(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a new model that a checkpoint with these weights is to hold."""
+        missing = set() if STATISTICS & weights.keys() else STATISTICS
+        model = self._make_model()
+        model.make_room(weights.keys())
+        return {name: t for name, t in model.state_dict().items() if model.is_stored(name) and name not in missing}
 
 
 def prepared(env: str | Environment, image_size: int) -> Environment:

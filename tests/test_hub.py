@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from lewm_agent import LeWMAgent
 
 TOKEN = "hf_" + "a" * 34
 
@@ -173,9 +176,10 @@ def test_a_private_model_needs_the_token(hub: Hub, trained_folder: Path, tmp_pat
 
 def test_another_revision_and_a_cache_of_ones_own(hub: Hub, trained_folder: Path, tmp_path: Path) -> None:
     files = {p.name: p.read_bytes() for p in trained_folder.iterdir()}
-    changed = files["config.json"].replace(b'"samples": 8', b'"samples": 9')
+    agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    agent.set_planner(dataclasses.replace(agent.config.planner, samples=9)).save_pretrained(tmp_path / "other")
     hub.repositories["user/model"] = files
-    hub.revisions["user/model"] = {**files, "config.json": changed}
+    hub.revisions["user/model"] = {p.name: p.read_bytes() for p in (tmp_path / "other").iterdir()}
     code = f"""
 from lewm_agent import LeWMAgent
 for revision, samples in ((None, 8), ("old", 9)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.checkpoints.checkpoint import CheckpointError, check_weights, weights_sha256
+from lewm_agent.checkpoints.checkpoint import CheckpointError, check_model, tensors, weights_sha256
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.replacing import write_atomically
 
@@ -106,9 +107,11 @@ class FrameDecoder(nn.Module):
 
     def save(self, path: Path, model: WorldModel) -> None:
         """Write a safetensors file that also says which model's latents it decodes, all or nothing."""
-        of = {"model_sha256": weights_sha256(model.state_dict()), "config": json.dumps(dataclasses.asdict(self.config))}
+        about = {"format": FORMAT, "model_sha256": weights_sha256(model.state_dict())}
+        about["config"] = json.dumps(dataclasses.asdict(self.config))
+        about["sha256"] = _sha256(about, self.state_dict())
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, safetensors.torch.save(self.state_dict(), {"format": FORMAT, **of}))
+        write_atomically(path, safetensors.torch.save(self.state_dict(), about))
 
     @staticmethod
     def load(path: Path, model: WorldModel) -> FrameDecoder:
@@ -120,14 +123,22 @@ class FrameDecoder(nn.Module):
         try:
             with safetensors.safe_open(path, "pt") as file:
                 about = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            weights = tensors(path.read_bytes(), path)
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read as a decoder: {error}") from error
         if about.get("format") != FORMAT:
             raise CheckpointError(f"{path} holds no decoder that eval/reconstruction.py made")
+        if about.pop("sha256", None) != _sha256(about, weights):
+            raise CheckpointError(f"{path} is damaged: it is not as eval/reconstruction.py wrote it; make it once more")
         if about["model_sha256"] != weights_sha256(model.state_dict()):
             raise CheckpointError(f"{path} decodes the latents of another model")
-        decoder = FrameDecoder(dacite.from_dict(FrameDecoderConfig, json.loads(about["config"])))
-        check_weights(decoder.state_dict(), weights, path)
+        config = dacite.from_dict(FrameDecoderConfig, json.loads(about["config"]))
+        check_model(lambda: FrameDecoder(config).state_dict(), dataclasses.asdict(config), weights, path)
+        decoder = FrameDecoder(config)
         decoder.load_state_dict(weights)
         return decoder.to(model.action_mean.device).eval()
+
+
+def _sha256(about: dict[str, str], weights: dict[str, Tensor]) -> str:
+    """Of all that a file of a decoder holds."""
+    return hashlib.sha256((json.dumps(about, sort_keys=True) + weights_sha256(weights)).encode()).hexdigest()

@@ -1,47 +1,35 @@
-"""Agents on disk and on the Hugging Face Hub: ``config.json`` + ``model.safetensors`` + ``README.md``.
+"""The folder of a saved agent: ``config.json`` + ``model.safetensors`` + ``README.md``.
 
-Nothing is ever unpickled: weights are safetensors, everything else is JSON.
+Nothing is ever unpickled: weights are safetensors, everything else is JSON. ``config.json`` holds the SHA-256 of the
+weights and of its own other values, so that damage, or files of two models, are noticed before an agent acts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import dacite
-import huggingface_hub
-import huggingface_hub.errors
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools.checks import require
+from lewm_agent.tools.replacing import put_in_place, write_together
 from lewm_agent.training.record import TrainingRecord
-from lewm_agent.training.run_folder import meant_by
 from lewm_agent.training.settings import AgentSettings
 
 FORMAT = "lewm-agent"
 FORMAT_VERSION = 1
-FILES = ("config.json", "model.safetensors", "README.md")
-DOWNLOADED = (*FILES, "weights.pt", "*_weight.ckpt")
-"""Our files and those of the released models (:mod:`lewm_agent.checkpoints.released`)."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class HubOptions(TypedDict, total=False):
-    """The keyword arguments of :func:`locate`, for those who pass them on."""
-
-    revision: str | None
-    cache_dir: str | Path | None
-    token: str | None
-    local_files_only: bool
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 class CheckpointError(ValueError):
@@ -50,7 +38,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Description:
-    """Everything besides the weights that an agent needs to act, and how it came about."""
+    """Everything besides the weights that an agent needs to act, and how it came about.
+
+    Raises:
+        ValueError: an environment that only an import would make known, arguments of it that JSON cannot hold, or
+            bounds that are not those of the model's actions.
+    """
 
     environment: str | None
     """Gymnasium id, None for an unregistered environment."""
@@ -66,6 +59,27 @@ class Description:
     agent_kind: str = "lewm"
     """Name in :mod:`lewm_agent.agents.registry`; left out of the file for LeWM."""
 
+    def __post_init__(self) -> None:
+        # Gymnasium imports what stands before a colon, and a file may come from anyone.
+        require(":" not in (self.environment or ""), f"environment {self.environment!r} would import a module: refused")
+        count = self.agent.model.action_dim
+        for name in ("action_low", "action_high"):
+            bounds = getattr(self, name)
+            fits = len(bounds) == count and all(map(math.isfinite, bounds))
+            require(fits, f"{name} must be {count} finite numbers, got {bounds}")
+        require(
+            all(low <= high for low, high in zip(self.action_low, self.action_high, strict=True)),
+            f"action_low {self.action_low} must be at most action_high {self.action_high}",
+        )
+        for name, value in self.environment_kwargs.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"the environment's argument `{name}` cannot be kept in {CONFIG} ({error}): make the environment "
+                    "with plain numbers, text, lists and dictionaries"
+                ) from error
+
     @property
     def origin(self) -> dict[str, Any]:
         """How the weights came about, ready for JSON and for tables; empty where nothing has been learned."""
@@ -79,8 +93,8 @@ class Description:
         del values["training"], values["released_weights"]
         return {**values, "agent": self.agent.to_dict()}
 
-    def to_json(self) -> str:
-        """The text of ``config.json``; what is missing is left out."""
+    def to_dict(self) -> dict[str, Any]:
+        """What ``config.json`` says, but for the hashes; what is missing is left out."""
         values = self.identity()
         if self.agent_kind == "lewm":
             del values["agent_kind"]
@@ -88,70 +102,145 @@ class Description:
             values["training"] = self.training.values()
         if self.released_weights is not None:
             values["released_weights"] = self.released_weights
-        return json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **values}, indent=2)
-
-    @staticmethod
-    def from_values(values: dict[str, Any], parse: ParseSettings, source: Path) -> Description:
-        """From what :func:`read_config` returns. Raises :class:`CheckpointError` naming ``source``."""
-        try:
-            agent = parse(values.get("agent", {}))
-            return dacite.from_dict(Description, {**values, "agent": agent}, dacite.Config(strict=True))
-        except (dacite.DaciteError, ValueError) as error:
-            raise CheckpointError(f"{source}: {error}") from error
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **values}
 
 
 ParseSettings = Callable[[dict[str, Any]], AgentSettings]
 """The agent's part of ``config.json`` to its configuration."""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The values in a checkpoint's ``config.json``, without its format. Raises :class:`CheckpointError`."""
-    for name in FILES[:2]:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is not a lewm-agent checkpoint: it has no {name}")
-    source = folder / "config.json"
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises :class:`CheckpointError` if there is none."""
     try:
-        values = json.loads(source.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{source} is not valid JSON ({error})") from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{source} does not describe a lewm-agent checkpoint")
-    version = values.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{source} has format version {version}; this lewm-agent reads {FORMAT_VERSION}")
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} is not valid JSON for a model: it holds a {type(values).__name__}, no object")
     return values
 
 
 def agent_kind(folder: Path) -> str:
     """Name of the kind of agent that a checkpoint folder holds. Raises :class:`CheckpointError`."""
-    return str(read_config(folder).get("agent_kind", "lewm"))
+    return str(_read_config(folder).get("agent_kind", "lewm"))
 
 
-def write(folder: Path, description: Description, weights: dict[str, Tensor], card: str) -> None:
-    """Write the three files of a checkpoint into ``folder``, weights last; ``card`` is the text of ``README.md``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(card)
-    (folder / "config.json").write_text(description.to_json())
+def write(folder: Path, description: Description, weights: Mapping[str, Tensor], card: str) -> None:
+    """Write the files of a checkpoint into ``folder``: all of them or, whatever happens, none.
+
+    Args:
+        folder: may hold a checkpoint, which is replaced, and other files, which stay.
+        description: of the agent.
+        weights: by name.
+        card: the text of ``README.md``.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+        ValueError: weights that are not finite.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    # save_file would make a file that only its owner may read.
-    write_atomically(folder / "model.safetensors", safetensors.torch.save(contiguous, metadata={"format": "pt"}))
+    check_finite(contiguous, f"nothing was saved in {folder}")
+    files = {
+        folder / WEIGHTS: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
+        folder / CARD: card.encode(),
+    }
+    config = _with_hashes(description, {path.name: hashlib.sha256(data).hexdigest() for path, data in files.items()})
+    with saving(folder):
+        with contextlib.suppress(CheckpointError):
+            _finish(folder, read_object(folder / CONFIG))
+        write_together(files, folder / CONFIG, json.dumps(config, indent=2))
+
+
+@contextlib.contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Make a folder to save a model in; if that fails, leave no new folder."""
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def read(folder: Path, parse: ParseSettings) -> tuple[Description, dict[str, Tensor]]:
-    """The description and the weights of a checkpoint folder. Raises :class:`CheckpointError`.
+    """The description and the weights of a checkpoint folder, as they were saved.
 
     Args:
         folder: where it lies.
         parse: reads the configuration of this kind of agent.
+
+    Raises:
+        CheckpointError: something is missing, damaged, foreign, or belongs to another model.
     """
-    description = Description.from_values(read_config(folder), parse, folder / "config.json")
+    content, source = _read_config(folder), folder / CONFIG
+    values = {name: value for name, value in content.items() if name not in ("format", "format_version", "sha256")}
     try:
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
-    except safetensors.SafetensorError as error:
+        agent = values.get("agent")
+        require(isinstance(agent, dict), f"agent must be an object of settings, got {agent!r}")
+        values["agent"] = parse(values["agent"])
+        description = dacite.from_dict(Description, values, dacite.Config(strict=True))
+    except (dacite.DaciteError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    own, recorded = _sha256_of(content), content["sha256"]
+    if recorded[CONFIG] != own:
         raise CheckpointError(
-            f"{folder / 'model.safetensors'} is damaged or not a safetensors file ({error})"
-        ) from error
-    return description, weights
+            f"{source} is not as it was saved: damaged, or changed by hand; if a change was meant, write {own} as "
+            f"the sha256 of {CONFIG} in it"
+        )
+    data = (folder / WEIGHTS).read_bytes()
+    if recorded[WEIGHTS] != hashlib.sha256(data).hexdigest():
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is damaged, or not the file that {CONFIG} was saved with: their SHA-256 differ; get "
+            "both once more"
+        )
+    return description, tensors(data, folder / WEIGHTS)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The values in ``config.json``; a save that was killed at its end is finished before."""
+    source = folder / CONFIG
+    if not source.is_file():
+        raise CheckpointError(f"{folder} is not a lewm-agent checkpoint: it has no {CONFIG}")
+    content = read_object(source)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{source} does not describe a lewm-agent checkpoint")
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{source} has format version {version}; this lewm-agent reads {FORMAT_VERSION}")
+    try:
+        _finish(folder, content)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: a save that was cut off cannot be finished here ({error})") from error
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} is not a lewm-agent checkpoint: it has no {WEIGHTS}")
+    recorded = content.get("sha256")
+    if not isinstance(recorded, dict) or not {CONFIG, WEIGHTS} <= recorded.keys() <= {CONFIG, WEIGHTS, CARD}:
+        found = {WEIGHTS: hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(), CONFIG: _sha256_of(content)}
+        raise CheckpointError(
+            f"{source} does not say by its SHA-256 which {WEIGHTS} it belongs to; if it is the one beside it, add "
+            f'"sha256": {json.dumps(found)}'
+        )
+    return content
+
+
+def _finish(folder: Path, content: Mapping[str, Any]) -> None:
+    recorded = content.get("sha256")
+    if isinstance(recorded, dict):
+        put_in_place({folder / name: str(recorded[name]) for name in (CARD, WEIGHTS) if name in recorded})
+
+
+def _with_hashes(description: Description, files: Mapping[str, str]) -> dict[str, Any]:
+    values = description.to_dict()
+    return {**values, "sha256": {**files, CONFIG: _sha256_of(values)}}
+
+
+def _sha256_of(content: Mapping[str, Any]) -> str:
+    """Hash of all values of ``config.json`` but the hashes, whatever their order."""
+    values = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
@@ -163,8 +252,28 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], source: Path) -> None:
-    """Raise :class:`CheckpointError` unless both hold the same names with the same shapes."""
+def tensors(data: bytes, source: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds. Raises :class:`CheckpointError` if it is none, or holds NaN or infinity."""
+    try:
+        found = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{source} is damaged or not a safetensors file ({error})") from error
+    check_finite(found, str(source))
+    return found
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise :class:`CheckpointError` if a weight is NaN or infinite."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise CheckpointError(
+                f"{source}: tensor {name} holds numbers that are not finite; the file is damaged, or the training has "
+                "diverged"
+            )
+
+
+def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: Path) -> None:
+    """Raise :class:`CheckpointError` unless both hold the same names with the same shapes and kinds of numbers."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise CheckpointError(
@@ -177,68 +286,44 @@ def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], source:
                 f"{source}: tensor {name} has shape {tuple(found[name].shape)}, its config.json implies "
                 f"{tuple(tensor.shape)}"
             )
+        if found[name].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(f"{source}: tensor {name} holds {found[name].dtype}, it should be {tensor.dtype}")
 
 
-def bundled() -> dict[str, Path]:
-    """Names and folders of the models that ship with the package."""
-    root = Path(str(resources.files("lewm_agent"))) / "pretrained"
-    return {path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))}
-
-
-def locate(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """Where a checkpoint lies: a bundled name, a local path, or a Hub repository (downloaded and cached).
+def check_model(
+    describe: Callable[[], Mapping[str, Tensor]],
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    source: Path,
+) -> None:
+    """Compare a model with its weights before memory is asked for it: a file may name any size.
 
     Args:
-        name: a bundled model, a path, or a Hub id (``user/model``).
-        revision: branch, tag or commit on the Hub.
-        cache_dir: where Hub downloads are kept.
-        token: for private Hub repositories.
-        local_files_only: never use the network.
+        describe: makes the model, and returns its tensors; called where tensors have shapes and no memory.
+        settings: the model's sizes, nested.
+        weights: what is to be loaded into it.
+        source: of settings and weights, for the message.
 
     Raises:
-        CheckpointError: nothing by that name, or the Hub could not be reached.
+        CheckpointError: they do not belong together.
     """
-    models = bundled()
-    if str(name) in models:
-        return models[str(name)]
-    if (path := meant_by(Path(name))).exists():
-        return path
-    if not HUB_ID.fullmatch(str(name)):
-        raise CheckpointError(
-            f"no model `{name}`: it is neither a bundled model ({', '.join(models) or 'none'}), nor a folder, nor a "
-            "Hub id such as `user/model`"
-        )
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    for name, value in _integers(settings):  # constructors count up to these, before there are any shapes
+        if name.endswith("depth") and value > len(weights):
+            raise CheckpointError(f"{source}: its config.json says {name} {value}, but it has {len(weights)} tensors")
+        if name == "patch_size" and value > numbers:
+            raise CheckpointError(f"{source}: its config.json says {name} {value}, but it has {numbers} weights")
     try:
-        folder = huggingface_hub.snapshot_download(
-            str(name),
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=list(DOWNLOADED),
-        )
-    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"no folder `{name}` here, and no such model could be had from the Hub: {reason}"
-        ) from error
-    return Path(folder)
+        with torch.device("meta"):
+            expected = describe()
+    except Exception as error:  # what torch and timm raise for sizes that cannot be may be anything
+        raise CheckpointError(f"{source}: no model has the sizes that its config.json names ({error})") from error
+    check_weights(expected, weights, source)
 
 
-def push(
-    folder: Path, repo_id: str, *, private: bool = False, token: str | None = None, revision: str | None = None
-) -> str:
-    """Upload a checkpoint folder to the Hub, creating the repository; returns the URL of the commit."""
-    api = huggingface_hub.HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), revision=revision, commit_message="lewm-agent"
-    )
-    return str(commit.commit_url)
+def _integers(settings: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _integers(value)
+        elif isinstance(value, int):
+            yield name, value

@@ -15,6 +15,9 @@ from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.inverse_dynamics import InverseDynamics
 
+STATISTICS = frozenset({"action_mean", "action_std"})
+"""Tensors of every model; checkpoints of models that came without them lack both."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -69,6 +72,8 @@ class Learner(nn.Module, ABC):
 
     def make_room(self, names: Collection[str]) -> None:
         """Before tensors called ``names`` are loaded: have those that a model may lack exactly if they are there."""
+        if not STATISTICS & set(names):
+            self.forget_actions()
 
     def fetch(self) -> None:
         """Fetch weights that are not trained, for a new model or where a checkpoint lacks them; by default none."""
@@ -77,6 +82,16 @@ class Learner(nn.Module, ABC):
     def codec(self) -> ActionCodec:
         """Between actions and blocks, with the present statistics."""
         return ActionCodec(self.action_mean, self.action_std, self.config.frame_skip)
+
+    @property
+    def knows_actions(self) -> bool:
+        """Whether the statistics of actions are known: released models come without."""
+        return bool(self.action_mean.isfinite().all())
+
+    def forget_actions(self) -> None:
+        """Mark the statistics of actions as not known."""
+        self.action_mean.fill_(torch.nan)
+        self.action_std.fill_(torch.nan)
 
 
 class LatentModel(Learner):

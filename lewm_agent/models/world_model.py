@@ -73,6 +73,7 @@ class WorldModel(LatentModel):
 
     def make_room(self, names: Collection[str]) -> None:
         """The metric is there when training had ended."""
+        super().make_room(names)
         side = self.config.latent_dim
         self.metric = self.action_mean.new_zeros(side, side) if "metric" in names else None
 

@@ -6,9 +6,10 @@ Whatever a killed write has left under the name beside, a file, a folder or a li
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PART = ".part"
@@ -47,9 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     except BaseException as error:
         remove(part)
-        if isinstance(error, OSError) and error.strerror and error.filename in (None, str(part), part):
-            kept = "what was there before is kept" if path.exists() else "nothing is there"
-            raise OSError(error.errno, f"{error.strerror}; {kept}", str(path)) from error
+        _tell(error, path)
         raise
 
 
@@ -57,6 +56,61 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part; text is written as UTF-8."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_together(files: Mapping[Path, bytes], index: Path, content: str) -> None:
+    """Replace several files so that, whenever the process is killed, all old ones count or all new ones.
+
+    The new ones are written beside the old. Then ``index`` is replaced: its content says by their hashes which files
+    belong to it, so that from then on the new ones count. Then they take their places; where a kill prevents that,
+    :func:`put_in_place` does it before the next reading or writing.
+
+    Args:
+        files: what is to be in each.
+        index: the file that names their hashes.
+        content: of ``index``.
+
+    Raises:
+        OSError: they could not be written; nothing has changed.
+    """
+    for path in (*files, index):
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder, where a file is to be written")
+    before = index.read_bytes() if index.is_file() else None
+    try:
+        for path, data in files.items():
+            remove(part_of(path))
+            part_of(path).write_bytes(data)
+            _flush(part_of(path))
+        write_atomically(index, content)
+    except BaseException as error:
+        now = index.read_bytes() if index.is_file() else None
+        if now == before:  # otherwise interrupted after the index was replaced: the new ones count
+            for unfinished in files:
+                remove(part_of(unfinished))
+        _tell(error, path)
+        raise
+    put_in_place({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
+
+
+def put_in_place(sha256: Mapping[Path, str]) -> None:
+    """Finish a :func:`write_together` that was killed at its end: files of these hashes that still lie beside."""
+    for path, expected in sha256.items():
+        part = part_of(path)
+        if part.is_file():
+            with part.open("rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == expected
+            if whole:
+                with contextlib.suppress(FileNotFoundError):  # another process has just done it
+                    os.replace(part, path)
+
+
+def _tell(error: BaseException, path: Path) -> None:
+    """Raise an error of the disk while ``path`` was being replaced so that it names the file and what is there now."""
+    part = str(part_of(path))
+    if isinstance(error, OSError) and error.strerror and str(error.filename or part) == part:
+        kept = "what was there before is kept" if path.exists() else "nothing is there"
+        raise OSError(error.errno, f"{error.strerror}; {kept}", str(path)) from error
 
 
 def _flush(path: Path) -> None:
