@@ -21,6 +21,7 @@ from lewm_agent.datasets.goals import GoalClips
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
+from lewm_agent.planning.finite import require_finite, require_statistics
 
 
 class PolicyController:
@@ -33,6 +34,7 @@ class PolicyController:
     """
 
     def __init__(self, policy: GoalPolicy, low: Actions, high: Actions) -> None:
+        require_statistics(policy)
         self.policy = policy
         self.low, self.high = low, high
 
@@ -53,6 +55,9 @@ class PolicyController:
 
         Returns:
             Actions (N, action_dim) inside the bounds, and the new memories.
+
+        Raises:
+            ValueError: a latent or an action is not finite.
         """
         # One at a time, so that an environment's actions do not depend, not even in the last bit, on the others.
         updated = [self._look(*seen) for seen in zip(memories, frames, goals, strict=True)]
@@ -61,15 +66,18 @@ class PolicyController:
 
     def _look(self, memory: EpisodeMemory, frame: Frames, goal: Frames) -> EpisodeMemory:
         if memory.goal is None or not np.array_equal(memory.goal, goal):
-            latent = self._encode(goal)
+            latent = self._encode(goal, "the latent of the goal")
             memory = EpisodeMemory(memory.seed, memory.plans, goal=goal.copy(), goal_latent=latent)
         if memory.queue or memory.goal_latent is None:
             return memory
-        block = self.policy.block(self._encode(frame), memory.goal_latent)
+        block = self.policy.block(self._encode(frame, "the latent of the frame"), memory.goal_latent)
+        require_finite(block, "an action")
         return dataclasses.replace(memory, plans=memory.plans + 1, queue=tuple(self._actions(block)))
 
-    def _encode(self, frame: Frames) -> Tensor:
-        return self.policy.encode(torch.tensor(frame, device=self.policy.action_mean.device)[None])
+    def _encode(self, frame: Frames, name: str) -> Tensor:
+        latent = self.policy.encode(torch.tensor(frame, device=self.policy.action_mean.device)[None])
+        require_finite(latent, name)
+        return latent
 
     def _actions(self, block: Tensor) -> Actions:
         """A block (1, block_dim) as actions (frame_skip, action_dim), in the environment's units."""
