@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -35,11 +36,29 @@ def test_card_shows_what_was_measured(trained_folder: Path, tmp_path: Path) -> N
 
 def test_results_of_other_weights_are_refused(trained_folder: Path, tmp_path: Path) -> None:
     out = measured(trained_folder, tmp_path / "out.json")
+    result = json.loads(out.read_text())
     agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
     next(agent.world_model.parameters()).data += 1e-3
     with pytest.raises(ValueError, match="was measured with other weights"):
         agent.save_pretrained(tmp_path / "model", results=[out])
+    for name in ("env", "floors", "success_rate_ci95", "command", "planner", "episodes", "protocol"):
+        out.write_text(json.dumps({key: value for key, value in result.items() if key != name}))
+        with pytest.raises(ValueError, match=f"is not a result of eval.*{name}"):
+            LeWMAgent.from_pretrained(trained_folder, device="cpu").save_pretrained(tmp_path / "model", results=[out])
     out.write_text("{}")
     with pytest.raises(ValueError, match="is not a result of eval"):
         agent.save_pretrained(tmp_path / "model", results=[out])
     assert not (tmp_path / "model").exists()
+
+
+def test_what_a_file_says_stays_in_its_place_on_the_card(trained_folder: Path, tmp_path: Path) -> None:
+    out = measured(trained_folder, tmp_path / "out.json")
+    result = json.loads(out.read_text())
+    out.write_text(json.dumps({**result, "command": "eval\n```\n# Solved: 100 %\n````", "protocol": "a | b\n\n# c"}))
+    agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    assert agent.description.training is not None
+    training = dataclasses.replace(agent.description.training, data="mine |\n\n# Solved")
+    agent.description = dataclasses.replace(agent.description, training=training)
+    text = (agent.save_pretrained(tmp_path / "model", results=[out]) / "README.md").read_text()
+    assert "\n`````\neval\n```\n# Solved: 100 %\n````\n`````\n" in text
+    assert "| data | mine \\| # Solved |" in text and "| `a \\| b # c` |" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ def read_results(files: Sequence[str | Path], weights_sha256: str) -> list[Resul
         try:
             result = json.loads(Path(file).read_text())
             measured = result["model"]["weights_sha256"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            _evaluation(result), _results_section([result])  # has all that the card shows
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} is not a result of eval/success_rate.py ({error!r})") from error
         if measured != weights_sha256:
             raise ValueError(
@@ -69,7 +71,7 @@ class About:
 def model_card(description: Description, about: About, results: Sequence[Result] = ()) -> str:
     """The text of the card; its head is what the Hugging Face Hub reads."""
     model = description.agent.model
-    name = description.environment or "an unregistered environment"
+    name = _cell(description.environment or "an unregistered environment")
     title = f"{agent_title(description.agent_kind)} agent"
     head = ModelCardData(
         library_name="lewm-agent",
@@ -79,7 +81,7 @@ def model_card(description: Description, about: About, results: Sequence[Result]
         eval_results=[_evaluation(result) for result in results] or None,
     )
     record = {**about.traits, **description.origin}
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items())
+    rows = "\n".join(f"| {_cell(key.replace('_', ' '))} | {_cell(value)} |" for key, value in record.items())
     return f"""---
 {head.to_yaml().rstrip()}
 ---
@@ -98,6 +100,17 @@ action = agent.act(frame, goal_frame)  # uint8 RGB, {model.image_size} x {model.
 | frames | {model.image_size} x {model.image_size} RGB, {model.history} at most, {model.frame_skip} steps apart |
 {rows}
 {_results_section(results)}"""
+
+
+def _cell(value: object) -> str:
+    """A value that stays in its cell of a table."""
+    return " ".join(str(value).replace("|", "\\|").replace("`", "'").split())
+
+
+def _fenced(text: str) -> str:
+    """A code block that its text does not end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _evaluation(result: Result) -> EvalResult:
@@ -125,9 +138,7 @@ Percent of held-out pairs of start and goal that are solved, with Wilson's 95 % 
 |---|---|---|---|---|
 {rows}
 
-```
-{commands}
-```
+{_fenced(commands)}
 """
 
 
@@ -139,4 +150,5 @@ def _result_row(result: Result) -> str:
     planner = result["planner"]
     search = f"{planner['search']}, {planner['samples']} x {planner['iterations']}" if planner else "none"
     success = f"{result['success_rate']:.1f} [{low:.1f}, {high:.1f}]"
-    return f"| `{result['protocol']}` | {result['episodes']} | {success} | {floors} | {search} |"
+    cells = (f"`{_cell(result['protocol'])}`", *map(_cell, (result["episodes"], success, floors, search)))
+    return f"| {' | '.join(cells)} |"
