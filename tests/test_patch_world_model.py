@@ -101,6 +101,16 @@ def test_a_timm_vit_from_a_file_and_at_random(tmp_path: Path) -> None:
     PatchWorldModel(dataclasses.replace(config, weights="random")).fetch()
 
 
+@pytest.mark.parametrize("name", ["hf-hub:user/model", "hf_hub:user/model", "local-dir:/etc", "resnet18", "nothing"])
+def test_a_backbone_is_none_that_timm_would_fetch_from_where_its_name_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    monkeypatch.setattr("lewm_agent.agents.rivals.frozen._without_weights", lambda name: None)
+    with pytest.raises(CheckpointError, match=f"timm has no plain ViT `{name}`"):
+        PatchWorldModel(PatchModelConfig(image_size=16, backbone=name, **SIZES))
+
+
 def test_without_the_hub_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")

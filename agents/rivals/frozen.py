@@ -7,14 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lewm_agent.checkpoints import checkpoint
+from lewm_agent.checkpoints import checkpoint, hub
 from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig
 from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, EncoderConfig
@@ -35,7 +34,7 @@ def read_encoder(name: str) -> tuple[EncoderConfig, dict[str, Tensor]]:
     Raises:
         CheckpointError: no such model, or an agent of another kind.
     """
-    folder = checkpoint.locate(name)
+    folder = hub.locate(name)
     kind = checkpoint.agent_kind(folder)
     if kind not in registry.entries():
         raise CheckpointError(f"{folder} holds a `{kind}` agent, which has no encoder of its own to take over")
@@ -93,6 +92,9 @@ class TimmPatches(PatchEncoder):
     Args:
         name: of the model, such as ``vit_small_patch14_dinov2.lvd142m``.
         image_size: side of the frames that are given, in pixels.
+
+    Raises:
+        CheckpointError: timm has no such ViT.
     """
 
     mean: Tensor
@@ -100,6 +102,9 @@ class TimmPatches(PatchEncoder):
 
     def __init__(self, name: str, image_size: int) -> None:
         super().__init__()
+        # timm would also take "hf-hub:user/model", and fetch from there what a file names.
+        if not is_timm_vit(name):
+            raise CheckpointError(f"timm has no plain ViT `{name}`")
         self.name = name
         patch = _without_weights(name).patch_embed.patch_size[0]
         self.side = patch * max(1, round(image_size / patch))
@@ -133,8 +138,8 @@ class TimmPatches(PatchEncoder):
     def load_file(self, path: Path) -> None:
         """Weights from a ``.safetensors`` file in timm's names. Raises :class:`CheckpointError`."""
         try:
-            weights = safetensors.torch.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
+            weights = checkpoint.tensors(path.read_bytes(), path)
+        except OSError as error:
             raise CheckpointError(f"{path} is no file of weights that can be read ({error})") from error
         try:
             model = self._vit(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
