@@ -137,7 +137,7 @@ def measure(options: Options) -> tuple[dict[str, Any], list[Strip]]:
     """All figures, JSON-ready, and the strips."""
     command.at_least(options, frames=1, steps=1, trajectories=1, seed=0)
     environment = environment_id(options.env)
-    agent = command.load_model(options.model or options.env, environment, options.device)
+    agent = command.load_model(options.model or command.bundled(options.env), environment, options.device)
     views = gather(agent, environment, options.frames, EPISODES_SEED)
     encoded = torch.as_tensor(latents(agent.world_model, views.pixels, agent.device)).float().to(agent.device)
     torch.manual_seed(options.seed)
