@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lewm_agent.datasets.formats import EpisodeSource
+from lewm_agent.datasets.formats.checking import checked_episode, reading
+from lewm_agent.datasets.formats.source import described
 from lewm_agent.datasets.metadata import DatasetMetadata, git_commit, software_versions
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shard_folder import ShardFolder, next_shard
@@ -43,39 +45,49 @@ def convert(
         progress: show a progress bar on the standard error stream.
 
     Raises:
-        ValueError: episodes that are no dataset of ours (their frames, actions or columns), another dataset in the
-            folder, or not as many rows at the end as the source has.
+        ValueError: episodes that are no dataset of ours (their frames, actions or columns), or have more or fewer rows
+            than their index says; or another dataset in the folder. The sentence names episode and column.
     """
-    folder, total = Path(path), len(source.lengths)
-    if not total:
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
+    episodes = [index for index, rows in enumerate(source.lengths) if rows]
+    if not episodes:
         raise ValueError(f"{source.description} holds no episode")
-    shards = ShardFolder(folder, _request(source, environment_id, image_size), overwrite)
+    first = _episode(source, episodes[0], image_size)
+    folder, total = Path(path), len(episodes)
+    shards = ShardFolder(folder, _request(source, first, total, environment_id), overwrite)
     with shards.filling("conversion"), _progress_bar(shards, progress) as bar:
         for shard in shards.missing:
             with ShardWriter(next_shard(folder, shard), compression) as writer:
-                for index in range(shard * SHARD_EPISODES, min((shard + 1) * SHARD_EPISODES, total)):
-                    writer.append(_resized(source.episode(index), image_size))
+                for index in episodes[shard * SHARD_EPISODES : (shard + 1) * SHARD_EPISODES]:
+                    writer.append(_alike(first, _episode(source, index, image_size), f"episode {index}"))
                     bar.advance(bar.task_ids[0])
             shards.add(writer.record())
-        dataset = shards.finish()
-    rows = int(dataset.episode_lengths.sum())
-    if rows != sum(source.lengths):
-        raise ValueError(f"{folder} has {rows} rows, {source.description} {sum(source.lengths)}: they do not agree")
-    return dataset
+        return shards.finish()
 
 
-def _request(source: EpisodeSource, environment_id: str, image_size: int | None) -> DatasetMetadata:
-    first = _resized(source.episode(0), image_size)
+def _request(source: EpisodeSource, first: dict[str, NDArray[Any]], total: int, environment_id: str) -> DatasetMetadata:
     height, width, channels = first["pixels"].shape[1:]
     return DatasetMetadata(
-        environment_id, {}, f"converted: {source.description}", 0, len(source.lengths), SHARD_EPISODES,
+        environment_id, {}, f"converted: {source.description}", 0, total, SHARD_EPISODES,
         (height, width, channels), "unknown", f"{first['action'].shape[1]} numbers",
         versions=software_versions(), git_commit=git_commit(),
     )  # fmt: skip
 
 
-def _resized(columns: dict[str, NDArray[Any]], side: int | None) -> dict[str, NDArray[Any]]:
+def _episode(source: EpisodeSource, index: int, side: int | None) -> dict[str, NDArray[Any]]:
+    """One episode, checked and with frames of the wanted size."""
+    with reading(f"episode {index} of {source.description}"):
+        columns = checked_episode(source.episode(index), source.lengths[index])
     return columns if side is None else {**columns, "pixels": resized(columns["pixels"], side)}
+
+
+def _alike(first: dict[str, NDArray[Any]], columns: dict[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    """Columns of an episode, if they have the names, shapes and types of the first one's."""
+    given, wanted = ({n: (v.dtype, v.shape[1:]) for n, v in one.items()} for one in (columns, first))
+    if given != wanted:
+        raise ValueError(f"{name} has {described(columns)}; the first one has {described(first)}")
+    return columns
 
 
 @contextlib.contextmanager

@@ -110,49 +110,18 @@ class ShardReader:
         self.num_rows = int(shape[0])
         self.frame_shape: tuple[int, int, int] = tuple(shape[1:])
         self._require("action", self.num_rows)
-        for name in INDEX_COLUMNS:
-            self._require(name, None)
         others = [name for name in names if name not in ("pixels", "action", *INDEX_COLUMNS)]
-        reasons = {name: self._left_out(name) for name in others}
-        self.left_out = {name: reason for name, reason in reasons.items() if reason}
+        self.left_out = _left_out(self._file, others, self.num_rows)
         self.columns = [name for name in names if name not in (*INDEX_COLUMNS, *self.left_out)]
 
     def _require(self, name: str, rows: int | None) -> None:
-        if reason := self._unfit(name, rows):
+        if reason := _unfit(self._file, name, rows):
             raise ValueError(f"{self.path} cannot be used: {name} {reason}")
-
-    def _left_out(self, name: str) -> str | None:
-        try:
-            return self._unfit(name, self.num_rows)
-        except ImportError as error:
-            return str(error)
-
-    def _unfit(self, name: str, rows: int | None) -> str | None:
-        """Why something in the file cannot be a column with so many rows."""
-        try:
-            if not isinstance(self._file.get(name, getlink=True), h5py.HardLink):
-                return "is a link, and what it leads to may lie in another file"
-            column = self._file[name]
-            if not isinstance(column, h5py.Dataset):
-                return "is a group, not a column"
-            return next(_faults(column, rows, name == "pixels", self.path.stat().st_size), None)
-        except LIBRARY_ERRORS as error:
-            return f"cannot be read: {error}"
 
     def _read_index(self) -> None:
         self.frame_interval = self._checked_interval()
-        lengths, offsets = (self.rows(name) for name in INDEX_COLUMNS)
-        if lengths.shape != offsets.shape or lengths.ndim != 1 or {lengths.dtype.kind, offsets.dtype.kind} - {*"iu"}:
-            given = f"{lengths.dtype} {lengths.shape} and {offsets.dtype} {offsets.shape}"
-            raise _damaged(self.path, f"ep_len and ep_offset must be as many whole numbers, got {given}")
-        outside = (lengths < 0) | (lengths > self.num_rows) | (offsets < 0)
-        outside |= offsets > self.num_rows - np.where(outside, 0, lengths).astype(np.int64)
-        if outside.any():
-            episode = int(np.flatnonzero(outside)[0])
-            raise _damaged(self.path, f"episode {episode} has rows outside of the {self.num_rows} in the file")
-        some = lengths > 0
-        self.lengths, self.offsets = lengths[some].astype(np.int64), offsets[some].astype(np.int64)
-        self._check_disjoint()
+        index = _index(self._file, self.path, self.num_rows)
+        self.lengths, self.offsets = (values[index[0] > 0] for values in index)
         self._direct = _direct_filter(self._pixels)
         self._check_written()
 
@@ -165,20 +134,102 @@ class ShardReader:
             raise _damaged(self.path, f"{FRAME_INTERVAL} must be a whole number of at least 1, got {interval!r}")
         return int(interval)
 
-    def _check_disjoint(self) -> None:
-        order = np.argsort(self.offsets, kind="stable")
-        stops = (self.offsets + self.lengths)[order]
-        overlaps = np.flatnonzero(stops[:-1] > self.offsets[order][1:])
-        if overlaps.size:
-            first, second = sorted(order[overlaps[0] : overlaps[0] + 2].tolist())
-            raise _damaged(self.path, f"episodes {first} and {second} share rows by ep_len and ep_offset")
-
     def _check_written(self) -> None:
         """HDF5 returns zeros for what was never written; reading a chunk directly finds out by itself."""
         if self._direct is None:
             frames = int((-(-self.lengths // self.frame_interval)).sum())
             if _unwritten(self._pixels, frames):
                 raise _damaged(self.path, "pixels has frames that were never written")
+
+
+def _index(file: Any, path: Path, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    for name in INDEX_COLUMNS:
+        reason = _unfit(file, name, None) or ("is not one number per episode" if file[name].ndim != 1 else None)
+        if reason:
+            raise ValueError(f"{path} cannot be used: {name} {reason}")
+    return checked_index(path, *(file[name][()] for name in INDEX_COLUMNS), rows)
+
+
+def checked_index(
+    path: Path, lengths: NDArray[Any], offsets: NDArray[Any], rows: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``ep_len`` and ``ep_offset`` (E,), if episodes lie within ``rows`` rows and share none; some may be empty.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if lengths.shape != offsets.shape or lengths.ndim != 1 or {lengths.dtype.kind, offsets.dtype.kind} - {*"iu"}:
+        given = f"{lengths.dtype} {lengths.shape} and {offsets.dtype} {offsets.shape}"
+        raise _damaged(path, f"ep_len and ep_offset must be as many whole numbers, got {given}")
+    outside = (lengths < 0) | (lengths > rows) | (offsets < 0)
+    outside |= offsets > rows - np.where(outside, 0, lengths).astype(np.int64)
+    if outside.any():
+        raise _damaged(path, f"episode {np.flatnonzero(outside)[0]} has rows outside of the {rows} there are")
+    lengths, offsets = lengths.astype(np.int64), offsets.astype(np.int64)
+    order = np.argsort(offsets, kind="stable")
+    order = order[lengths[order] > 0]
+    overlaps = np.flatnonzero((offsets + lengths)[order][:-1] > offsets[order][1:])
+    if overlaps.size:
+        first, second = sorted(order[overlaps[0] : overlaps[0] + 2].tolist())
+        raise _damaged(path, f"episodes {first} and {second} share rows by ep_len and ep_offset")
+    return lengths, offsets
+
+
+def row_columns(path: Path) -> list[str]:
+    """Names of what a foreign file with actions and their episodes holds as many rows of, whatever else is in it.
+
+    Raises:
+        ValueError: It is no such file, or its index cannot be true. Otherwise as :class:`ShardReader`.
+    """
+    with _open(path) as file:
+        if missing := [name for name in ("action", *INDEX_COLUMNS) if name not in list(file)]:
+            raise ValueError(f"{path} lacks the columns {missing}; it has {sorted(file)}")
+        if reason := _unfit(file, "action", None):
+            raise ValueError(f"{path} cannot be used: action {reason}")
+        rows = len(file["action"])
+        _index(file, path, rows)
+        others = [name for name in file if name not in INDEX_COLUMNS]
+        return [name for name in others if name not in _left_out(file, others, rows)]
+
+
+def check_self_contained(path: Path) -> None:
+    """Raise ``ValueError`` if anything in an HDF5 file lies in another file, or is a link that might lead there."""
+
+    def leads_out(name: str, link: Any) -> str | None:
+        if not isinstance(link, h5py.HardLink):
+            return name
+        found = file[name]
+        return name if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external) else None
+
+    with _open(path) as file:
+        if name := file.visititems_links(leads_out):
+            raise ValueError(f"{path} cannot be used: {name} is a link or lies in other files; copy its values into it")
+
+
+def _left_out(file: Any, names: list[str], rows: int) -> dict[str, str]:
+    """Which of the names are no columns with so many rows, and why."""
+    reasons: dict[str, str] = {}
+    for name in names:
+        try:
+            reason = _unfit(file, name, rows)
+        except ImportError as error:
+            reason = str(error)
+        if reason:
+            reasons[name] = reason
+    return reasons
+
+
+def _unfit(file: Any, name: str, rows: int | None) -> str | None:
+    """Why something in the file cannot be a column with so many rows; any number of them will do if it is None."""
+    try:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            return "is a link, and what it leads to may lie in another file"
+        column = file[name]
+        if not isinstance(column, h5py.Dataset):
+            return "is a group, not a column"
+        return next(_faults(column, rows, Path(file.filename).stat().st_size), None)
+    except LIBRARY_ERRORS as error:
+        return f"cannot be read: {error}"
 
 
 def _open(path: Path) -> Any:
@@ -203,8 +254,9 @@ def _damaged(path: Path, what: str) -> ValueError:
     return ValueError(f"{path} is damaged, {what}")
 
 
-def _faults(column: Any, rows: int | None, is_frames: bool, file_bytes: int) -> Iterator[str]:
-    """What is wrong with a column, the cheapest to find first; ``rows`` is None where any number of them will do."""
+def _faults(column: Any, rows: int | None, file_bytes: int) -> Iterator[str]:
+    """What is wrong with a column, the cheapest to find first."""
+    is_frames = column.ndim == 4 and column.dtype == np.uint8  # read row by row, other columns whole
     if column.dtype.kind not in "biuf":
         yield f"holds {column.dtype}, not numbers"
     if column.ndim == 0:
@@ -212,7 +264,9 @@ def _faults(column: Any, rows: int | None, is_frames: bool, file_bytes: int) -> 
     if column.is_virtual or column.external:
         yield "is stored in other files; copy its values into this one"
     if rows is not None and column.shape[0] != rows:
-        yield f"has {column.shape[0]} rows, pixels has {rows}"
+        yield f"has {column.shape[0]} rows instead of {rows}"
+    if rows is not None and 0 in column.shape[1:]:
+        yield f"has rows of shape {column.shape[1:]}, with nothing in them"
     asked = column.dtype.itemsize * max(math.prod(column.shape[is_frames:]), math.prod(column.chunks or ()))
     if asked > max(SMALL, EXPANSION * file_bytes):
         yield f"asks for {asked / 1e9:.1f} GB, and the whole file has {file_bytes / 1e6:.1f} MB"

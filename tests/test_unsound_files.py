@@ -47,9 +47,9 @@ def written(path: Path, **replaced: Any) -> Path:
         ({"ep_len": [6.0, 4.0, np.nan]}, "as many whole numbers, got float64"),
         ({"ep_len": [6, 4]}, r"as many whole numbers, got int64 \(2,\) and int64 \(3,\)"),
         ({"ep_len": 6}, "ep_len is a single number"),
-        ({"action": np.ones((ROWS, 0), np.float32)}, r"action must be floats of shape \(rows, A\)"),
+        ({"action": np.ones((ROWS, 0), np.float32)}, r"action has rows of shape \(0,\), with nothing in them"),
         ({"action": np.ones((ROWS, 2), np.int64)}, r"action must be floats of shape \(rows, A\), got int64"),
-        ({"action": np.ones((5, 2), np.float32)}, "action has 5 rows, pixels has 15"),
+        ({"action": np.ones((5, 2), np.float32)}, "action has 5 rows instead of 15"),
         ({"action": ["left"] * ROWS}, "action holds object, not numbers"),
         ({"pixels": np.ones((ROWS, 8, 0, 3), np.uint8)}, "pixels must be uint8 of shape"),
         ({"pixels": 3}, "pixels is a single number"),
@@ -68,7 +68,7 @@ def test_what_is_no_column_of_rows_is_left_out_and_told(tmp_path: Path) -> None:
     dataset = OfflineDataset(path)
     assert dataset.columns == ["action", "pixels", "state"]
     assert set(dataset.left_out) == {"success", "fps", "meta", "task"}
-    assert "success (has 3 rows, pixels has 15)" in describe(str(path))["left out"]
+    assert "success (has 3 rows instead of 15)" in describe(str(path))["left out"]
 
 
 def test_episodes_without_rows_are_none(tmp_path: Path) -> None:

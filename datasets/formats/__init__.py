@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lewm_agent.datasets.formats.checking import reading
 from lewm_agent.datasets.formats.source import EpisodeSource
 
 __all__ = ["EpisodeSource", "open_source"]
@@ -24,8 +25,13 @@ def open_source(place: str | Path, frames: str | None = None) -> EpisodeSource:
     Raises:
         FileNotFoundError: nothing there.
         ImportError: the library that reads it is not installed.
-        ValueError: none of these formats, or no such frames.
+        ValueError: none of these formats, damaged, with an index that cannot be true, or no such frames.
     """
+    with reading(str(place)):
+        return _opened(place, frames)
+
+
+def _opened(place: str | Path, frames: str | None) -> EpisodeSource:
     from lewm_agent.datasets.formats import lerobot, minari, stable_worldmodel, video
 
     path = Path(place)

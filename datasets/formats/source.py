@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -22,7 +21,10 @@ class EpisodeSource(Protocol):
     lengths: list[int]
 
     def episode(self, index: int) -> dict[str, NDArray[Any]]:
-        """Columns of one episode: ``pixels`` (N, H, W, 3) uint8, ``action`` (N, A) float32, others numeric."""
+        """Columns of one episode: ``pixels`` (N, H, W, 3) uint8, ``action`` (N, A) float32, others numeric.
+
+        Conversion checks that, and that N is what ``lengths`` says; it may raise anything.
+        """
 
 
 def imported(module: str, purpose: str, advice: str) -> Any:
@@ -33,8 +35,11 @@ def imported(module: str, purpose: str, advice: str) -> Any:
         raise ImportError(f"{purpose} needs {module.split('.')[0]} ({error}): {advice}") from error
 
 
-def chosen_frames(candidates: Sequence[str], wanted: str | None, place: str) -> str:
-    """Which of the columns with pictures to take. Raises ``ValueError`` if that is not clear."""
+def chosen_frames(candidates: Sequence[str], wanted: str | None, place: str, others: str = "") -> str:
+    """Which of the columns with pictures to take; ``others`` says what there is beside them.
+
+    Raises ``ValueError`` if that is not clear.
+    """
     if wanted is None and "pixels" in candidates:
         return "pixels"
     if wanted is None and len(candidates) == 1:
@@ -42,13 +47,11 @@ def chosen_frames(candidates: Sequence[str], wanted: str | None, place: str) -> 
     if wanted in candidates:
         return str(wanted)
     if not candidates:
-        raise ValueError(f"{place} has no column of RGB frames")
+        raise ValueError(f"{place} has no column of frames of uint8{others and f'; it has {others}'}")
     asked = "say which" if wanted is None else f"it has no frames {wanted!r}"
     raise ValueError(f"{place} has frames {', '.join(candidates)}: {asked}")
 
 
-def with_last_row(actions: NDArray[Any], rows: int) -> NDArray[np.float32]:
-    """Actions (n, A) or (n,) as (rows, A) float32, NaN where no action follows the last frame."""
-    flat = np.asarray(actions, np.float32).reshape(len(actions), -1)
-    missing = np.full((rows - len(flat), flat.shape[1]), np.nan, np.float32)
-    return np.concatenate([flat, missing])
+def described(columns: Mapping[str, NDArray[Any]]) -> str:
+    """Names, types and shapes of columns, for a sentence."""
+    return ", ".join(f"{name} {values.dtype} {values.shape[1:]}" for name, values in columns.items())

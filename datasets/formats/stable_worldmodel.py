@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.datasets.formats.source import chosen_frames, imported, with_last_row
+from lewm_agent.datasets.formats.checking import action_rows, is_pictures, rgb_frames
+from lewm_agent.datasets.formats.source import chosen_frames, described, imported
+from lewm_agent.datasets.shard_reader import checked_index, row_columns
 
 ADVICE = 'pip install "lewm-agent[compare]"'
+ANY_ROWS = 2**62
+"""Rows within which an index lies if how many there are is found out by reading them."""
 _INDEX_COLUMNS = ("ep_idx", "step_idx", "episode_idx", "ep_len", "ep_offset")
 
 
@@ -31,30 +35,25 @@ class StableWorldModelSource:
                     f"{path} is no dataset in a format known here: stable-worldmodel's ({known}), LeRobot's version 3, "
                     "Minari's"
                 )
-            self._dataset = kind.open_reader(str(path))
+            chosen = {"keys_to_load": row_columns(path)} if kind.name == "hdf5" else {}
+            self._dataset = kind.open_reader(str(path), **chosen)
         self.description = f"{path.name}, stable-worldmodel {kind.name}"
-        self.lengths = [int(length) for length in self._dataset.lengths]
-        first = self._columns(0)
-        pictures = [name for name, values in first.items() if values.ndim == 4 and values.dtype == np.uint8]
-        self._frames = chosen_frames(pictures, frames, str(path))
-        self._others = [n for n in first if n not in (*pictures, "action") and first[n].dtype.kind in "biuf"]
+        index = np.asarray(self._dataset.lengths), np.asarray(self._dataset.offsets)
+        self.lengths: list[int] = checked_index(path, *index, ANY_ROWS)[0].tolist()
+        first = self._columns(next((index for index, rows in enumerate(self.lengths) if rows), 0))
         if "action" not in first:
             raise ValueError(f"{path} has no column `action`; it has {', '.join(sorted(first))}")
+        pictures = [name for name, values in first.items() if is_pictures(values)]
+        self._frames = chosen_frames(pictures, frames, str(path), described(first))
+        self._others = [n for n in first if n not in (*pictures, "action") and first[n].dtype.kind in "biuf"]
 
     def episode(self, index: int) -> dict[str, NDArray[Any]]:
         """One episode. See :class:`EpisodeSource`."""
         columns = self._columns(index)
-        pixels, action = columns[self._frames], columns["action"]
         others = {name: columns[name] for name in self._others}
-        return {**others, "pixels": pixels, "action": with_last_row(action, len(pixels))}
+        pixels = rgb_frames(columns[self._frames], self._frames)
+        return {**others, "pixels": pixels, "action": action_rows(columns["action"], len(pixels))}
 
     def _columns(self, index: int) -> dict[str, NDArray[Any]]:
         episode = self._dataset.load_episode(index)
-        columns = {name: np.asarray(values) for name, values in episode.items() if name not in _INDEX_COLUMNS}
-        return {name: _channels_last(values) for name, values in columns.items()}
-
-
-def _channels_last(values: NDArray[Any]) -> NDArray[Any]:
-    if values.ndim == 4 and values.dtype == np.uint8 and values.shape[1] == 3 and values.shape[3] != 3:
-        return np.ascontiguousarray(values.transpose(0, 2, 3, 1))
-    return values
+        return {name: np.asarray(values) for name, values in episode.items() if name not in _INDEX_COLUMNS}

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.datasets.formats.source import chosen_frames, imported, with_last_row
+from lewm_agent.datasets.formats.checking import action_rows, collected, rgb_frames
+from lewm_agent.datasets.formats.source import chosen_frames, imported
+from lewm_agent.datasets.shard_reader import EXPANSION, SMALL, checked_index
+from lewm_agent.tools.contained import inside
 
 ADVICE = 'pip install "lewm-agent[video]"'
 
 
-def decoded(file: Path, first: float = 0.0, last: float = math.inf) -> NDArray[np.uint8]:
-    """Frames (N, H, W, 3) shown from second ``first`` on and before second ``last``."""
+def decoded(file: Path, first: float = 0.0, last: float = math.inf) -> Iterator[NDArray[np.uint8]]:
+    """Frames (H, W, 3) shown from second ``first`` on and before second ``last``."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no video {file}")
     av = imported("av", f"reading {file}", ADVICE)
-    frames = []
     with av.open(str(file)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{file} has no video in it")
         stream = container.streams.video[0]
         container.seek(max(0, int(first / stream.time_base)), stream=stream)
         for frame in container.decode(stream):
             if frame.time >= last:
                 break
             if frame.time >= first:
-                frames.append(frame.to_ndarray(format="rgb24"))
-    return np.stack(frames)
+                yield frame.to_ndarray(format="rgb24")
 
 
 class VideoFolderSource:
@@ -38,13 +45,13 @@ class VideoFolderSource:
     def __init__(self, path: Path, frames: str | None = None) -> None:
         self._path = path
         self._frames = chosen_frames(sorted(video.parent.name for video in path.glob("*/ep_0.mp4")), frames, str(path))
-        tables = {file.stem: np.load(file)["arr_0"] for file in sorted(path.glob("*.npz"))}
-        self.lengths = [int(length) for length in tables.pop("ep_len")]
-        self._starts = [int(start) for start in tables.pop("ep_offset")]
-        self._tables = {name: values for name, values in tables.items() if values.dtype.kind in "biuf"}
+        tables = {file.stem: _table(inside(path, file.name)) for file in sorted(path.glob("*.npz"))}
+        if missing := {"action", "ep_len", "ep_offset"} - set(tables):
+            raise ValueError(f"{path} has no column `{sorted(missing)[0]}`; it has {', '.join(sorted(tables))}")
+        index = checked_index(path, tables.pop("ep_len"), tables.pop("ep_offset"), len(tables["action"]))
+        self.lengths, self._starts = (values.tolist() for values in index)
+        self._tables = {name: values for name, values in tables.items() if values.dtype.kind in "biuf" and values.ndim}
         self.description = f"{path.name}, videos of stable-worldmodel"
-        if "action" not in self._tables:
-            raise ValueError(f"{path} has no column `action`; it has {', '.join(sorted(self._tables))}")
 
     @staticmethod
     def is_at(path: Path) -> bool:
@@ -55,5 +62,17 @@ class VideoFolderSource:
         """One episode. See :class:`EpisodeSource`."""
         rows = slice(self._starts[index], self._starts[index] + self.lengths[index])
         columns = {name: values[rows] for name, values in self._tables.items()}
-        pixels = decoded(self._path / self._frames / f"ep_{index}.mp4")
-        return {**columns, "action": with_last_row(columns["action"], self.lengths[index]), "pixels": pixels}
+        video = inside(self._path, f"{self._frames}/ep_{index}.mp4")
+        pixels = rgb_frames(collected(decoded(video), self.lengths[index], self._frames), self._frames)
+        return {**columns, "action": action_rows(self._tables["action"][rows], self.lengths[index]), "pixels": pixels}
+
+
+def _table(file: Path) -> NDArray[Any]:
+    """The one array of an ``.npz`` file, if it does not unpack to far more than the file can honestly hold."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > max(SMALL, EXPANSION * file.stat().st_size):
+        raise ValueError(f"{file} unpacks to {size / 1e9:.1f} GB, and it has {file.stat().st_size / 1e6:.1f} MB")
+    with np.load(file) as arrays:
+        values: NDArray[Any] = arrays["arr_0"]
+    return values
