@@ -110,12 +110,12 @@ def signals_wait() -> Iterator[None]:
     here = threading.current_thread() is threading.main_thread()  # signals are handled in no other thread
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT) if here}
     raising = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in raising:
-        signal.signal(number, note)
+    for held in raising:
+        signal.signal(held, note)
     try:
         yield
     finally:
-        for number, handler in raising.items():
-            signal.signal(number, handler)
+        for held, handler in raising.items():
+            signal.signal(held, handler)
         for number in arrived:
             signal.raise_signal(number)

@@ -208,10 +208,13 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():  # an installed package: a repository further up is somebody else's
         return None
-    question = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
-    command = ["git", "--no-optional-locks", "-C", str(root), *question]  # a killed collection must leave no index.lock
+    # `git describe --dirty` would leave an index.lock when it is killed, and block whoever works there
+    question = ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = ["git", "--no-optional-locks", "-C", str(root), *question]
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return finished.stdout.strip() or None
+    first, *lines = finished.stdout.splitlines()
+    changed = any(not line.startswith("#") for line in lines)
+    return first.removeprefix("# branch.oid ") + "-dirty" * changed

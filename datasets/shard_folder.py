@@ -100,7 +100,7 @@ class ShardFolder:
                 self._leave(created)
                 if isinstance(error, KeyboardInterrupt):
                     raise KeyboardInterrupt(f"{what} interrupted: {self._kept()}; the same call continues") from None
-                if isinstance(error, OSError) and error.errno in _FULL:
+                if isinstance(error, OSError) and error.errno is not None and error.errno in _FULL:
                     raise OSError(
                         f"no space left in {self.folder} ({os.strerror(error.errno)}); {self._kept()}; the same call "
                         "continues when there is room"

@@ -39,9 +39,10 @@ def from_text(name: str, image_size: int, kwargs: str) -> Environment:
     """
     given = _json_object(kwargs)
     env = make(name, image_size)
-    known = sorted(set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"})
+    own = set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"}
+    known = [*sorted(own), "max_episode_steps"]
     if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"{name} takes no argument {unknown[0]!r} here; it takes {', '.join(known) or 'none'}")
+        raise ValueError(f"{name} takes no argument {unknown[0]!r} here; it takes {', '.join(known)}")
     return make(name, image_size, **given) if given else env
 
 
