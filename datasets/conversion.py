@@ -60,7 +60,9 @@ def convert(
         for shard in shards.missing:
             with ShardWriter(next_shard(folder, shard), compression) as writer:
                 for index in episodes[shard * SHARD_EPISODES : (shard + 1) * SHARD_EPISODES]:
-                    writer.append(_alike(first, _episode(source, index, image_size), f"episode {index}"))
+                    writer.append(
+                        _alike(first, _episode(source, index, image_size), f"episode {index} of {source.description}")
+                    )
                     bar.advance(bar.task_ids[0])
             shards.add(writer.record())
         return shards.finish()

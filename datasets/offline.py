@@ -346,7 +346,8 @@ def _check_size(file: Path, record: ShardRecord) -> None:
 
 def _check_record(reader: ShardReader, metadata: DatasetMetadata, record: ShardRecord) -> None:
     """A shard of ours is what ``metadata.json`` says, and its episodes take all of its rows."""
-    said = record.episodes, record.frames, record.frames, metadata.frame_shape, metadata.frame_interval, {}
+    nothing: dict[str, str] = {}
+    said = record.episodes, record.frames, record.frames, metadata.frame_shape, metadata.frame_interval, nothing
     rows = int(reader.lengths.sum()), reader.num_rows
     found = len(reader.lengths), *rows, reader.frame_shape, reader.frame_interval, reader.left_out
     names = "episodes", "rows of episodes", "rows", "frame_shape", "frame_interval", "content that is no column"

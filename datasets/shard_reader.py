@@ -147,7 +147,11 @@ def _index(file: Any, path: Path, rows: int) -> tuple[NDArray[np.int64], NDArray
         reason = _unfit(file, name, None) or ("is not one number per episode" if file[name].ndim != 1 else None)
         if reason:
             raise ValueError(f"{path} cannot be used: {name} {reason}")
-    return checked_index(path, *(file[name][()] for name in INDEX_COLUMNS), rows)
+    try:
+        lengths, offsets = (np.asarray(file[name][()]) for name in INDEX_COLUMNS)
+    except LIBRARY_ERRORS as error:
+        raise _damaged(path, f"ep_len or ep_offset cannot be read: {error}") from None
+    return checked_index(path, lengths, offsets, rows)
 
 
 def checked_index(

@@ -278,12 +278,16 @@ def test_minari_data_that_would_run_or_read_something_else(minari_data: Path, tm
     file.write_text(json.dumps({**content, "action_space": None, "env_spec": json.dumps(spec)}))
     with pytest.raises(ValueError, match=r"metadata.json lacks the spaces .* would run the environment"):
         open_source("their/data-v0")
+    file.write_text(json.dumps({**content, "total_episodes": 1}))
+    with pytest.raises(ValueError, match=r"their/data-v0 has 4 steps in 1 episodes, its metadata say 8"):
+        open_source("their/data-v0")
     file.write_text(json.dumps({**content, "total_episodes": 3}))
     with pytest.raises(ValueError, match="their/data-v0 cannot be read: KeyError"):
         open_source("their/data-v0")
     file.write_text(json.dumps(content))
     with h5py.File(minari_data / "main_data.hdf5", "a") as data:
         data["episode_0"].attrs["total_steps"] = 3
+        data["episode_1"].attrs["total_steps"] = 5
     with pytest.raises(ValueError, match=r"episode 0 of their/data-v0, Minari .* for 4 frames|by its index it has 4"):
         converted(tmp_path)
     with h5py.File(minari_data / "main_data.hdf5", "a") as data:

@@ -60,6 +60,9 @@ class MinariSource:
         self.lengths = [int(data["total_steps"]) + 1 for data in self._dataset.storage.get_episode_metadata(indices)]
         if not self._ids:
             raise ValueError(f"{dataset_id} holds no episode")
+        steps, said = sum(self.lengths) - len(self.lengths), self._dataset.total_steps
+        if steps != said:
+            raise ValueError(f"{dataset_id} has {steps} steps in {len(self._ids)} episodes, its metadata say {said}")
         first = _vectors(next(iter(self._dataset.iterate_episodes(self._ids[:1]))).observations)
         pictures = [name for name, values in first.items() if is_pictures(values)]
         self._frames = chosen_frames(pictures, frames, dataset_id, described(first))
