@@ -118,6 +118,8 @@ def draw(
     environment: str, protocol_name: str, count: int, seed: int, environment_kwargs: Mapping[str, Any] | None = None
 ) -> PairList:
     """Draw a list from held-out episodes; see :func:`lewm_agent.eval.worlds.held_out.draw_pairs`."""
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     world, kwargs = world_of(environment), dict(environment_kwargs or {})
     pairs = draw_pairs(world.environment, world.protocol(protocol_name), count, seed, kwargs)
     return PairList(world.environment, protocol_name, seed, pairs, kwargs)

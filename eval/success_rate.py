@@ -109,8 +109,9 @@ def _work(options: Options) -> None:
             say(f"written to {options.output}")
         if options.video is not None:
             say(f"{draw()} videos in {options.video}")
+            if options.output is not None:
+                write_json(options.output, result)  # now with their names
         if options.output is not None:
-            write_json(options.output, result)  # now with the names of the videos
             _journal_of(options.output).unlink()
 
 
