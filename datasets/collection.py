@@ -98,9 +98,9 @@ def collect(
     frame_filter(compression)
     _check_picklable(num_envs, make_env=make_env, make_policy=make_policy)
     recorded = json_object("environment_kwargs", environment_kwargs or {})
-    frame_shape, *spaces = _try_out(make_env, make_policy, episode_seed(seed, 0))
+    frame_shape, observation_space, action_space = _try_out(make_env, make_policy, episode_seed(seed, 0))
     request = DatasetMetadata(
-        environment_id, recorded, policy, seed, episodes, shard_episodes, frame_shape, *spaces,
+        environment_id, recorded, policy, seed, episodes, shard_episodes, frame_shape, observation_space, action_space,
         versions=software_versions(), git_commit=git_commit(), frame_interval=frame_interval,
     )  # fmt: skip
     folder = ShardFolder(Path(path), request, overwrite)

@@ -50,9 +50,12 @@ class Hdf5Output(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a place."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
-        self._position = offset + (os.fstat(self._descriptor).st_size if start is None else start)
-        return self._position
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += os.fstat(self._descriptor).st_size
+        self._position = offset
+        return offset
 
     def tell(self) -> int:
         """The present place."""
@@ -67,13 +70,13 @@ class Hdf5Output(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """Write all, or note why not."""
-        end = self._position + len(data)
+        written = 0
         try:
-            while self._position < end:
-                self._position += os.pwrite(self._descriptor, data[self._position - end :], self._position)
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:] if written else data, self._position + written)
         except OSError as error:
             self._failure = self._failure or error
-            self._position = end
+        self._position += len(data)
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:

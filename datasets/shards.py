@@ -57,6 +57,7 @@ class ShardWriter:
         self._frame_filter = frame_filter(compression)
         self._lengths: list[int] = []
         self._rows = 0
+        self._row_shapes: dict[str, tuple[int, ...]] = {}
         self._left_out: set[str] = set()
 
     def __enter__(self) -> ShardWriter:
@@ -107,6 +108,7 @@ class ShardWriter:
         return ShardRecord(self.path.name, len(self._lengths), self._rows, size, digest)
 
     def _create(self, columns: dict[str, NDArray[Any]]) -> None:
+        self._row_shapes = {name: values.shape[1:] for name, values in columns.items()}
         for name, values in columns.items():
             row = values.shape[1:]
             layout = {"chunks": (1, *row), **self._frame_filter} if name == "pixels" else {"chunks": (1024, *row)}
@@ -125,10 +127,10 @@ class ShardWriter:
     def _agreeing(self, columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The columns without those that need not be there and that not all episodes have; they leave the file too."""
         for name in SOMETIMES_THERE:
-            rows = {part[name].shape[1:] if name in part else None for part in (columns, self._file)}
-            if len(rows) > 1:
+            given = columns[name].shape[1:] if name in columns else None
+            if given != self._row_shapes.get(name):
                 self._left_out.add(name)
-                if name in self._file:
+                if self._row_shapes.pop(name, None) is not None:
                     del self._file[name]
         return {name: values for name, values in columns.items() if name not in self._left_out}
 
@@ -138,7 +140,7 @@ class ShardWriter:
                 f"an episode has columns {sorted(columns)}, the shard's first one has {sorted(self._file)}"
             )
         for name, values in columns.items():
-            given, first = (values.shape[1:], values.dtype), (self._file[name].shape[1:], self._file[name].dtype)
+            given, first = (values.shape[1:], values.dtype), (self._row_shapes[name], self._file[name].dtype)
             if given != first:
                 raise ValueError(
                     f"column {name} has rows of shape {given[0]} and type {given[1]}, "
