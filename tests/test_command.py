@@ -82,11 +82,13 @@ def test_an_interruption_says_how_to_go_on(
 @pytest.mark.parametrize("what", ["print('x' * 10**6)", "print('x')", "print('x'); sys.exit(0)"])
 def test_a_reader_who_leaves_is_no_error(what: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    text = f"import sys, time\nfrom lewm_agent.tools import command\ndef work(_):\n    time.sleep(0.2)\n    {what}\n"
+    text = f"import sys\nfrom lewm_agent.tools import command\ndef work(_):\n    sys.stdin.read()\n    {what}\n"
     script.write_text(text + "sys.exit(command.run(work))\n")
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdout.close()
+    process.stdin.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
 

@@ -8,7 +8,6 @@ import math
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -75,31 +74,32 @@ def test_same_seed_same_weights_and_another_seed_others(
 def test_resumed_after_kill_equals_uninterrupted(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
-    config = longer(tiny_config, 8)
+    config = longer(tiny_config, 1)
     whole = LeWMAgent("two_room", config).learn(
         tiny_dataset, tmp_path / "whole", workers=0, progress=False, checkpoint_every=10
     )
     script = tmp_path / "train.py"
     script.write_text(
-        "import sys, json, pathlib\n"
+        "import sys, json\n"
         "from lewm_agent import LeWMAgent, AgentConfig\n"
+        f"from {ProgressShown.__module__} import ProgressShown\n"
+        "def held(progress, done, note=None):\n"
+        "    if done == 15:\n"
+        "        print('held', flush=True)\n"
+        "        sys.stdin.read()\n"
+        "ProgressShown.update = held\n"
         f"config = AgentConfig.from_dict(json.loads({json.dumps(json.dumps(config.to_dict()))}))\n"
         f"LeWMAgent('two_room', config).learn({str(tiny_dataset.path)!r}, {str(tmp_path / 'killed')!r}, workers=0,"
-        " progress=False, checkpoint_every=10)\n"
+        " checkpoint_every=10)\n"
     )
-    process = subprocess.Popen([sys.executable, str(script)])
-    last = tmp_path / "killed" / "checkpoints" / "last"
-    deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
     with pytest.raises(BlockingIOError, match=r"another process is writing into .*killed: wait for it"):
         LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "killed", progress=False, resume=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert last.exists()
-    stop = max(losses(tmp_path / "whole"))
-    resumed_from = int(last.resolve().name.removeprefix("step-"))
-    assert resumed_from < stop, "the run ended before it was killed"
+    assert (tmp_path / "killed" / "checkpoints" / "last").resolve().name == "step-0000010"
+    assert max(losses(tmp_path / "whole")) > 15, "the run ended before it was killed"
     agent = LeWMAgent("two_room", config).learn(
         tiny_dataset, tmp_path / "killed", workers=0, progress=False, checkpoint_every=10, resume=True
     )
@@ -115,7 +115,7 @@ def test_a_slow_training_is_saved_between_regular_checkpoints(
         if done == 5:
             raise KeyboardInterrupt
 
-    config = longer(tiny_config, 8)
+    config = longer(tiny_config, 1)
     whole = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "whole", workers=0, progress=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "CHECKPOINT_SECONDS", 0)

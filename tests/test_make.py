@@ -22,7 +22,7 @@ def run_make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{folder}{os.pathsep}{environment['PATH']}"
     command = ["make", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def write_program(folder: Path, name: str, body: str) -> Path:
