@@ -30,9 +30,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import tyro
 from breaking.trial import GOOD, OUTCOMES, Finding, Trial
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from lewm_agent.tools import command
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,16 @@ class Arguments:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns 0 if nothing was found."""
+    """Run the command; returns 0 if nothing was found, 1 if something was."""
+    return command.run(_work, arguments, continues="with --output, the same command continues")
+
+
+def _work(arguments: list[str]) -> int:
     options = tyro.cli(Arguments, args=arguments, description=__doc__)
-    if options.kills < 0 or options.inputs < 0 or options.disk_step < 0:
-        raise SystemExit("kills, inputs and disk-step must not be negative")
+    if min(options.kills, options.inputs, options.disk_step) < 0:
+        raise ValueError("kills, inputs and disk_step must not be negative")
     found = break_all(options)
-    show(found, Console())
+    show(found)
     if options.output is not None:
         write(options, found)
     return int(any(is_fault(finding) for finding in found.values()))
@@ -74,7 +79,7 @@ def break_all(options: Arguments) -> dict[str, Finding]:
         listed = [trial for trial in attempts(options, Path(place)) if trial.name.startswith(options.only)]
         found = {trial.name: before[trial.name] for trial in listed if trial.name in before}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
+        console = command.console(stderr=True)
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
             bar = progress.add_task("", total=len(listed), completed=len(found))
             for number, trial in enumerate(trial for trial in listed if trial.name not in found):
@@ -83,7 +88,7 @@ def break_all(options: Arguments) -> dict[str, Finding]:
                 keep(options, trial.name, finding)
                 progress.advance(bar)
                 if is_fault(finding) or options.only:
-                    console.print(f"{trial.name}: {finding.outcome}: {finding.detail}", markup=False, highlight=False)
+                    console.print(f"{trial.name}: {finding.outcome}: {finding.detail}", soft_wrap=True)
     return found
 
 
@@ -157,16 +162,16 @@ def table_of(found: dict[str, Finding]) -> dict[str, Counter[str]]:
     return rows
 
 
-def show(found: dict[str, Finding], console: Console) -> None:
+def show(found: dict[str, Finding]) -> None:
     """Print the table, and the faults."""
     table = Table("what", "breaks", *OUTCOMES, box=None)
     for name, counts in table_of(found).items():
         numbers = [counts[key] for key in ("breaks", *OUTCOMES)]
         style = "bold" if name.endswith(": all") else ""
         table.add_row(name, *(str(number) if number else "" for number in numbers), style=style)
-    console.print(table)
+    command.console().print(table)
     faults = sum(is_fault(finding) for finding in found.values())
-    console.print(f"{faults} faults" if faults else "nothing lost, nothing wrong, nothing left", highlight=False)
+    command.say(f"{faults} faults" if faults else "nothing lost, nothing wrong, nothing left")
 
 
 def write(options: Arguments, found: dict[str, Finding]) -> None:

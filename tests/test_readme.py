@@ -24,20 +24,25 @@ from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+BRIEF_TRAINING = "--training.epochs 0.1 --training.schedule-epochs 0.1 --training.batch-size 16"
 BRIEF_HEAD = "inverse-dynamics:inverse-dynamics-config --inverse-dynamics.steps 10"
 SHORTER = {
     "episodes=2000": "episodes=6",
     "--episodes 2000": "--episodes 6",
     "--episodes 200": "--episodes 2",
     "--episodes 50": "--episodes 2",
-    "cube --episodes 100": "cube --episodes 1 --budgets 0.125",
+    "cube --episodes 100": "cube --episodes 1 --budgets 0.125 --planners small",
     "--output probing.json": "--output probing.json --frames 300 --seeds 1",
     "--output geometry.json": "--output geometry.json --episodes 6",
     "--planner small --episodes 2": "--planner small --episodes 1",
     "--output surprise.json": "--output surprise.json --trajectories 2",
     "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
     "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
-    "mine small": f"mine small {BRIEF_HEAD}",
+    "mine small": f"mine small {BRIEF_TRAINING} {BRIEF_HEAD}",
+    "gcbc small": f"gcbc small {BRIEF_TRAINING}",
+    "num_envs=2": "num_envs=1",  # processes are started in tests of their own
+    "--num-envs 2": "--num-envs 1",
+    "--workers 2": "--workers 1",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -45,10 +50,13 @@ ELSEWHERE = {"make run", "make test", "pip install -e ."}
 
 
 @pytest.fixture(autouse=True)
-def brief_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = presets.PRESETS["small"]
-    brief = dataclasses.replace(usual, inverse_dynamics=InverseDynamicsConfig(steps=10))
-    monkeypatch.setitem(presets.PRESETS, "small", brief)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets that train a step or two."""
+    for name in ("small", "two_terms"):
+        usual = presets.PRESETS[name]
+        training = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
+        head = usual.inverse_dynamics and InverseDynamicsConfig(steps=10)
+        monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(usual, training=training, inverse_dynamics=head))
 
 
 def blocks(language: str) -> list[str]:
@@ -75,7 +83,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    short = {name: dataclasses.replace(recipe, episodes=6) for name, recipe in recipes.RECIPES.items()}
+    short = {name: dataclasses.replace(recipe, episodes=6, epochs=0.1) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
     measuring = (ablation, latent_geometry, planning_time, probing, reconstruction, success_rate, surprise)
     measuring += (true_dynamics,)

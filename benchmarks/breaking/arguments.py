@@ -43,6 +43,9 @@ FILE = ("{folder}", "{model}/config.json/below", "/proc/nothing/x.json", "/dev/n
 READ_FILE = ("{folder}", "{folder}/nothing", "{model}/config.json", "{source}", "/dev/null", "{long}")
 
 
+REQUIRED = ("--env", "--path", "--dataset", "--output", "PLACE", "SOURCE", "OUTPUT")
+
+
 @dataclass(frozen=True)
 class Command:
     """A sound command line, and for its options the values that are bad.
@@ -57,17 +60,16 @@ class Command:
     sound: dict[str, str]
     bad: dict[str, tuple[str, ...]]
 
-    def lines(self) -> Iterator[list[str]]:
-        """Every bad value in its place, every option without value, an unknown one, and every required one missing."""
+    def lines(self) -> Iterator[tuple[str, list[str]]]:
+        """What is wrong, and the line: bad values, options without value, unknown ones, and required ones missing."""
         for name, values in self.bad.items():
-            yield from (self._line({**self.sound, name: value}) for value in values)
+            yield from ((f"{name} {value}", self._line({**self.sound, name: value})) for value in values)
             if name.startswith("-"):
-                yield [*self._line(self.sound), name]
-        yield [*self._line(self.sound), "--nothing", "1"]
-        yield [*self._line(self.sound), "unexpected"]
-        for name in self.sound:
-            if name in ("--env", "--path", "--dataset", "--output", "PLACE", "SOURCE", "OUTPUT", "MODEL"):
-                yield self._line({other: value for other, value in self.sound.items() if other != name})
+                yield f"{name} without a value", [*self._line(self.sound), name]
+        yield "unknown option", [*self._line(self.sound), "--nothing", "1"]
+        yield "a word too many", [*self._line(self.sound), "unexpected"]
+        for name in (name for name in self.sound if name in REQUIRED):
+            yield f"no {name}", self._line({other: value for other, value in self.sound.items() if other != name})
 
     def _line(self, options: dict[str, str]) -> list[str]:
         line = list(self.words)
@@ -222,14 +224,16 @@ MAINS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def bad_lines(scene: Scene, count: int, rng: random.Random) -> list[list[str]]:
-    """So many different command lines, or all there are."""
-    every = [line for command in COMMANDS for line in command.lines()]
-    places = {"data": scene.data, "model": scene.model, "source": scene.source, "empty": scene.root / "empty"}
+def bad_lines(scene: Scene, count: int, rng: random.Random) -> list[tuple[str, list[str]]]:
+    """So many different command lines, or all there are, each after the words on what is wrong with it."""
+    every = [
+        (f"{' '.join(command.words[:2])}, {what[:80]}", line) for command in COMMANDS for what, line in command.lines()
+    ]
     (scene.root / "empty").mkdir(exist_ok=True)
+    places = {"data": scene.data, "model": scene.model, "source": scene.source, "empty": scene.root / "empty"}
     words = {**{f"{{{name}}}": str(place) for name, place in places.items()}, "{long}": "long" * 1100}
     chosen = rng.sample(every, min(count, len(every)))
-    return [[_filled(word, words) for word in line] for line in chosen]
+    return [(what, [_filled(word, words) for word in line]) for what, line in chosen]
 
 
 def _filled(word: str, words: dict[str, str]) -> str:

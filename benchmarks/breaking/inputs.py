@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from breaking import arguments
 from breaking.scene import SIDE, Scene, evaluation, train, unmeasured
-from breaking.trial import Ended, Finding, Trial, run
+from breaking.trial import Ended, Finding, Trial, run, sentence_of
 from lewm_agent import cli
 from lewm_agent.agents.registry import load_agent
 from lewm_agent.eval import success_rate
@@ -38,8 +38,8 @@ Use = Callable[[Path], Any]
 def trials(scene: Scene, inputs: int, seed: int) -> Iterator[Trial]:
     """So many bad inputs."""
     lines = arguments.bad_lines(scene, round(inputs * SHARES["arguments"]), random.Random(f"{seed}/arguments"))
-    for number, line in enumerate(lines):
-        yield Trial(f"inputs/arguments/{number}", _command_line(line))
+    for number, (what, line) in enumerate(lines):
+        yield Trial(f"inputs/arguments/{number}", _command_line(what, line))
     rest = inputs - len(lines)
     kinds = _kinds(scene)
     total = sum(SHARES[name] for name in kinds)
@@ -106,13 +106,12 @@ class Sound:
         return self._result
 
 
-def _command_line(line: list[str]) -> Callable[[Path], Finding]:
+def _command_line(what: str, line: list[str]) -> Callable[[Path], Finding]:
     def attempt(folder: Path) -> Finding:
         os.chdir(folder)
         ended = run(lambda: arguments.call(line, folder))
         found = _judged(ended, None)
-        words = " ".join(word[:60] for word in line)
-        return Finding(found.outcome, f"{words}: {found.detail}")
+        return Finding(found.outcome, f"{what}: {found.detail}")
 
     return attempt
 
@@ -149,8 +148,8 @@ def refused(work: Callable[[], Any]) -> Any:
     """What the work returns; after an error that the commands have a sentence for, 2."""
     try:
         return work()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}")
+    except Exception as error:
+        print(sentence_of(error))
         return 2
 
 
@@ -185,7 +184,7 @@ def learn_from(name: str) -> Use:
 def evaluate(scene: Scene, folder: Path) -> Any:
     """Continue an evaluation from the journal that lies in the folder."""
     output = folder / "out.json"
-    return success_rate.run(evaluation(scene.model, output)) or unmeasured(json.loads(output.read_text()))
+    return success_rate.main(evaluation(scene.model, output)) or unmeasured(json.loads(output.read_text()))
 
 
 # --- damages ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 from breaking.trial import run
@@ -99,7 +100,8 @@ class Scene:
             agent = LeWMAgent("two_room", config, device="cpu", seed=seed)
             agent.set_action_statistics(*OfflineDataset(self.data).action_statistics()).save_pretrained(folder)
         write_source(self.source)
-        success_rate.evaluate(evaluation(self.model, self.root / "out.json"))
+        options = evaluation(self.model, self.root / "out.json")
+        success_rate.evaluate(tyro.cli(success_rate.Options, args=options))
 
     def make_run(self) -> None:
         """Train until a few checkpoints are there, then stop as a kill would."""
@@ -150,11 +152,10 @@ def train(data: Path, output: Path, *, seed: int = 0, resume: bool = False, work
     return agent.learn(data, output, resume=resume, checkpoint_every=CHECKPOINT_EVERY, workers=workers, progress=False)
 
 
-def evaluation(model: Path, output: Path, workers: int = 1) -> success_rate.Options:
-    """Three pairs of start and goal, played two at a time."""
-    return success_rate.Options(
-        env="two_room", episodes=3, model=str(model), num_envs=2, workers=workers, device="cpu", output=output
-    )
+def evaluation(model: Path, output: Path, workers: int = 1) -> list[str]:
+    """Arguments that play three pairs of start and goal, two at a time."""
+    arguments = ["--env", "two_room", "--episodes", "3", "--num-envs", "2", "--device", "cpu"]
+    return [*arguments, "--model", str(model), "--output", str(output), "--workers", str(workers)]
 
 
 class Foreign:
@@ -266,7 +267,7 @@ def _learned(folder: Path) -> Any:
 
 def _evaluate(scene: Scene, workers: int, folder: Path) -> None:
     output = folder / "out.json"
-    if not output.exists() and success_rate.run(evaluation(scene.model, output, workers)):
+    if not output.exists() and success_rate.main(evaluation(scene.model, output, workers)):
         raise ValueError("the evaluation has ended with its sentence")
 
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -21,13 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lewm_agent.tools import command
+
 Outcome = Literal["same", "sentence", "harmless", "lost", "traceback", "hang", "wrong", "left"]
 OUTCOMES: dict[Outcome, str] = {
     "same": "the result is that of a run that was left alone",
     "sentence": "refused in a sentence; after a full disk, then continued",
     "harmless": "accepted, and without any effect",
     "lost": "something that was there is gone, or the run cannot be continued",
-    "traceback": "a raw traceback, or a crash",
+    "traceback": "a traceback, Python's own words for an error, or a crash",
     "hang": "had to be ended",
     "wrong": "another result, without a word",
     "left": "a process or an unfinished file is left over",
@@ -41,6 +44,15 @@ MEMORY_BYTES = 16 << 30
 """Address space of one attempt."""
 TOUCHES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "shutil.rmtree")
 """Names under which Python announces what it is about to do to a file."""
+
+
+RAW = re.compile(
+    r"Traceback \(most recent call last\)"
+    rf"|\({command.DEBUG} shows where\)"
+    r"|argument must be a string or a real number|invalid literal for|could not convert string|has no attribute '"
+    r"|unsupported operand|not supported between|not subscriptable|object is not|object cannot be interpreted"
+)
+"""Signs of an error that nobody has found words for: Python's own, and the sentence made of its name."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class Ended:
         """What is wrong whatever had been asked; None if it answered."""
         if self.hung or self.code == -signal.SIGXCPU:
             return "hang"
-        if self.code or "Traceback (most recent call last)" in self.text:
+        if self.code or RAW.search(self.text):
             return "traceback"
         return None
 
@@ -187,11 +199,12 @@ def end_session(session: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def sentence_of(error: BaseException) -> str:
-    """The words of an error that the package raises on purpose; raises any other one."""
-    if isinstance(error, (ValueError, OSError)) or type(error) in (RuntimeError, TypeError):
-        return f"error: {' '.join(str(error).split())}"
-    raise error
+def sentence_of(error: Exception) -> str:
+    """The words that a command has for an error; raises it if there are none of the package's own."""
+    text = command.sentence(error)
+    if command.DEBUG in text:
+        raise error
+    return f"error: {text}"
 
 
 @contextlib.contextmanager
