@@ -31,9 +31,12 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import tyro
 from breaking.trial import GOOD, OUTCOMES, Finding, Trial
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from lewm_agent.tools import command
+
+WIDTH = 120
+"""Of the table, in characters."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +167,12 @@ def table_of(found: dict[str, Finding]) -> dict[str, Counter[str]]:
 
 def show(found: dict[str, Finding]) -> None:
     """Print the table, and the faults."""
-    table = Table("what", "breaks", *OUTCOMES, box=None)
+    table = Table(Column("what", no_wrap=True), "breaks", *OUTCOMES, box=None)
     for name, counts in table_of(found).items():
         numbers = [counts[key] for key in ("breaks", *OUTCOMES)]
         style = "bold" if name.endswith(": all") else ""
         table.add_row(name, *(str(number) if number else "" for number in numbers), style=style)
-    command.console().print(table)
+    command.console(width=WIDTH).print(table)
     faults = sum(is_fault(finding) for finding in found.values())
     command.say(f"{faults} faults" if faults else "nothing lost, nothing wrong, nothing left")
 

@@ -141,3 +141,11 @@ def test_half_precision_halves_the_weights_and_leaves_the_statistics(trained_fol
 def test_saved_weights_can_be_read_by_whoever_may_read_the_folder(trained_folder: Path, tmp_path: Path) -> None:
     folder = Path(LeWMAgent.from_pretrained(trained_folder).save_pretrained(tmp_path / "again"))
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
+@pytest.mark.parametrize("value", [[[]], "7.5", {"a": 1}, True, None, 10**400])
+def test_what_is_no_number_is_refused_where_a_number_belongs(value: object) -> None:
+    values = AgentConfig().to_dict()
+    values["planner"]["learning_rate"] = value
+    with pytest.raises(ValueError, match=r'field "planner.learning_rate" - should be "float"|where a number|too large'):
+        AgentConfig.from_dict(values)

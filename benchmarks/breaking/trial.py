@@ -53,6 +53,8 @@ RAW = re.compile(
     r"|unsupported operand|not supported between|not subscriptable|object is not|object cannot be interpreted"
 )
 """Signs of an error that nobody has found words for: Python's own, and the sentence made of its name."""
+USAGE = "For full helptext"
+"""In what the parser of command lines says, which names the option."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Ended:
         """What is wrong whatever had been asked; None if it answered."""
         if self.hung or self.code == -signal.SIGXCPU:
             return "hang"
-        if self.code or RAW.search(self.text):
+        if self.code or (RAW.search(self.text) and USAGE not in self.text):
             return "traceback"
         return None
 

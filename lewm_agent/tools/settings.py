@@ -20,9 +20,15 @@ def settings_from_dict(kind: type[SettingsT], values: dict[str, Any]) -> Setting
     """
     _check_finite(values)
     try:
-        return dacite.from_dict(kind, values, dacite.Config(strict=True, cast=[float]))
+        return dacite.from_dict(kind, values, dacite.Config(strict=True, type_hooks={float: _number}))
     except (dacite.DaciteError, TypeError, AttributeError, OverflowError) as error:  # the last three of wrong types
         raise ValueError(f"not a valid agent configuration: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    """JSON writes 1.0 as 1; whatever is no number is left to the check of types, which names the setting."""
+    require(not isinstance(value, bool), f"{value} stands where a number belongs")
+    return float(value) if isinstance(value, int) else value
 
 
 def _check_finite(values: dict[str, Any]) -> None:
