@@ -53,7 +53,7 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
         raise ValueError(f"`{name}` learns its encoder and takes no frozen one")
     if agent_class is LeWMAgent and name == objectives.name_of(base.objective):
         return base
-    planner = planner_preset("small", base.model) if base.planner.proposals else base.planner
+    planner = planner_preset("small", base.model) if base.planner.proposals != "none" else base.planner
     if agent_class is DinoWMAgent:
         return DinoWMConfig.like(base, dataclasses.replace(planner, metric="euclidean"), frozen)
     return dataclasses.replace(base, objective=objectives.find(name).settings(), planner=planner, inverse_dynamics=None)

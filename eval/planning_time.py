@@ -102,10 +102,10 @@ def settings_of(options: Options, agent: AgentConfig) -> list[tuple[str, Planner
     found = []
     for name in options.planners:
         planner = dataclasses.replace(planner_preset(name, agent.model), precision=options.precision)
-        if planner.proposals and agent.inverse_dynamics is None:
+        if planner.proposals != "none" and agent.inverse_dynamics is None:
             continue
         fewest = 2 * planner.components if planner.search == "mixture" else 2
-        for budget in (1.0,) if name == "paper" or planner.iterations == 0 else options.budgets:
+        for budget in (1.0,) if name == "paper" or planner.proposals == "follow" else options.budgets:
             samples, elites = (max(fewest, round(budget * number)) for number in (planner.samples, planner.elites))
             found.append((name, dataclasses.replace(planner, samples=samples, elites=elites)))
     return found
@@ -161,7 +161,7 @@ def table(points: list[Point]) -> Table:
         shown.add_row(
             point["env"],
             point["planner"],
-            str(point["settings"]["samples"] if point["settings"]["iterations"] else "-"),
+            str("-" if point["settings"]["proposals"] == "follow" else point["settings"]["samples"]),
             f"{point['success_rate']:.1f}",
             f"{low:.1f} to {high:.1f}",
             f"{point['milliseconds_per_step']:.1f}",

@@ -105,7 +105,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         learns_with_the_rest = isinstance(objective, ObjectiveConfig) and objective.inverse_weight > 0
         training = self.description.training
         unfinished = training is not None and not training.finished
-        if self.config.planner.proposals and unfinished and not learns_with_the_rest:
+        if self.config.planner.proposals != "none" and unfinished and not learns_with_the_rest:
             raise ValueError(
                 "the inverse-dynamics head is trained when the rest has been, and this model's training has not ended; "
                 "until then, choose a planner that searches from nothing: small"

@@ -41,7 +41,8 @@ class AgentConfig:
             f"planner.history ({self.planner.history}) must be at most model.history ({self.model.history})",
         )
         has_head = self.inverse_dynamics is not None
-        require(has_head or not self.planner.proposals, "planner.proposals needs a model with inverse_dynamics")
+        needed = self.planner.proposals != "none"
+        require(has_head or not needed, "planner.proposals needs a model with inverse_dynamics")
         self.objective.check(self.model, self.inverse_dynamics)
         if self.inverse_dynamics is not None:
             furthest, blocks = self.inverse_dynamics.furthest, self.model.clip_frames - 1

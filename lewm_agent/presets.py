@@ -38,8 +38,8 @@ PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
 for _search in ("icem", "mppi", "mixture"):
     PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
 PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)
-PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals=True, initial_std=0.3, iterations=3)
-PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], iterations=0)
+PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals="refine", initial_std=0.3, iterations=3)
+PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
 
 _OBJECTIVE = ObjectiveConfig(sigreg_projections=256)
 

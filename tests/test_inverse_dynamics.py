@@ -16,6 +16,7 @@ from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.eval.watching.imagination import imagine
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.planning.settings import Proposals
 from lewm_agent.presets import planner_preset
 from lewm_agent.training.hindsight import HindsightPairs, fit
 
@@ -24,7 +25,7 @@ HEAD = InverseDynamicsConfig(furthest=4, width=32, depth=2, steps=60, batch_size
 
 @pytest.fixture(scope="module")
 def config(tiny_config: AgentConfig) -> AgentConfig:
-    planner = dataclasses.replace(tiny_config.planner, proposals=True)
+    planner = dataclasses.replace(tiny_config.planner, proposals="refine")
     return dataclasses.replace(tiny_config, planner=planner, inverse_dynamics=HEAD)
 
 
@@ -99,9 +100,11 @@ def test_proposals_act_in_imagination(tiny_config: AgentConfig) -> None:
             torch.testing.assert_close(plans[:, left - 1, step], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("iterations", [0, 2])
-def test_an_arrival_once_chosen_is_kept_until_it_is_due(learned: Path, config: AgentConfig, iterations: int) -> None:
-    planner = dataclasses.replace(config.planner, iterations=iterations, execute=1)
+@pytest.mark.parametrize("proposals", ["follow", "refine"])
+def test_an_arrival_once_chosen_is_kept_until_it_is_due(
+    learned: Path, config: AgentConfig, proposals: Proposals
+) -> None:
+    planner = dataclasses.replace(config.planner, proposals=proposals, execute=1)
     agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
     frames = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
     memories = agent.initial_memories([0])
@@ -117,7 +120,7 @@ def test_an_arrival_once_chosen_is_kept_until_it_is_due(learned: Path, config: A
 
 
 def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: Path, config: AgentConfig) -> None:
-    planner = dataclasses.replace(config.planner, iterations=0, execute=1, history=1)
+    planner = dataclasses.replace(config.planner, proposals="follow", execute=1, history=1)
     agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
     model, head = agent.world_model, agent.world_model.inverse_dynamics
     assert head is not None
@@ -157,7 +160,7 @@ def test_learned_head_is_saved_and_plans_alike(learned: Path, config: AgentConfi
     frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     actions = agent.act(frame, goal)
     np.testing.assert_array_equal(actions, twin.act(frame, goal))
-    unrefined = dataclasses.replace(config.planner, iterations=0)
+    unrefined = dataclasses.replace(config.planner, proposals="follow")
     amortised = twin.set_planner(unrefined).act(frame, goal)
     assert not np.array_equal(amortised, actions)
 
@@ -261,5 +264,5 @@ def test_a_joint_training_shapes_the_latents(
     assert '"inverse": 0.0' not in (tmp_path / "run" / "metrics.jsonl").read_text()
     with pytest.raises(ValueError, match=r"inverse_weight needs inverse_dynamics"):
         dataclasses.replace(
-            joint.config, inverse_dynamics=None, planner=dataclasses.replace(config.planner, proposals=False)
+            joint.config, inverse_dynamics=None, planner=dataclasses.replace(config.planner, proposals="none")
         )

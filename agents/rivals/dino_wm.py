@@ -31,7 +31,8 @@ class DinoWMConfig:
     def __post_init__(self) -> None:
         history, planned = self.model.history, self.planner.history
         require(planned <= history, f"planner.history ({planned}) must be at most model.history ({history})")
-        require(not self.planner.proposals, "planner.proposals needs an inverse-dynamics head, which DINO-WM has not")
+        needed = self.planner.proposals != "none"
+        require(not needed, "planner.proposals needs an inverse-dynamics head, which DINO-WM has not")
         require(
             self.planner.metric != "slow", "planner.metric `slow` needs latents of few numbers, which DINO-WM's are not"
         )

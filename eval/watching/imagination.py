@@ -49,7 +49,7 @@ def imagine(agent: LeWMAgent, memory: EpisodeMemory) -> tuple[Actions, Vector]:
     latents = torch.stack(memory.latents)[None]
     past = torch.stack(memory.blocks) if memory.blocks else latents.new_zeros(0, agent.config.model.block_dim)
     blocks = codec.joined(torch.cat([torch.stack([memory.executing[-1], *queue]), memory.rest[0]]))
-    if planner.iterations == 0:
+    if planner.proposals == "follow":
         arrival = torch.tensor([[memory.arrival + planner.execute]], device=agent.device)
         proposed = model.propose(latents, past[None], memory.goal_latent[None], arrival, planner.horizon)[0, 0]
         blocks = torch.cat([blocks[: planner.execute], proposed[planner.execute :]])

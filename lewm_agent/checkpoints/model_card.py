@@ -26,7 +26,7 @@ def agent_title(kind: str) -> str:
 def search_summary(planner: PlannerConfig) -> str:
     """One line on how a planner searches."""
     search = f"{planner.search}: {planner.samples} samples x {planner.iterations}"
-    search = search if planner.iterations else "proposals of the inverse-dynamics head"
+    search = "proposals of the inverse-dynamics head" if planner.proposals == "follow" else search
     return f"{search}, {planner.horizon} blocks ahead"
 
 

@@ -154,10 +154,10 @@ class Controller:
             return costs
 
         guesses = torch.stack([self._guesses(m) for m in memories])
-        if self.planner.proposals:
+        if self.planner.proposals != "none":
             arrivals, proposed = self._follow_proposals(memories, latents, past, goals, cost)
             memories = [dataclasses.replace(m, arrival=a) for m, a in zip(memories, arrivals, strict=True)]
-            if not self.planner.iterations:
+            if self.planner.proposals == "follow":
                 require_finite(not_finite, "the cost of a plan")
                 return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
             starts = torch.stack([guesses[:, 0], proposed], dim=1)
@@ -184,7 +184,7 @@ class Controller:
         following = memories[0].arrival > 0
         known = [[m.arrival] if following else list(range(1, head.furthest + 1)) for m in memories]
         choices = torch.tensor(known, device=self.device)
-        horizon = planner.execute if following and not planner.iterations else planner.horizon
+        horizon = planner.execute if following and planner.proposals == "follow" else planner.horizon
         blocks = self.world_model.propose(latents, past, goals, choices, horizon)
         plans = self._executable(self.world_model.codec.split(blocks))
         rows = torch.arange(len(plans), device=self.device)

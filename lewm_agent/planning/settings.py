@@ -10,6 +10,7 @@ from lewm_agent.tools.checks import require, require_one_of
 GoalCost = Literal["terminal", "best", "sum"]
 Metric = Literal["euclidean", "slow"]
 SearchName = Literal["cem", "icem", "mppi", "gradient", "mixture"]
+Proposals = Literal["none", "refine", "follow"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -24,7 +25,7 @@ class PlannerConfig:
     elites: int = 30
     """Candidates that CEM, iCEM and the mixture refit to."""
     iterations: int = 30
-    """Times candidates are drawn and costed; 0 executes the best proposal as it is."""
+    """Times candidates are drawn and costed."""
     initial_std: float = 1.0
     """Standard deviation of the first candidates around where the search starts, in those of the data's actions."""
     stop_std: float = 0.0
@@ -35,8 +36,9 @@ class PlannerConfig:
     """Of the gradient search, in standard deviations of the data's actions."""
     components: int = 4
     """Gaussians of the mixture, which share samples and elites."""
-    proposals: bool = False
-    """Start from the best of the plans that the inverse-dynamics head proposes, instead of from doing nothing."""
+    proposals: Proposals = "none"
+    """Of the plans that the inverse-dynamics head proposes: ``refine`` starts the search from the best, instead of from
+    doing nothing; ``follow`` executes it as it is."""
     horizon: int = 5
     """Length of a plan, in action blocks."""
     execute: int = 5
@@ -59,13 +61,11 @@ class PlannerConfig:
     """Compile the rollout before the first plan (:mod:`lewm_agent.planning.fast_rollout`)."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "elites", "horizon", "execute", "history", "components"):
+        for name in ("samples", "elites", "iterations", "horizon", "execute", "history", "components"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("initial_std", "temperature", "learning_rate"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.stop_std >= 0, f"stop_std must not be negative, got {self.stop_std}")
-        fewest = 0 if self.proposals else 1
-        require(self.iterations >= fewest, f"iterations must be at least {fewest}, got {self.iterations}")
         require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
         require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
         require(
@@ -82,4 +82,5 @@ class PlannerConfig:
         require_one_of("cost", self.cost, get_args(GoalCost))
         require_one_of("metric", self.metric, get_args(Metric))
         require_one_of("search", self.search, get_args(SearchName))
+        require_one_of("proposals", self.proposals, get_args(Proposals))
         require_one_of("precision", self.precision, get_args(Precision))
