@@ -125,11 +125,10 @@ class Trainer:
                 loss, gradient_norm = self._step(model, optimizer, batch, rate, step)
                 done = step + 1
                 last = done == schedule.stop
-                progress.update(done)
+                progress.update(done, f"loss {loss.total.item():.4f}")
                 if done % LOG_EVERY == 0 or last:
                     numbers = {**described(loss), "learning_rate": rate, "gradient_norm": gradient_norm}
                     self._write(log, done, "train", numbers, len(batch.frames))
-                    progress.update(done, f"loss {numbers['total']:.4f}")
                 if done % self.checkpoint_every == 0 or last:
                     self._write(log, done, "held_out", self._held_out(model, batches))
                 overdue = time.monotonic() - saved >= CHECKPOINT_SECONDS
@@ -148,7 +147,8 @@ class Trainer:
         optimizer.zero_grad()
         self.fabric.backward(loss.total)
         largest = self.config.gradient_clip
-        norm = float(self.fabric.clip_gradients(model, optimizer, max_norm=largest, error_if_nonfinite=False))
+        clipped: Any = self.fabric.clip_gradients(model, optimizer, max_norm=largest, error_if_nonfinite=False)
+        norm = float(clipped)
         if not math.isfinite(norm):
             raise self._diverged(step + 1, not_finite(described(loss)) or f"gradient {norm}")
         optimizer.step()

@@ -207,6 +207,8 @@ class Run:
         remove(self.folder.rehearsal)
         try:
             self.trainee.save_checkpoint(self.folder.rehearsal, self._begun)
+        except OSError as error:
+            raise OSError(f"nothing was begun, for a checkpoint cannot be written: {error}") from error
         finally:
             remove(self.folder.rehearsal)
         model = copy.deepcopy(self.trainee.model).eval()
