@@ -35,8 +35,9 @@ class Walk(gym.Env):
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
     action_space = gym.spaces.Box(-1, 1, (2,))
 
-    def __init__(self, render_mode="rgb_array", size=8, fault="", delay=0.0):
-        self.render_mode, self.size, self.fault, self.delay = render_mode, size, fault, delay
+    def __init__(self, render_mode="rgb_array", size=8, fault="", held=None):
+        """While the file ``held[0]`` is there, the episode of seed ``held[1]`` does not go on."""
+        self.render_mode, self.size, self.fault, self.held = render_mode, size, fault, held
         self.frame = np.zeros((size, size, 3), np.uint8)
 
     def _info(self):
@@ -44,13 +45,15 @@ class Walk(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        self.is_held = self.held is not None and seed == self.held[1]
         self.state, self.goal = self.np_random.normal(size=2), self.np_random.normal(size=2)
         self.left = int(self.np_random.integers(2, 9))
         self.steps = 0
         return self.state, self._info()
 
     def step(self, action):
-        time.sleep(self.delay)
+        while self.is_held and os.path.exists(self.held[0]):
+            time.sleep(0.01)
         self.state += action  # in place: the recorder must copy
         self.left -= 1
         self.steps += 1
@@ -227,40 +230,32 @@ def test_more_episodes_later_equal_all_at_once(tiny: Any, reference: Path, tmp_p
     assert_equal_data(path, reference)
 
 
-def slow_collection(tiny: Any, path: Path, num_envs: int) -> subprocess.Popen[str]:
-    """Start the reference's collection, slowed down, in a process group of its own; return after its first shard."""
-    script = path.with_name("run.py")
+def held_collection(tiny: Any, path: Path, num_envs: int) -> subprocess.Popen[str]:
+    """Start the reference's collection in a process group of its own; return after its first shard.
+
+    Its sixth episode does not end before the file ``hold`` beside the folder is gone.
+    """
+    script, hold = path.with_name("run.py"), path.with_name("hold")
+    hold.touch()
     script.write_text(
         "import tiny_walk as t\nfrom lewm_agent.datasets import collect\n"
         "if __name__ == '__main__':\n"
-        f"    collect({str(path)!r}, t.make_env(delay=0.04), t.make_policy(), 10, environment_id='test/Walk-v0',"
-        f" policy='gauss', seed=5, shard_episodes=4, progress=False, num_envs={num_envs})\n"
+        f"    collect({str(path)!r}, t.make_env(held=({str(hold)!r}, {episode_seed(5, 5)})), t.make_policy(), 10,"
+        " environment_id='test/Walk-v0', policy='gauss', seed=5, shard_episodes=4, progress=False,"
+        f" num_envs={num_envs})\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parent)}
-    command = [sys.executable, str(script)]
     process = subprocess.Popen(
-        command,
-        env=environment,
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(tiny.__file__).parent)},
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell may have it ignored
     )
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        if (path / "metadata.json").exists() and DatasetMetadata.load(path).shards:
-            return process
-        time.sleep(0.005)
-    process.kill()
-    raise AssertionError(f"no first shard: {process.communicate()[1]}")
-
-
-def settle(path: Path) -> None:
-    """Wait until no process of a killed collection writes to the folder any more."""
-    before = None
-    while before != (now := {file: file.stat().st_mtime_ns for file in path.iterdir()}):
-        before = now
-        time.sleep(0.3)
+    while not ((path / "metadata.json").exists() and DatasetMetadata.load(path).shards):
+        assert process.poll() is None, f"no first shard: {process.communicate()[1]}"
+        time.sleep(0.01)
+    return process
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])
@@ -268,11 +263,10 @@ def test_killed_collection_leaves_whole_shards_and_continues(
     tiny: Any, reference: Path, tmp_path: Path, num_envs: int
 ) -> None:
     path = tmp_path / "data"
-    process = slow_collection(tiny, path, num_envs)
+    process = held_collection(tiny, path, num_envs)
     process.kill()  # the parent alone: its workers must end by themselves
-    process.communicate()
+    process.communicate()  # to the end of what they too can write to
     assert process.returncode == -signal.SIGKILL
-    settle(path)
     assert 4 <= OfflineDataset(path).num_episodes < 10
     OfflineDataset(path).verify()
     gathered(tiny, path)
@@ -282,9 +276,9 @@ def test_killed_collection_leaves_whole_shards_and_continues(
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_interrupt_keeps_whole_shards_and_says_so(tiny: Any, reference: Path, tmp_path: Path, num_envs: int) -> None:
     path = tmp_path / "data"
-    process = slow_collection(tiny, path, num_envs)
+    process = held_collection(tiny, path, num_envs)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does for Ctrl-C: workers get it too
-    output = process.communicate(timeout=60)[1]
+    output = process.communicate()[1]
     assert re.search(r"KeyboardInterrupt: collection interrupted: \d episodes are kept in .*data \(10 were", output)
     assert not list(path.glob("*.part"))
     assert 4 <= OfflineDataset(path).num_episodes < 10
@@ -295,10 +289,11 @@ def test_interrupt_keeps_whole_shards_and_says_so(tiny: Any, reference: Path, tm
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_collections_do_not_share_a_folder(tiny: Any, reference: Path, tmp_path: Path, overwrite: bool) -> None:
     path = tmp_path / "data"
-    process = slow_collection(tiny, path, num_envs=1)
+    process = held_collection(tiny, path, num_envs=1)
     with pytest.raises(BlockingIOError, match=r"another process is writing into .*data: wait for it, or give another"):
         gathered(tiny, path, overwrite=overwrite)
-    assert not process.communicate(timeout=60)[1]
+    path.with_name("hold").unlink()
+    assert not process.communicate()[1]
     assert_equal_data(path, reference)
 
 

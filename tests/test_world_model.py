@@ -83,7 +83,7 @@ def test_cached_rollout_equals_the_naive_one(model: WorldModel, history: int) ->
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_rollout_equals_the_plain_one(model: WorldModel) -> None:
     rollout = fast_rollout(model, PlannerConfig(compile=True))
-    inputs = torch.randn(2, 1, 8), torch.randn(2, 0, 10), torch.randn(2, 4, 5, 10)
+    inputs = torch.randn(2, 1, 8), torch.randn(2, 0, 10), torch.randn(2, 4, 2, 10)  # blocks add to what is compiled
     with torch.inference_mode():
         torch.testing.assert_close(rollout(*inputs), model.rollout(*inputs), rtol=1e-5, atol=1e-5)
 
