@@ -38,7 +38,7 @@ def collect(
     Args:
         env: short name (two_room) or Gymnasium id.
         path: folder of the dataset.
-        policy: expert, random, or a Stable-Baselines3 .zip (unpickled: only files you trust).
+        policy: expert, random, weak or mixed (Push-T), or a Stable-Baselines3 .zip (unpickled: only files you trust).
         episodes: how many in all.
         num_envs: processes that gather at the same time; the data do not depend on it.
         seed: of environment and policy.

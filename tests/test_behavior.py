@@ -229,8 +229,8 @@ def test_files_that_are_no_models_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("expret", ValueError, "unknown behavior policy 'expret'; it is 'expert', 'random'"),
-        (3, TypeError, "a behavior policy is 'expert', 'random'.*got int"),
+        ("expret", ValueError, "unknown behavior policy 'expret'; it is 'expert', 'weak', 'mixed', 'random'"),
+        (3, TypeError, "a behavior policy is 'expert', 'weak', 'mixed', 'random'.*got int"),
     ],
 )
 def test_unknown_policies_are_told(spec: Any, error: type[Exception], message: str) -> None:
@@ -240,7 +240,7 @@ def test_unknown_policies_are_told(spec: Any, error: type[Exception], message: s
 
 def test_environments_without_an_expert_are_told() -> None:
     with pytest.raises(
-        ValueError, match=r"no scripted expert for environment `CartPole-v1`; there is one for .*lewm/Two"
+        ValueError, match=r"no scripted policy `expert` for environment `CartPole-v1`; there is one for .*lewm/Two"
     ):
         behavior_policy("expert", gym.make("CartPole-v1"))
     with pytest.raises(ValueError, match=r"not made by gymnasium\.make"):

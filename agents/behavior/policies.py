@@ -13,28 +13,33 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_agent.agents.behavior.cube_expert import CubeExpert
-from lewm_agent.agents.behavior.push_t_expert import PushTExpert
+from lewm_agent.agents.behavior.push_t_expert import MixedPush, PushTExpert, WeakPush
 from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
 from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
 from lewm_agent.datasets.rollout import BehaviorPolicy
 from lewm_agent.envs.wrappers import OneHotActions
 
-EXPERTS: dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]] = {
-    "lewm/Cube-v0": CubeExpert,
-    "lewm/PushT-v0": PushTExpert,
-    "lewm/Reacher-v0": ReacherExpert,
-    "lewm/TwoRoom-v0": TwoRoomExpert,
+SCRIPTED: dict[str, dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]]] = {
+    "expert": {
+        "lewm/Cube-v0": CubeExpert,
+        "lewm/PushT-v0": PushTExpert,
+        "lewm/Reacher-v0": ReacherExpert,
+        "lewm/TwoRoom-v0": TwoRoomExpert,
+    },
+    "weak": {"lewm/PushT-v0": WeakPush},
+    "mixed": {"lewm/PushT-v0": MixedPush},
 }
-"""Gymnasium id of an environment -> factory of its scripted expert, with that class's default noise."""
+"""Name of a scripted policy -> Gymnasium id of an environment -> its factory, with that class's default noise."""
 
 
 def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
     """Make the policy that acts in ``env``.
 
     Args:
-        spec: ``"expert"`` (the scripted expert of the environment), ``"random"``, a Stable-Baselines3 model, the path
-            of one saved as ``.zip`` (it is unpickled: load only files you trust), a function of (observation, info)
-            that returns an action, or an object that already is a behavior policy, with ``reset(seed)`` and a call.
+        spec: ``"expert"`` (the scripted expert of the environment), ``"weak"`` (aimless pushes) or ``"mixed"`` (either,
+            by episode), where there is one, ``"random"``, a Stable-Baselines3 model, the path of one saved as ``.zip``
+            (it is unpickled: load only files you trust), a function of (observation, info) that returns an action, or
+            an object that already is a behavior policy, with ``reset(seed)`` and a call.
         env: the environment it will act in, wrapped or not.
 
     Raises:
@@ -52,9 +57,10 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
         return _stable_baselines_policy(spec, env)
     if callable(spec):
         return spec if callable(getattr(spec, "reset", None)) else FunctionPolicy(spec)
+    scripted = ", ".join(map(repr, SCRIPTED))
     raise TypeError(
-        "a behavior policy is 'expert', 'random', a Stable-Baselines3 model or the path of its .zip, or a callable of "
-        f"(observation, info); got {type(spec).__name__}"
+        f"a behavior policy is {scripted}, 'random', a Stable-Baselines3 model or the path of its .zip, or a callable "
+        f"of (observation, info); got {type(spec).__name__}"
     )
 
 
@@ -116,23 +122,24 @@ def _one_hot_wrapper(env: gym.Env[Any, Any]) -> OneHotActions | None:
 
 
 def _named_policy(name: str, env: gym.Env[Any, Any]) -> BehaviorPolicy:
-    if name == "expert":
-        return _expert(env)
+    if name in SCRIPTED:
+        return _scripted(name, env)
     if name == "random":
         return RandomPolicy(env.action_space)
     if name.endswith(".zip"):
         return _stable_baselines_policy(Path(name), env)
     raise ValueError(
-        f"unknown behavior policy {name!r}; it is 'expert', 'random', or the path of a Stable-Baselines3 model's .zip"
+        f"unknown behavior policy {name!r}; it is {', '.join(map(repr, SCRIPTED))}, 'random', or the path of a "
+        "Stable-Baselines3 model's .zip"
     )
 
 
-def _expert(env: gym.Env[Any, Any]) -> BehaviorPolicy:
-    name = env.spec.id if env.spec is not None else None
-    if name not in EXPERTS:
+def _scripted(kind: str, env: gym.Env[Any, Any]) -> BehaviorPolicy:
+    name, known = env.spec.id if env.spec is not None else None, SCRIPTED[kind]
+    if name not in known:
         environment = f"environment `{name}`" if name else "an environment that was not made by gymnasium.make"
-        raise ValueError(f"there is no scripted expert for {environment}; there is one for {', '.join(EXPERTS)}")
-    return EXPERTS[name](env)
+        raise ValueError(f"there is no scripted policy `{kind}` for {environment}; there is one for {', '.join(known)}")
+    return known[name](env)
 
 
 def _is_stable_baselines_model(spec: Any) -> bool:
