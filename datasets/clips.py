@@ -45,7 +45,10 @@ class Clips:
 
     Attributes:
         episodes: Those of the episodes that are long enough for a clip, (m,) int64.
+        stand_ins: What clips show in place of frames, an entry for every row of the dataset; None for frames.
     """
+
+    stand_ins: NDArray[np.float32] | None = None
 
     def __init__(
         self,
@@ -116,7 +119,9 @@ class Clips:
         frames = self._frames(np.concatenate([frame_rows, goal_rows], axis=1))
         return ClipBatch(frames[:, :-1], actions, frames[:, -1], blocks)
 
-    def _frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _frames(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        if self.stand_ins is not None:
+            return self.stand_ins[rows]
         frames = self.dataset.read_frames(rows.reshape(-1))
         return frames.reshape(*rows.shape, *frames.shape[1:])
 

@@ -119,11 +119,15 @@ class OfflineDataset:
 
         Taken over at most 1,024 frames at equal distances through the episodes.
         """
-        rows = self.frame_rows(self.episode_array(episodes))
-        chosen = np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_FRAMES)).round().astype(np.int64)
-        frames = self.read_frames(rows[chosen]).astype(np.float32)
+        frames = self.sample_frames(episodes).astype(np.float32)
         mean = frames.mean(axis=0)
         return mean, np.sqrt(np.square(frames - mean).mean(axis=(0, 1, 2)))
+
+    def sample_frames(self, episodes: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """At most 1,024 frames (N, H, W, 3) at equal distances through the episodes."""
+        rows = self.frame_rows(self.episode_array(episodes))
+        chosen = np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_FRAMES)).round().astype(np.int64)
+        return self.read_frames(rows[chosen])
 
     def frame_rows(self, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows (N,) that have a frame, numbered through all shards, one episode (n,) after the other."""

@@ -8,7 +8,7 @@ from typing import Any, Self, Unpack
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent import environment
 from lewm_agent.checkpoints import hub, released, wrappings
@@ -27,7 +27,8 @@ from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.training import slow_metric
-from lewm_agent.training.hindsight import HindsightPairs, fit
+from lewm_agent.training.encoding import encode_all
+from lewm_agent.training.hindsight import HindsightPairs, fit, successful
 from lewm_agent.training.run import FinishData
 
 
@@ -88,8 +89,9 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     def about(self) -> About:
         """What sets this agent apart, for its model card and for ``lewm info``."""
         model = self.config.model
+        sizes = f"patch {model.patch_size}, width {model.encoder_width}"
         traits = {
-            "encoder": f"{model.encoder}, patch {model.patch_size}, width {model.encoder_width}",
+            "encoder": f"{model.encoder}, {f'{model.masks} masks' if model.encoder == 'moments' else sizes}",
             "latent": f"{model.latent_dim} numbers per frame",
             "planner": search_summary(self.config.planner),
         }
@@ -116,12 +118,18 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     def _goal_blocks(self) -> int | None:
         return self.config.objective.goal_blocks(self.config.model, self.config.inverse_dynamics)
 
+    def stand_ins(self, dataset: OfflineDataset, progress: bool) -> NDArray[np.float32] | None:
+        """Latents, if the encoder is frozen."""
+        return encode_all(self.world_model, dataset, progress) if self.config.training.frozen_encoder else None
+
     def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """Fit the slow metric and train the inverse-dynamics head, if there is one, on the latents as they now are."""
-        model.metric = slow_metric.fit(model, data.dataset, data.train)
+        model.metric = slow_metric.fit(model, data.dataset, data.train, self.config.training.metric_ridge)
         config, head = self.config.inverse_dynamics, model.inverse_dynamics
         if config is None or head is None:
             return None
+        if config.successful_only:
+            data = successful(data, brief=brief)
         training = HindsightPairs(model, data.dataset, data.train, progress)
         held_out = HindsightPairs(model, data.dataset, data.held_out)
         settings = dataclasses.replace(config, steps=1) if brief else config

@@ -44,12 +44,26 @@ class AgentConfig:
         needed = self.planner.proposals != "none"
         require(has_head or not needed, "planner.proposals needs a model with inverse_dynamics")
         self.objective.check(self.model, self.inverse_dynamics)
+        self._check_frozen_encoder()
         if self.inverse_dynamics is not None:
             furthest, blocks = self.inverse_dynamics.furthest, self.model.clip_frames - 1
             require(
                 furthest >= blocks,
                 f"inverse_dynamics.furthest ({furthest}) must be at least {blocks}, the blocks of a training clip",
             )
+
+    def _check_frozen_encoder(self) -> None:
+        if not self.training.frozen_encoder:
+            return
+        encoder = self.model.encoder
+        require(
+            encoder == "moments",
+            f"training.frozen_encoder needs model.encoder `moments`, for others begin at random; got `{encoder}`",
+        )
+        require(
+            not isinstance(self.objective, ObjectiveConfig) or not self.objective.reconstruction_weight,
+            "objective.reconstruction_weight must be 0 with training.frozen_encoder: there are no frames to decode to",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON; an objective other than LeWM's has its name under ``kind``."""

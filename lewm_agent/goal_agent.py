@@ -278,6 +278,10 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
     def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
         """What the model is trained on."""
 
+    def stand_ins(self, dataset: OfflineDataset, progress: bool) -> NDArray[np.float32] | None:
+        """What :meth:`learn` shows the model in place of frames, an entry for every row; None for frames."""
+        return None
+
     def finish(self, model: ModelT, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """What :meth:`learn` fits to the trained model; nothing by default. Returns the error of a head, if any."""
         return None

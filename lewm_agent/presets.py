@@ -106,8 +106,28 @@ _SHAPES = dataclasses.replace(
     inverse_dynamics=InverseDynamicsConfig(steps=12_000),
 )
 
+_MOMENTS = dataclasses.replace(
+    _SHAPES,
+    model=dataclasses.replace(
+        _SHAPES.model,
+        encoder="moments",
+        history=2,
+        latent_dim=20,
+        pixel_normalization="imagenet",
+        predictor="residual",
+        prefix_length=2,
+        predictor_width=256,
+        predictor_depth=2,
+    ),
+    objective=_OBJECTIVE,
+    training=dataclasses.replace(_SHAPES.training, weight_decay=1e-2, frozen_encoder=True, metric_ridge=0.1),
+    planner=dataclasses.replace(PLANNERS["hybrid"], history=2, metric="slow"),
+    inverse_dynamics=InverseDynamicsConfig(width=384, depth=2, batch_size=256, steps=8000, successful_only=True),
+)
+
 PRESETS: dict[str, AgentConfig] = {
     "fine": _FINE,
+    "moments": _MOMENTS,
     "paper": AgentConfig(training=TrainingConfig(schedule_epochs=100.0)),
     "shapes": _SHAPES,
     "small": _SMALL,

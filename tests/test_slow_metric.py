@@ -55,3 +55,13 @@ def test_an_unfinished_model_refuses_it(tiny_agent: LeWMAgent) -> None:
         tiny_agent.set_planner(planner).act(frame, frame)
     with pytest.raises(ValueError, match="metric must be euclidean or slow, got 'fast'"):
         dataclasses.replace(planner, metric="fast")  # type: ignore[arg-type]
+
+
+def test_a_ridge_counts_as_noise_in_every_direction(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset) -> None:
+    plain, ridged = (
+        fit(QuickAndSlow(tiny_agent), tiny_dataset, np.arange(12), ridge)  # type: ignore[arg-type]
+        for ridge in (0.0, 0.5)
+    )
+    # with variances of 1 and next to 0, half of their mean is a quarter
+    assert ridged[0, 0].item() == pytest.approx(plain[0, 0].item() / 1.25**0.5, rel=1e-3)
+    assert ridged[1, 1].item() == pytest.approx(plain[0, 0].item() / 0.25**0.5, rel=1e-2)

@@ -1,4 +1,4 @@
-"""From frames to latents: a ViT or a CNN trained from scratch, and a projector with BatchNorm."""
+"""From frames to latents: a ViT or a CNN trained from scratch and a projector with BatchNorm, or moments of masks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.color_jitter import jittered
+from lewm_agent.models.moments import NUMBERS, Moments
 from lewm_agent.tools.checks import require, require_one_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -18,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 PixelNormalization = Literal["imagenet", "mean_frame"]
-Backbone = Literal["vit", "cnn"]
+Backbone = Literal["vit", "cnn", "moments"]
 HeadNorm = Literal["batch", "layer"]
 
 
@@ -27,7 +28,11 @@ class EncoderConfig(ClipConfig):
     """Sizes of an encoder that is trained from scratch. The defaults are LeWM's."""
 
     encoder: Backbone = "vit"
-    """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps."""
+    """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps; the
+    latents of ``moments`` say where the things of each color are and how they lie (:mod:`lewm_agent.models.moments`).
+    """
+    masks: int = 2
+    """Colors, and so many things, that ``moments`` follows; ``latent_dim`` is ten times that."""
     patch_size: int = 14
     """Side of a ViT patch, or stride of all convolutions together, in pixels; must divide ``image_size``."""
     encoder_width: int = 192
@@ -60,6 +65,17 @@ class EncoderConfig(ClipConfig):
         )
         require_one_of("pixel_normalization", self.pixel_normalization, get_args(PixelNormalization))
         require_one_of("encoder", self.encoder, get_args(Backbone))
+        if self.encoder == "moments":
+            numbers = NUMBERS * self.masks
+            require(
+                self.latent_dim == numbers,
+                f"latent_dim must be {numbers} with encoder `moments` and {self.masks} masks, got {self.latent_dim}",
+            )
+            require(
+                self.color_jitter == 0,
+                f"color_jitter must be 0 with encoder `moments`, which knows things by their "
+                f"colors, got {self.color_jitter}",
+            )
         require_one_of("head_norm", self.head_norm, get_args(HeadNorm))
 
 
@@ -106,14 +122,16 @@ class Encoder(nn.Module):
         width = config.encoder_width
         features = width if config.encoder == "vit" else 4 * width
         self.backbone = config.encoder
-        if config.encoder == "vit":
+        if config.encoder == "moments":
+            self.moments = Moments(config.masks, config.image_size)
+        elif config.encoder == "vit":
             from lewm_agent.models.vit import ViT  # timm is slow to import, and a CNN needs none of it
 
             depth, heads = config.encoder_depth, config.encoder_heads
             self.vit = ViT(config.image_size, config.patch_size, width, depth, heads)
         else:
             self.cnn = _CNN(config, features)
-        self.projector = projection_head(features, config)
+        self.projector = projection_head(features, config) if config.encoder != "moments" else nn.Identity()
         side, mean = config.image_size, torch.tensor(IMAGENET_MEAN) * 255
         whole_frame = config.pixel_normalization == "mean_frame"
         self.register_buffer("pixel_mean", mean.repeat(side, side, 1) if whole_frame else mean)
@@ -124,6 +142,15 @@ class Encoder(nn.Module):
         self.pixel_mean.copy_(mean)
         self.pixel_std.copy_(std.clamp(min=1.0))
 
+    @property
+    def starts_from_frames(self) -> bool:
+        """Whether :meth:`start_from` is due before training."""
+        return self.backbone == "moments"
+
+    def start_from(self, frames: Tensor) -> None:
+        """Take what an encoder of moments begins with from frames (N, H, W, 3) uint8 of the training data."""
+        self.moments.start_from(frames)
+
     def normalize(self, frames: Tensor) -> Tensor:
         """Frames (B, H, W, 3) of 0 to 255 to (B, 3, H, W); the only place where pixels are normalised."""
         return ((frames.float() - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
@@ -132,5 +159,8 @@ class Encoder(nn.Module):
         """Frames (B, H, W, 3) uint8 to latents (B, latent_dim); in training, of frames in changed colors."""
         if self.training and self.config.color_jitter:
             frames = jittered(frames, self.config.color_jitter)
+        if self.backbone == "moments":
+            moments: Tensor = self.moments(frames)
+            return moments
         backbone = self.vit if self.backbone == "vit" else self.cnn
         return self.projector(backbone(self.normalize(frames)))

@@ -20,7 +20,8 @@ from lewm_agent.tools.checks import require, require_one_of
 Head = Callable[[Tensor], Tensor]
 
 
-PredictorName = Literal["autoregressive", "prefix"]
+PredictorName = Literal["autoregressive", "prefix", "residual"]
+SymmetryName = Literal["none", "square"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,13 @@ class ModelConfig(EncoderConfig):
 
     predictor: PredictorName = "autoregressive"
     """``autoregressive`` imagines one block after the other; ``prefix`` all at once, each from what the actions so far
-    make of the real frames (:mod:`lewm_agent.models.prefix_predictor`)."""
+    make of the real frames (:mod:`lewm_agent.models.prefix_predictor`); ``residual`` adds a change to the last latent
+    (:mod:`lewm_agent.models.residual_predictor`)."""
     prefix_length: int = 5
-    """Blocks that ``prefix`` imagines at once; its training clips are that much longer."""
+    """Blocks that ``prefix`` imagines at once, and ``residual`` in training one after the other; clips are that much
+    longer."""
+    symmetry: SymmetryName = "none"
+    """``square``: the world looks and behaves the same in mirrors of its picture, and ``residual`` makes use of it."""
     predictor_width: int = 192
     predictor_depth: int = 6
     predictor_heads: int = 16
@@ -43,6 +48,18 @@ class ModelConfig(EncoderConfig):
         super().__post_init__()
         require(0 <= self.predictor_dropout < 1, f"predictor_dropout must be in [0, 1), got {self.predictor_dropout}")
         require_one_of("predictor", self.predictor, get_args(PredictorName))
+        require(
+            self.predictor != "residual" or self.history <= 2,
+            f"history must be 1 or 2 with predictor `residual`, which sees one frame and the block before it, got "
+            f"{self.history}",
+        )
+        require_one_of("symmetry", self.symmetry, get_args(SymmetryName))
+        require(
+            self.symmetry == "none"
+            or (self.encoder == "moments" and self.predictor == "residual" and self.action_dim == 2),
+            f"symmetry `square` needs encoder `moments`, predictor `residual` and two action components, "
+            f"along x and y; got `{self.encoder}`, `{self.predictor}` and {self.action_dim}",
+        )
 
     @property
     def clip_frames(self) -> int:

@@ -15,8 +15,9 @@ from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.objectives.lewm import straightness as straightness
-from lewm_agent.models.predictor import ModelConfig
+from lewm_agent.models.predictor import ModelConfig, Predictor
 from lewm_agent.models.prefix_predictor import make_predictor
+from lewm_agent.models.residual_predictor import ResidualPredictor
 from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
 
 
@@ -52,9 +53,16 @@ class WorldModel(LatentModel):
         super().__init__(config)
         self._config = config
         self.encoder = Encoder(config)
-        self.action_encoder = ActionEncoder(config.block_dim, config.latent_dim)
-        self.predictor = make_predictor(config)
-        self.prediction_head = projection_head(config.latent_dim, config)
+        self.predictor: Predictor | ResidualPredictor
+        self.action_encoder: nn.Module
+        self.prediction_head: nn.Module
+        if config.predictor == "residual":
+            self.predictor = ResidualPredictor(config)
+            self.action_encoder, self.prediction_head = nn.Identity(), nn.Identity()
+        else:
+            self.action_encoder = ActionEncoder(config.block_dim, config.latent_dim)
+            self.predictor = make_predictor(config)
+            self.prediction_head = projection_head(config.latent_dim, config)
         self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
         settings = objective or ObjectiveConfig()
         self.objective: Objective = registry.find(registry.name_of(settings)).objective(settings, config)
@@ -117,7 +125,10 @@ class WorldModel(LatentModel):
         return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
 
     def loss(self, batch: ClipBatch[Tensor]) -> Loss:
-        """The objective on clips of T = clip_frames frames, ``frame_skip`` environment steps apart."""
+        """The objective on clips of T = clip_frames frames, ``frame_skip`` environment steps apart.
+
+        In place of frames there may be their latents (B, T, latent_dim).
+        """
         clip = self._encoded(batch)
         total, terms = self.objective(clip)
         return Loss(total, terms, clip.latents)
@@ -126,7 +137,7 @@ class WorldModel(LatentModel):
         """All that the objective is told. Dropout draws in this order, whatever the objective looks at."""
         goals = [] if batch.goals is None else [batch.goals[:, None]]
         frames = torch.cat([batch.frames, *goals], dim=1)  # encoded together: they share the statistics of BatchNorm
-        encoded = self.encode(frames)
+        encoded = frames if frames.is_floating_point() else self.encode(frames)
         blocks = self.codec.blocks(batch.actions)
         steps = blocks.shape[1]
         latents = encoded[:, : steps + 1]

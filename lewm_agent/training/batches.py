@@ -50,6 +50,10 @@ class TrainingClips:
         if self.steps_per_epoch == 0:
             raise ValueError(f"{len(self._train)} training clips do not fill one batch of {training.batch_size}")
 
+    def show(self, stand_ins: NDArray[np.float32]) -> None:
+        """From now on give these in place of frames; an entry for every row of the dataset."""
+        self._train.stand_ins = self._held_out.stand_ins = stand_ins
+
     def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Batches of the training episodes for these optimisation steps."""
         return clip_batches(self._train, self._batch_size, self._seed, start_step, stop_step, workers=self._workers)

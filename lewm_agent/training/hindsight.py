@@ -15,11 +15,9 @@ from torch import Tensor
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.tools.freed_memory import release_freed
 from lewm_agent.tools.progress import ProgressShown
-
-FRAMES_AT_ONCE = 256
-"""Frames encoded together when a dataset is turned into latents."""
+from lewm_agent.training.encoding import encode_rows
+from lewm_agent.training.run import FinishData
 
 
 class HindsightPairs:
@@ -50,7 +48,7 @@ class HindsightPairs:
         self._device = world_model.action_mean.device
         self._actions = dataset.actions
         self._codec = world_model.codec
-        self._latents = self._encode(world_model, dataset, progress)
+        self._latents = encode_rows(world_model, dataset, self._rows, progress)
 
     def draw(self, count: int, furthest: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, D), goals (B, D), blocks between them (B,) and the next block (B, block_dim), normalised."""
@@ -62,18 +60,32 @@ class HindsightPairs:
         blocks_left = torch.as_tensor(left, device=self._device)
         return self._latents[frames], self._latents[goals], blocks_left, blocks
 
-    @torch.inference_mode()
-    def _encode(self, world_model: WorldModel, dataset: OfflineDataset, progress: bool) -> Tensor:
-        latents = torch.empty(len(self._rows), world_model.config.latent_dim, device=self._device)
-        with ProgressShown("encode", len(latents), shown=progress) as shown:
-            for start in range(0, len(latents), FRAMES_AT_ONCE):
-                chunk = slice(start, start + FRAMES_AT_ONCE)
-                frames = torch.as_tensor(dataset.read_frames(self._rows[chunk]), device=self._device)
-                latents[chunk] = world_model.encode(frames)
-                shown.update(min(start + FRAMES_AT_ONCE, len(latents)))
-                if start % (20 * FRAMES_AT_ONCE) == 0:
-                    release_freed()
-        return latents
+
+def successful(data: FinishData, *, brief: bool = False) -> FinishData:
+    """The same data with those episodes alone that ended by themselves, which is at their goal.
+
+    Args:
+        data: episodes to choose from.
+        brief: look for such episodes in the whole dataset, and leave ``data`` as they are.
+
+    Raises:
+        ValueError: there are none, or the dataset does not say how its episodes ended.
+    """
+    dataset = data.dataset
+    if "terminated" not in dataset.columns:
+        raise ValueError(f"inverse_dynamics.successful_only needs a column `terminated`, which {dataset.path} lacks")
+    if brief:
+        _ended(dataset, np.arange(dataset.num_episodes))
+        return data
+    return FinishData(dataset, _ended(dataset, data.train), _ended(dataset, data.held_out))
+
+
+def _ended(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    starts = np.cumsum(dataset.episode_lengths[episodes]) - dataset.episode_lengths[episodes]
+    ended = np.logical_or.reduceat(dataset.column("terminated", episodes), starts)
+    if not ended.any():
+        raise ValueError(f"inverse_dynamics.successful_only finds no episode in {dataset.path} that ended at its goal")
+    return episodes[ended]
 
 
 def fit(

@@ -96,6 +96,9 @@ class Trainee(Protocol):
     def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
         """Take over weights. Raises ``ValueError`` naming their source if they do not fit."""
 
+    def stand_ins(self, dataset: OfflineDataset, progress: bool) -> NDArray[np.float32] | None:
+        """What to show the model in place of frames, an entry for every row of the dataset; None for frames."""
+
     def finish(self, model: Any, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """Fit to the trained model what comes after; if ``brief``, only to see that it can be done.
 
@@ -163,6 +166,9 @@ class Run:
             if found is not None:
                 self.trainee.load_weights(found.saved.weights, found.folder)
                 self.record = found.saved.training
+            stand_ins = self.trainee.stand_ins(self.dataset, self.progress)
+            if stand_ins is not None:
+                self.clips.show(stand_ins)
             trainer = Trainer(
                 self.trainee.model,
                 self.trainee.config.training,
@@ -199,6 +205,8 @@ class Run:
         if encoder is not None and encoder.config.pixel_normalization == "mean_frame":
             mean_frame, deviation = self.dataset.pixel_statistics(episodes)
             encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
+        if encoder is not None and encoder.starts_from_frames:
+            encoder.start_from(torch.as_tensor(self.dataset.sample_frames(episodes), device=model.action_mean.device))
         if isinstance(model, LatentModel):
             model.metric = None
 

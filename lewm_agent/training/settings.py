@@ -33,10 +33,17 @@ class TrainingConfig:
     precision: TrainingPrecision = "auto"
     """``auto`` is bfloat16 (mixed) on a GPU and float32 elsewhere; with ``bfloat16`` convolutions and wide layers learn
     faster on CPUs that have it in hardware (AVX512-BF16, AMX), and much slower on others."""
+    frozen_encoder: bool = False
+    """Leave an encoder of moments as the data's frames set it up, and learn from latents that are computed once; most
+    of a step's time goes into frames."""
     held_out_fraction: float = 0.1
     """Share of the EPISODES that training never sees (the released code splits by clip, which leaks)."""
 
+    metric_ridge: float = 0.0
+    """Share of the mean variance of a change that counts as noise in every direction of the `slow` metric."""
+
     def __post_init__(self) -> None:
+        require(self.metric_ridge >= 0, f"metric_ridge must not be negative, got {self.metric_ridge}")
         require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
         require(
             self.schedule_length >= self.epochs,

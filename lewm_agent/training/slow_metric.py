@@ -22,13 +22,14 @@ SMALLEST = 1e-3
 
 
 @torch.inference_mode()
-def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Tensor:
+def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64], ridge: float = 0.0) -> Tensor:
     """The matrix M (latent_dim, latent_dim) with which |(a - b) M| is the metric: the inverse root of the covariance.
 
     Args:
         world_model: encodes; in evaluation mode.
         dataset: frames.
         episodes: which ones, of which at most 300 are looked at.
+        ridge: share of the mean variance that is added in every direction: what hardly ever changes is mostly noise.
 
     Raises:
         ValueError: no episode is longer than an action block.
@@ -46,6 +47,7 @@ def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.i
     if not np.isfinite(change).all():
         raise ValueError(f"the latents of {dataset.path} are not finite: this model cannot be used; train it anew")
     variances, directions = np.linalg.eigh(change.T @ change / len(change))
+    variances = variances + ridge * variances.mean()
     variances = variances.clip(min=SMALLEST * variances[-1])
     metric = (directions / np.sqrt(variances)) @ directions.T
     return torch.as_tensor(metric.astype(np.float32), device=device)

@@ -97,7 +97,7 @@ class LeWM(Objective):
         reconstruction = nothing if clip.reconstruction_error is None else clip.reconstruction_error
         inverse = nothing if clip.proposed is None else (clip.proposed - clip.blocks).square().mean()
         latents, prediction = clip.latents, clip.prediction_error
-        sigreg = self.sigreg(latents.transpose(0, 1))
+        sigreg = self.sigreg(latents.transpose(0, 1)) if latents.requires_grad or not self.training else nothing
         straight = straightness(latents) if latents.shape[1] > 2 else nothing
         total = prediction + weights.sigreg_weight * sigreg - weights.straightening_weight * straight
         total = total + weights.inverse_weight * inverse + weights.reconstruction_weight * reconstruction
