@@ -28,7 +28,7 @@ from lewm_agent.envs.cube.env import (
 )
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval.worlds.protocols import Booleans, Far, Protocol, States
-from lewm_agent.eval.worlds.world import Event, View, World
+from lewm_agent.eval.worlds.world import Event, Thing, View, World
 
 STRICT_DISTANCE = 0.03
 """m; between the centers of cube and goal (CLEAR-LeWM, ``strict``)."""
@@ -189,6 +189,7 @@ WORLD = World(
     expert=QuickCubeExpert,
     view=CubeView,
     event=Event("cube_color", (54, 120, 245), moved=slice(55, 74)),  # the whole of the first cube
+    thing=Thing(("cube_x", "cube_y", "cube_z"), "mm", 1000.0, moves=5.0, angle="cube_yaw"),
     starts={
         "starts_at_the_cube": gripper_at_cube,
         "starts_away_from_the_cube": lambda state: not gripper_at_cube(state),

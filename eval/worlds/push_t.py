@@ -29,7 +29,7 @@ from lewm_agent.envs.push_t.simulation import (
     to_world,
 )
 from lewm_agent.eval.worlds.protocols import Booleans, Far, Protocol, States
-from lewm_agent.eval.worlds.world import Event, Symmetry, View, World
+from lewm_agent.eval.worlds.world import Event, Symmetry, Thing, View, World
 
 RADIUS = 20.0
 """px; released limit for the norm of the differences of agent x, y and block x, y."""
@@ -179,5 +179,6 @@ WORLD = World(
     expert=functools.partial(PushTExpert, action_noise=0.0),
     view=PushTView,
     event=Event("block_color", (205, 92, 92), moved=slice(None)),  # agent and block, as in the paper
+    thing=Thing(("block_x", "block_y"), "px", 1.0, moves=2.0, angle="block_angle"),
     symmetry=Symmetry(8, turned_states, turned_actions, turned_frames),
 )

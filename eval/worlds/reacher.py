@@ -14,7 +14,7 @@ from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.envs.reacher.env import LINK_LENGTH, SUCCESS_ERROR, WRIST_LIMIT, fingertip_position, joint_errors
 from lewm_agent.eval.worlds.protocols import Booleans, Far, Protocol, States
-from lewm_agent.eval.worlds.world import Event, View, World
+from lewm_agent.eval.worlds.world import Event, Thing, View, World
 
 STRICT_RADIUS = 0.01
 """m; from the fingertip to that of the goal (CLEAR-LeWM, ``strict``)."""
@@ -104,4 +104,5 @@ WORLD = World(
     expert=functools.partial(ReacherExpert, action_noise=0.0),
     view=ReacherView,
     event=Event("hand_color", (60, 120, 200), moved=slice(None)),
+    thing=Thing(("fingertip_x", "fingertip_y"), "mm", 1000.0, moves=5.0),
 )

@@ -24,7 +24,7 @@ from lewm_agent.envs.two_room.geometry import (
     route_is_clear,
 )
 from lewm_agent.eval.worlds.protocols import Booleans, Far, Pair, Protocol, States
-from lewm_agent.eval.worlds.world import Event, Task, View, World
+from lewm_agent.eval.worlds.world import Event, Task, Thing, View, World
 
 PAPER_RADIUS = 16.0
 """px; the released success radius."""
@@ -141,5 +141,6 @@ WORLD = World(
     expert=functools.partial(TwoRoomExpert, action_noise=0.0, repeat_probability=0.0),
     view=TwoRoomView,
     event=Event("agent_color", (30, 144, 60), moved=slice(None)),
+    thing=Thing(("agent_x", "agent_y"), "px", 1.0, moves=1.0),
     straight_line=straight_line,
 )

@@ -56,6 +56,25 @@ class Symmetry:
 
 
 @dataclass(frozen=True)
+class Thing:
+    """What is to be moved in a world, for eval/latent_precision.py.
+
+    Attributes:
+        places: names of the quantities that say where it is.
+        unit: in which errors of its place are told.
+        scale: units in one of the environment's.
+        moves: units by which its place changes at least in a block that counts as moving it.
+        angle: name of the quantity that says how it is turned, rad; None where that does not matter.
+    """
+
+    places: tuple[str, ...]
+    unit: str
+    scale: float
+    moves: float
+    angle: str | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """Where an episode begins and where it should lead, both (S,)."""
 
@@ -124,6 +143,7 @@ class World:
         starts: kinds of starts (S,) that are also reported apart.
         turns: quantity in rad -> turns to a whole one after which the thing looks as before, where they are several.
         symmetry: turns and mirrors of the world onto itself; None where there are none.
+        thing: what is to be moved.
     """
 
     name: str
@@ -136,6 +156,7 @@ class World:
     expert: Callable[[Environment], BehaviorPolicy]
     view: Callable[[GoalEnv[Any]], View]
     event: Event
+    thing: Thing
     straight_line: Floor | None = None
     starts: Mapping[str, Callable[[States], bool]] = field(default_factory=dict)
     turns: Mapping[str, int] = field(default_factory=dict)
