@@ -99,7 +99,7 @@ def _channels_first(space: gym.Space[Any]) -> gym.Space[Any]:
     """The space as a model has it that was trained there: the library turns pictures, and takes them both ways."""
     if isinstance(space, gym.spaces.Dict):
         return gym.spaces.Dict({name: _channels_first(part) for name, part in space.spaces.items()})
-    if is_image_space(space) and not is_image_space_channels_first(space):
+    if isinstance(space, gym.spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
         return VecTransposeImage.transpose_space(space)
     return space
 
