@@ -20,7 +20,7 @@ from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import require
-from lewm_agent.tools.settings import settings_from_dict
+from lewm_agent.tools.settings import require_finite, settings_from_dict
 from lewm_agent.training.settings import TrainingConfig
 
 
@@ -36,6 +36,7 @@ class AgentConfig:
     """None: no such head, and no planner that uses one."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         require(
             self.planner.history <= self.model.history,
             f"planner.history ({self.planner.history}) must be at most model.history ({self.model.history})",

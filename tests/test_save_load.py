@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from lewm_agent import CheckpointError, LeWMAgent, environment, recipes
-from lewm_agent.config import AgentConfig
+from lewm_agent.config import AgentConfig, configured
 from lewm_agent.presets import preset
 
 
@@ -149,3 +149,10 @@ def test_what_is_no_number_is_refused_where_a_number_belongs(value: object) -> N
     values["planner"]["learning_rate"] = value
     with pytest.raises(ValueError, match=r'field "planner.learning_rate" - should be "float"|where a number|too large'):
         AgentConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("setting", ["planner.temperature", "objective.sigreg_weight", "training.weight_decay"])
+def test_a_setting_is_finite_however_it_is_given(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match="must be finite|must be positive|must not be negative"):
+        configured(AgentConfig(), {setting: value})

@@ -13,7 +13,7 @@ from lewm_agent.environment import Environment
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.tools.checks import require
-from lewm_agent.tools.settings import settings_from_dict
+from lewm_agent.tools.settings import require_finite, settings_from_dict
 from lewm_agent.training.settings import TrainingConfig
 
 
@@ -29,6 +29,7 @@ class DinoWMConfig:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
 
     def __post_init__(self) -> None:
+        require_finite(self)
         history, planned = self.model.history, self.planner.history
         require(planned <= history, f"planner.history ({planned}) must be at most model.history ({history})")
         needed = self.planner.proposals != "none"

@@ -37,7 +37,7 @@ from lewm_agent.datasets.goals import GoalMixture
 from lewm_agent.models.encoder import Encoder, EncoderConfig
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.checks import require, require_one_of
-from lewm_agent.tools.settings import settings_from_dict
+from lewm_agent.tools.settings import require_finite, settings_from_dict
 from lewm_agent.training.settings import TrainingConfig
 
 Algorithm = Literal["gcbc", "gcivl", "gciql"]
@@ -97,6 +97,7 @@ class GoalPolicyConfig:
     those in ``model``. None: the encoder learns with the policy."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         require(
             self.model.history == 1, f"a policy sees one frame, so model.history must be 1, got {self.model.history}"
         )

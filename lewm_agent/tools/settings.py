@@ -1,7 +1,8 @@
-"""Settings, frozen dataclasses, from what files say."""
+"""Settings, frozen dataclasses: what they are made of, from files or from whoever calls."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, TypeVar
 
@@ -16,9 +17,8 @@ def settings_from_dict(kind: type[SettingsT], values: dict[str, Any]) -> Setting
     """A configuration from nested dictionaries.
 
     Raises:
-        ValueError: unknown keys, wrong types, or numbers that are not finite.
+        ValueError: unknown keys or wrong types.
     """
-    _check_finite(values)
     try:
         return dacite.from_dict(kind, values, dacite.Config(strict=True, type_hooks={float: _number}))
     except (dacite.DaciteError, TypeError, AttributeError, OverflowError) as error:  # the last three of wrong types
@@ -31,9 +31,11 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, int) else value
 
 
-def _check_finite(values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _check_finite(value)
+def require_finite(settings: Any) -> None:
+    """Raise ``ValueError`` if a number in these settings, or in settings inside them, is not finite."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            require_finite(value)
         elif isinstance(value, float):
-            require(math.isfinite(value), f"{name} must be finite, got {value}")
+            require(math.isfinite(value), f"{field.name} must be finite, got {value}")
