@@ -154,5 +154,5 @@ def test_what_is_no_number_is_refused_where_a_number_belongs(value: object) -> N
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 @pytest.mark.parametrize("setting", ["planner.temperature", "objective.sigreg_weight", "training.weight_decay"])
 def test_a_setting_is_finite_however_it_is_given(setting: str, value: float) -> None:
-    with pytest.raises(ValueError, match="must be finite|must be positive|must not be negative"):
+    with pytest.raises(ValueError, match=r"must be finite|must be positive|must not be negative"):
         configured(AgentConfig(), {setting: value})

@@ -19,7 +19,9 @@ from lewm_agent.eval import latent_geometry, planning_time, probing, reconstruct
 COUNT = ("0", "-1", "1.5", "nan", "inf", "ten", "", "1e3", "-99999999999999999999")
 SEED = ("-1", "1.5", "nan", "x", "")
 NAME = ("", "nothing", "[red]x", "[/y]", "a/b/c", "../..", "\u00fc\u00df", "x" * 300, "smal")
-ENVIRONMENT = (*NAME, "two_roon", "lewm/TwoRoom-v9", "no_such_module_at_all:Evil-v0", "CartPole-v1", "FrozenLake-v1")
+ENVIRONMENT = (*NAME, "two_roon", "lewm/TwoRoom-v9", "no_such_module_at_all:Evil-v0")
+OTHER_WORLD = (*ENVIRONMENT, "CartPole-v1", "FrozenLake-v1")
+"""Where the world has to be that of the model."""
 DEVICE = ("", "gpu", "cuda:99", "cpu:x", "[/y]", "tpu", "cuda:-1")
 JSON_OBJECT = (
     "",
@@ -34,7 +36,6 @@ JSON_OBJECT = (
     "[" * 100_000,
     '{"terminate_on_success": [1, {}]}',
     '{"max_episode_steps": "x"}',
-    '{"max_episode_steps": -1}',
 )
 NEW_PLACE = ("{model}/config.json", "{model}/config.json/below", "/proc/nothing/here", "/dev/null/x", "{long}")
 DATASET = ("", "{folder}/nothing", "{model}", "{model}/config.json", "/dev/null", "{empty}", "{long}", "[/y]")
@@ -108,7 +109,7 @@ LEARN = Command(
     ("lewm", "learn"),
     {"--env": "two_room", "--dataset": "{data}", "--output": "{folder}/new"},
     {
-        "--env": ENVIRONMENT,
+        "--env": OTHER_WORLD,
         "--dataset": (*DATASET, "{data}"),  # its frames have another size than the preset's
         "--output": (*NEW_PLACE, "{model}/config.json"),
         "--agent": NAME,
@@ -128,7 +129,7 @@ EVALUATE = Command(
     ("lewm", "eval"),
     {"--env": "two_room", "--model": "{model}", "--episodes": "1"},
     {
-        "--env": ENVIRONMENT,
+        "--env": OTHER_WORLD,
         "--episodes": (*COUNT, "201", "1000000000"),
         "--protocol": NAME,
         "--pairs": READ_FILE,
@@ -182,7 +183,7 @@ REPRODUCE = Command(
 def looking(module: str, **bad: tuple[str, ...]) -> Command:
     """A measuring command with the usual options."""
     more = {f"--{name.replace('_', '-')}": values for name, values in bad.items()}
-    usual = {"--env": ENVIRONMENT, "--model": MODEL, "--device": DEVICE, "--output": FILE, "--picture": FILE}
+    usual = {"--env": OTHER_WORLD, "--model": MODEL, "--device": DEVICE, "--output": FILE, "--picture": FILE}
     return Command((module,), {"--env": "two_room", "--model": "{model}"}, {**usual, **more})
 
 
