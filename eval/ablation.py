@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import itertools
 import json
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import spearmanr
 
 from lewm_agent import AgentConfig, LeWMAgent, environment
+from lewm_agent.agents.registry import agent_config
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
@@ -35,6 +38,7 @@ from lewm_agent.eval.reporting.ablation_picture import draw
 from lewm_agent.eval.reporting.intervals import of_mean, rate
 from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.models.objectives import registry as objectives
 from lewm_agent.presets import preset
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
@@ -75,6 +79,10 @@ class Options:
     """Settings that differ from the preset in all trainings: training.epochs=1"""
     preset: str = "two_terms"
     """Where the other settings come from."""
+    objective: str = "lewm"
+    """What is trained on: lewm, pldm, or an objective that a file of --register adds."""
+    register: tuple[Path, ...] = ()
+    """Python files to run first, which register objectives: examples/independence.py"""
     grid: bool = False
     """All combinations of values instead of one setting at a time."""
     find_lambda: bool = False
@@ -142,7 +150,23 @@ def base(options: Options) -> AgentConfig:
     fixed = dict(values(text) for text in options.fix)
     if several := [name for name, listed in fixed.items() if len(listed) > 1]:
         raise ValueError(f"{several[0]} is fixed, so it takes one value; vary it with --vary")
-    return configured(preset(options.preset), {name: listed[0] for name, listed in fixed.items()})
+    for file in options.register:
+        _run_once(file.resolve())
+    if options.objective not in objectives.entries():
+        known = ", ".join(objectives.entries())
+        raise ValueError(f"no objective `{options.objective}`; there are {known}, and what a file of --register adds")
+    start = agent_config(options.objective, preset(options.preset))
+    if not isinstance(start, AgentConfig):
+        raise ValueError(f"`{options.objective}` is no objective of a world model")
+    return configured(start, {name: listed[0] for name, listed in fixed.items()})
+
+
+@functools.cache
+def _run_once(file: Path) -> None:
+    """Run a Python file, which may register objectives."""
+    if not file.is_file():
+        raise ValueError(f"--register {file}: there is no such file")
+    runpy.run_path(str(file))
 
 
 def run_cell(options: Options, cell: Cell) -> dict[str, Any]:

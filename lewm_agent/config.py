@@ -69,7 +69,7 @@ class AgentConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON; an objective other than LeWM's has its name under ``kind``."""
         values = dataclasses.asdict(self)
-        if not isinstance(self.objective, ObjectiveConfig):
+        if type(self.objective) is not ObjectiveConfig:
             values["objective"] = {"kind": registry.name_of(self.objective), **values["objective"]}
         return values
 

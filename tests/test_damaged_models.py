@@ -202,10 +202,6 @@ IMPOSSIBLE = {
     "predictor": lambda c: c["agent"]["model"].update(predictor_depth=300_000),
     "strides": lambda c: c["agent"]["model"].update(encoder="cnn", patch_size=10**18 + 9, image_size=10**18 + 9),
     "head": lambda c: c["agent"].update(inverse_dynamics={"furthest": 10, "depth": 10**9}),
-    "subspaces": lambda c: (
-        c["agent"]["model"].update(latent_dim=2**22),
-        c["agent"]["objective"].update(sigreg_subspaces=2),
-    ),
     "prefix": lambda c: c["agent"]["model"].update(predictor="prefix", prefix_length=10**9),
     "another shape": lambda c: c["agent"]["model"].update(latent_dim=16),
     "module": lambda c: c.update(environment="somebodys_module:Env-v0"),

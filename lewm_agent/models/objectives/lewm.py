@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,13 +26,8 @@ class ObjectiveConfig(ObjectiveSettings):
     """Random directions drawn afresh at every step."""
     sigreg_knots: int = 17
     """Quadrature nodes on [0, 3]."""
-    sigreg_subspaces: int = 1
-    """Fixed random subspaces of latent_dim / this many dimensions that the directions lie in: LeWM 1, Sub-JEPA 32."""
     straightening_weight: float = 0.0
     """Weight of minus the mean cosine between successive latent velocities; 0 leaves the paper's two terms."""
-    cross_time_weight: float = 0.0
-    """Weight of SIGReg on the change from one latent to the next, divided by the root of 2: standard normal only where
-    successive latents are independent. A control, against the paper's idea that freedom in time straightens latents."""
     inverse_weight: float = 0.0
     """Weight of the error of the inverse-dynamics head, whose gradient then also shapes the latents."""
     reconstruction_weight: float = 0.0
@@ -44,18 +38,9 @@ class ObjectiveConfig(ObjectiveSettings):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         require(self.sigreg_projections >= 1, f"sigreg_projections must be at least 1, got {self.sigreg_projections}")
         require(self.sigreg_knots >= 2, f"sigreg_knots must be at least 2, got {self.sigreg_knots}")
-        require(
-            1 <= self.sigreg_subspaces <= self.sigreg_projections,
-            f"sigreg_subspaces must be 1 to sigreg_projections, got {self.sigreg_subspaces}",
-        )
 
     def check(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> None:
-        """Raise ``ValueError`` unless there are the velocities, the head and the dimensions that the terms need."""
-        dimensions = model.latent_dim
-        require(
-            dimensions % self.sigreg_subspaces == 0,
-            f"objective.sigreg_subspaces ({self.sigreg_subspaces}) must divide model.latent_dim ({dimensions})",
-        )
+        """Raise ``ValueError`` unless there are the velocities and the head that the terms need."""
         require(
             model.clip_frames > 2 or not self.straightening_weight,
             "objective.straightening_weight needs a model.history of at least 2: it compares two successive velocities",
@@ -84,12 +69,7 @@ class LeWM(Objective):
         super().__init__(settings, model)
         self.weights = settings
         self.needs_decoder = settings.reconstruction_weight > 0
-        self.sigreg = SIGReg(
-            settings.sigreg_projections,
-            settings.sigreg_knots,
-            latent_dim=model.latent_dim,
-            subspaces=settings.sigreg_subspaces,
-        )
+        self.sigreg = SIGReg(settings.sigreg_projections, settings.sigreg_knots)
 
     def forward(self, clip: EncodedClip) -> tuple[Tensor, Terms]:
         """The total and its terms; those that are switched off are 0, but straightness is always told."""
@@ -103,9 +83,6 @@ class LeWM(Objective):
         total = total + weights.inverse_weight * inverse + weights.reconstruction_weight * reconstruction
         terms = {"prediction": prediction, "sigreg": sigreg, "straightness": straight}
         terms |= {"inverse": inverse, "reconstruction": reconstruction}
-        if weights.cross_time_weight:
-            terms["cross_time"] = self.sigreg(latents.diff(dim=1).transpose(0, 1) / math.sqrt(2))
-            total = total + weights.cross_time_weight * terms["cross_time"]
         return total, terms
 
 

@@ -63,36 +63,20 @@ class SIGReg(nn.Module):
     """Mean Epps-Pulley statistic over random unit directions, fresh at every call.
 
     About 1.04 for samples that really are standard normal, whatever the batch size; large for collapsed latents.
-
-    With ``subspaces`` the directions lie in that many fixed random subspaces of D / subspaces dimensions: within each,
-    latents are asked to be standard normal, and nothing is asked of how the subspaces relate (Sub-JEPA, 32 subspaces
-    of 6 dimensions, arXiv 2605.09241).
     """
 
-    bases: Tensor
-    """(K, D, D / K), orthonormal columns."""
-
-    def __init__(self, projections: int = 1024, knots: int = 17, *, latent_dim: int = 0, subspaces: int = 1) -> None:
+    def __init__(self, projections: int = 1024, knots: int = 17) -> None:
         super().__init__()
         self.projections = projections
         self.knots = knots
-        self.subspaces = subspaces
-        if subspaces > 1:
-            generator = torch.Generator().manual_seed(0)
-            random = torch.randn(subspaces, latent_dim, latent_dim // subspaces, generator=generator)
-            self.register_buffer("bases", torch.linalg.qr(random).Q, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents (T, B, D), each time step tested on its own over the batch; returns a scalar."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
-            return epps_pulley(latents @ self._directions(latents), self.knots).mean()
+            directions = self.directions(latents)
+            return epps_pulley(latents @ (directions / directions.norm(dim=0)), self.knots).mean()
 
-    def _directions(self, latents: Tensor) -> Tensor:
-        """(D, projections) unit columns."""
-        if self.subspaces == 1:
-            directions = torch.randn(latents.shape[-1], self.projections, device=latents.device)
-        else:
-            within = (self.subspaces, self.bases.shape[-1], self.projections // self.subspaces)
-            directions = (self.bases @ torch.randn(within, device=latents.device)).transpose(0, 1).flatten(1)
-        return directions / directions.norm(dim=0)
+    def directions(self, latents: Tensor) -> Tensor:
+        """(D, projections) random columns, not of unit length."""
+        return torch.randn(latents.shape[-1], self.projections, device=latents.device)
