@@ -154,7 +154,7 @@ CONVERT = Command(
     ("lewm", "convert"),
     {"SOURCE": "{source}", "OUTPUT": "{folder}/new"},
     {
-        "SOURCE": (*NAME, "{empty}", "{model}/config.json", "/dev/null", "{long}"),
+        "SOURCE": (*NAME, "{empty}", "/dev/null", "{long}"),
         "OUTPUT": (*NEW_PLACE, "{model}"),
         "--env": NAME,
         "--to": NAME,
