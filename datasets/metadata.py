@@ -117,6 +117,9 @@ def _from_json(content: object, path: Path) -> DatasetMetadata:
     if fields["frame_shape"] is None or len(fields["frame_shape"]) != 3:
         raise ValueError(f"{path}: frame_shape must be [height, width, 3], got {fields['frame_shape']!r}")
     fields["shards"] = tuple(_shard_record(item, path) for item in fields["shards"])
+    files = [shard.file for shard in fields["shards"]]
+    if list(dict.fromkeys(files)) != sorted(set(files)):
+        raise ValueError(f"{path}: shards must be listed in order, got {files}")
     return DatasetMetadata(**fields)
 
 

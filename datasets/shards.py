@@ -111,7 +111,9 @@ class ShardWriter:
         self._row_shapes = {name: values.shape[1:] for name, values in columns.items()}
         for name, values in columns.items():
             row = values.shape[1:]
-            layout = {"chunks": (1, *row), **self._frame_filter} if name == "pixels" else {"chunks": (1024, *row)}
+            # Compressed frames have a checksum inside; other columns get one, so that damage is said when it is read
+            other = {"chunks": (1024, *row), "fletcher32": True}
+            layout = {"chunks": (1, *row), **self._frame_filter} if name == "pixels" else other
             self._file.create_dataset(name, shape=(0, *row), maxshape=(None, *row), dtype=values.dtype, **layout)
         self._file["pixels"].attrs[FRAME_INTERVAL] = self.frame_interval
 
@@ -151,8 +153,8 @@ class ShardWriter:
         if not self._lengths:
             raise ValueError(f"no episode was written to {self.path}; a shard needs at least one")
         lengths = np.asarray(self._lengths, dtype=np.int64)
-        self._file.create_dataset("ep_len", data=lengths)
-        self._file.create_dataset("ep_offset", data=np.cumsum(lengths) - lengths)
+        self._file.create_dataset("ep_len", data=lengths, fletcher32=True)
+        self._file.create_dataset("ep_offset", data=np.cumsum(lengths) - lengths, fletcher32=True)
 
 
 def check_frames(frames: NDArray[Any], what: str = "pixels") -> None:

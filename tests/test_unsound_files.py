@@ -18,6 +18,7 @@ import pytest
 from lewm_agent.datasets import OfflineDataset, ShardWriter
 from lewm_agent.datasets.metadata import DatasetMetadata
 from lewm_agent.inspection import describe
+from lewm_agent.tools import strict_json
 
 LENGTHS = (6, 4, 5)
 ROWS = sum(LENGTHS)
@@ -270,3 +271,34 @@ def test_our_shards_hold_nothing_but_columns(folder: Path) -> None:
     (folder / "metadata.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"has content that is no column \{'note': 'is a single number"):
         OfflineDataset(folder)
+
+
+@pytest.mark.parametrize("column", ["action", "state", "ep_len", "ep_offset"])
+def test_a_flipped_bit_is_said_when_it_is_read(column: str, tmp_path: Path) -> None:
+    """Frames are compressed, which has a checksum in itself."""
+    with ShardWriter(tmp_path / "x.h5") as writer:
+        pixels, action = np.zeros((6, 8, 8, 3), np.uint8), np.ones((6, 2), np.float32)
+        writer.append({"pixels": pixels, "action": action, "state": np.ones((6, 3))})
+    with h5py.File(tmp_path / "x.h5") as file:
+        start = file[column].id.get_chunk_info(0).byte_offset
+    content = bytearray((tmp_path / "x.h5").read_bytes())
+    content[start] ^= 1
+    (tmp_path / "x.h5").write_bytes(content)
+    with pytest.raises(ValueError, match=f"x.h5 is damaged, .*{column}"):
+        OfflineDataset(tmp_path / "x.h5").episode(0)
+
+
+def test_shards_are_listed_in_order(tmp_path: Path) -> None:
+    recorded = [{"file": f"shard-0000{n}.h5", "episodes": 1, "frames": 6, "bytes": 1, "sha256": ""} for n in (1, 0)]
+    values = {field.name: None for field in dataclasses.fields(DatasetMetadata)}
+    given = {"environment_id": "x", "environment_kwargs": {}, "policy": "x", "seed": 0, "episodes": 2}
+    given |= {"shard_episodes": 1, "frame_shape": [8, 8, 3], "observation_space": "x", "action_space": "x"}
+    given |= {"versions": {}, "frame_interval": 1, "format_version": 1, "shards": recorded}
+    (tmp_path / "metadata.json").write_text(json.dumps({**values, **given}))
+    with pytest.raises(ValueError, match="shards must be listed in order"):
+        DatasetMetadata.load(tmp_path)
+
+
+def test_a_whole_number_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match="is not a finite number"):
+        strict_json.parse(f'{{"x": {10**400}}}')

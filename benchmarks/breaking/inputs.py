@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,11 +53,13 @@ def trials(scene: Scene, inputs: int, seed: int) -> Iterator[Trial]:
 
 def _kinds(scene: Scene) -> dict[str, tuple[Callable[[Path], object], tuple[Damage, ...], Use]]:
     """By kind: how the sound original is put into a folder, what can be done to it, and how it is used."""
-    structure = (changed_json, changed_json, changed_json, cut, zeros)
+    of_config = unless("/.* missing$", changed_json)  # settings have defaults
+    of_metadata = unless(r"shards/\d+ missing$", changed_json)  # a collection that has not ended has fewer
+    structure = (of_metadata, of_metadata, of_metadata, cut, zeros)
     return {
         "configs": (
             lambda f: shutil.copytree(scene.model, f / "model"),
-            (in_file("model/config.json", changed_config),),
+            (in_file("model/config.json", of_config),),
             act,
         ),
         "datasets": (
@@ -277,14 +280,16 @@ def changed_json(file: Path, rng: random.Random) -> str:
     return what
 
 
-def changed_config(file: Path, rng: random.Random) -> str:
-    """The same in a model's configuration, whose settings have defaults: only what lies outermost can be missing."""
-    content = file.read_text()
-    while True:
-        what = changed_json(file, rng)
-        if "/" not in what or not what.endswith(" missing"):
-            return what
-        file.write_text(content)
+def unless(pattern: str, damage: Damage) -> Damage:
+    """A damage of that kind whose description does not have the pattern: what may be so is no damage."""
+
+    def done(file: Path, rng: random.Random) -> str:
+        content = file.read_bytes()
+        while re.search(pattern, what := damage(file, rng)):
+            file.write_bytes(content)
+        return what
+
+    return done
 
 
 def changed_line(file: Path, rng: random.Random) -> str:

@@ -29,7 +29,7 @@ from breaking.trial import (
 Killed = tuple[bool, Finding | None]
 """Whether it was killed in time, and what was wrong before it came to continuing."""
 LEFT_SECONDS = 5.0
-"""After the parent was killed, for its workers to end."""
+"""After the parent was killed, for its workers to end, where no others want the processor."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,9 @@ def ending_well(operation: Operation, folder: Path) -> str:
 
 
 def wait_until_alone(session: int) -> list[str]:
-    """What is still alive of a session after ``LEFT_SECONDS``."""
-    deadline = time.monotonic() + LEFT_SECONDS
+    """What is still alive of a session after ``LEFT_SECONDS``, or as much more as the machine has to do for others."""
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    deadline = time.monotonic() + LEFT_SECONDS * max(1.0, busy)
     while (left := processes_of(session)) and time.monotonic() < deadline:
         time.sleep(0.01)
     return list(left.values())

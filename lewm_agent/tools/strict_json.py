@@ -11,7 +11,7 @@ from typing import Any
 def parse(text: str | bytes) -> Any:
     """The value. Raises ``ValueError`` for no JSON, what is nested too deeply, and numbers that are not finite."""
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+        return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -29,3 +29,8 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # a float must be able to hold it
+    return int(text)
