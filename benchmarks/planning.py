@@ -35,7 +35,7 @@ from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig
 from lewm_agent.agents.rivals.patch_world_model import PatchModelConfig, PatchWorldModel
-from lewm_agent.checkpoints.released import official_weights
+from lewm_agent.checkpoints.released import released_weights
 from lewm_agent.eval import command
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.models.world_model import WorldModel
@@ -163,7 +163,7 @@ def renamed(model: WorldModel) -> dict[str, Tensor]:
     """Our action encoder, predictor and prediction head under stable-worldmodel's names."""
     parts = ("action_encoder", "predictor", "prediction_head")
     weights = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in parts}
-    return official_weights(weights)
+    return released_weights(weights)
 
 
 def measure(found: dict[str, Plan], repeats: int) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     # --- save and load -----------------------------------------------------------------------------------------------
 
     def set_action_statistics(self, mean: ArrayLike, std: ArrayLike) -> Self:
-        """Give an official checkpoint what its files lack: mean and standard deviation of the training actions.
+        """Give a released checkpoint what its files lack: mean and standard deviation of the training actions.
 
         Args:
             mean: (action_dim,), in the environment's units.
@@ -153,7 +153,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         self._forget_controller()
         return self
 
-    def save_official(self, path: str | Path) -> Path:
+    def save_released(self, path: str | Path) -> Path:
         """Write ``weights.pt`` and ``config.json`` in the layout of the released models, for stable-worldmodel.
 
         Raises:
@@ -194,7 +194,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         folder = hub.locate(name, **options)
         weights_file = wrappings.find(folder)
         if weights_file is not None:
-            agent = cls._from_official(weights_file, env, dataset, device, seed)
+            agent = cls._from_released(weights_file, env, dataset, device, seed)
         elif env is not None or dataset is not None:
             raise ValueError(f"{folder} knows its environment and statistics; leave out `env` and `dataset`")
         else:
@@ -202,7 +202,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         return agent if planner is None else agent.set_planner(planner)
 
     @classmethod
-    def _from_official(
+    def _from_released(
         cls,
         weights_file: Path,
         env: str | Environment | None,

@@ -142,7 +142,7 @@ def convert(
     source: Annotated[str, tyro.conf.arg(metavar="SOURCE")],
     output: Annotated[str, tyro.conf.arg(metavar="OUTPUT")],
     /,
-    to: Literal["lewm-agent", "official", "minari"] = "lewm-agent",
+    to: Literal["lewm-agent", "released", "minari"] = "lewm-agent",
     env: str | None = None,
     dataset: Path | None = None,
     frames: str | None = None,
@@ -155,7 +155,7 @@ def convert(
         source: dataset of stable-worldmodel (Lance, HDF5, pictures, videos), LeRobot v3 or Minari (its id), or
             checkpoint: a folder, a file or a Hub id.
         output: folder; with --to minari, the new dataset's id.
-        to: lewm-agent; official, the released layout of checkpoints; or minari.
+        to: lewm-agent; released, the layout of the released models of checkpoints; or minari.
         env: environment that the data or the checkpoint belong to: short name or Gymnasium id.
         dataset: whose actions' statistics a released checkpoint is given.
         frames: column with the frames, where there are several.
@@ -173,9 +173,9 @@ def convert(
         export(OfflineDataset(source), output)
     elif inspection.is_checkpoint(source):
         agent = LeWMAgent.from_pretrained(source, env=env, dataset=dataset, device="cpu")
-        agent.save_official(output) if to == "official" else agent.save_pretrained(output)
-    elif to == "official":
-        raise ValueError(f"--to official converts checkpoints, and {source} is none")
+        agent.save_released(output) if to == "released" else agent.save_pretrained(output)
+    elif to == "released":
+        raise ValueError(f"--to released converts checkpoints, and {source} is none")
     else:
         name = "unknown" if env is None else environment_id(env)
         opened = open_source(source, frames)

@@ -29,7 +29,7 @@ from lewm_agent.environment import Environment
 from lewm_agent.models.learner import STATISTICS, Learner
 from lewm_agent.planning.episodes import (
     Actions,
-    Controls,
+    Decider,
     EpisodeMemory,
     Frames,
     Memories,
@@ -149,7 +149,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
 
     @property
     @abstractmethod
-    def controller(self) -> Controls:
+    def controller(self) -> Decider:
         """Decides with the present weights."""
 
     @property

@@ -114,17 +114,17 @@ def test_a_first_save_killed_anywhere_leaves_a_model_or_none(folder: Path, tmp_p
             break
 
 
-@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_full_disk_is_a_sentence_and_leaves_what_was_there(
-    folder: Path, tmp_path: Path, exists: bool, official: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, exists: bool, released: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = LeWMAgent.from_pretrained(folder, device="cpu")
     monkeypatch.setattr("lewm_agent.checkpoints.released._vit_size", lambda config: "tiny")
     place = tmp_path / "place"
 
     def save() -> object:
-        return agent.save_official(place) if official else agent.save_pretrained(place)
+        return agent.save_released(place) if released else agent.save_pretrained(place)
 
     if exists:
         save()

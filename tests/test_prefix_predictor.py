@@ -95,4 +95,4 @@ def test_an_agent_learns_acts_and_is_loaded_again(
     frame, goal = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)
     assert np.array_equal(agent.act(frame, goal), loaded.act(frame, goal))
     with pytest.raises(ValueError, match="holds autoregressive predictors"):
-        agent.save_official(tmp_path / "official")
+        agent.save_released(tmp_path / "released")

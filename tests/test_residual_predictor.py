@@ -68,7 +68,7 @@ def test_rollouts_follow_single_steps(model: WorldModel) -> None:
             step = model.predict(torch.stack([step, step], dim=1), pair)[:, 1]
             torch.testing.assert_close(imagined[:, 1, number], step)
             before = blocks[:, 1, number]
-        taught = model.taught(latents[:, [0, 1, 1, 1, 1]], torch.cat([past, blocks[:, 1]], dim=1))
+        taught = model.predict_in_training(latents[:, [0, 1, 1, 1, 1]], torch.cat([past, blocks[:, 1]], dim=1))
         torch.testing.assert_close(taught, torch.cat([latents[:, 1:], imagined[:, 1]], dim=1))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lewm_agent import CheckpointError, LeWMAgent, ModelConfig
 from lewm_agent.agents import load_agent
-from lewm_agent.checkpoints.released import official_weights
+from lewm_agent.checkpoints.released import released_weights
 from lewm_agent.inspection import describe, is_checkpoint
 from lewm_agent.models.world_model import WorldModel
 
@@ -41,7 +41,7 @@ State = dict[str, Tensor]
 def released(seed: int = 0) -> State:
     """A small model under the released names."""
     torch.manual_seed(seed)
-    return official_weights({name: t for name, t in WorldModel(MODEL).state_dict().items() if name not in OWN})
+    return released_weights({name: t for name, t in WorldModel(MODEL).state_dict().items() if name not in OWN})
 
 
 def under(prefix: str, state: State) -> State:
@@ -68,7 +68,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 def test_what_wraps_the_tensors_is_taken_off(tmp_path: Path, wrap: Callable[[State], Any]) -> None:
     torch.save(wrap(released()), tmp_path / "some.ckpt")
     expected = released()
-    loaded = official_weights(
+    loaded = released_weights(
         {n: t for n, t in LeWMAgent.from_pretrained(tmp_path, device="cpu").model.state_dict().items() if n not in OWN}
     )
     assert loaded.keys() == expected.keys()

@@ -69,7 +69,7 @@ _TRANSFORMERS_5 = (
 
 
 def read(file: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Sizes and weights under our names; the statistics of actions are not among them, for no official file has them.
+    """Sizes and weights under our names; the statistics of actions are not among them, for no released file has them.
 
     Nor does a file say of how many actions a block consists: the sizes are those of one long action, to be cut by
     :func:`split_blocks`.
@@ -89,7 +89,7 @@ def read(file: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     except (ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise CheckpointError(f"{file} and its {CONFIG} describe no LeWM model: {error}") from error
     _compare(config, declared, file)
-    check_model(lambda: official_weights(_expected(config)), {}, state, file)
+    check_model(lambda: released_weights(_expected(config)), {}, state, file)
     return config, {name: _joined(name, state) for name in _expected(config)}
 
 
@@ -116,7 +116,7 @@ def write(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> N
         ValueError: the layout has no room for such an encoder.
     """
     size = _vit_size(config)
-    state = official_weights({name: weights[name].detach().cpu() for name in _expected(config)})
+    state = released_weights({name: weights[name].detach().cpu() for name in _expected(config)})
     content = io.BytesIO()
     torch.save(state, content)  # into a file, a full disk would be a RuntimeError of the C++ library
     with saving(folder), replacing(folder / CONFIG) as config_part, replacing(folder / WEIGHTS) as weights_part:
@@ -124,10 +124,10 @@ def write(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> N
         weights_part.write_bytes(content.getbuffer())
 
 
-def official_names(name: str) -> list[str]:
+def released_names(name: str) -> list[str]:
     """What the released files call our tensor ``name``: three names for the joint queries, keys and values of the ViT.
 
-    >>> official_names("prediction_head.1.bias")
+    >>> released_names("prediction_head.1.bias")
     ['pred_proj.net.1.bias']
     """
     mlp_of_predictor = name.startswith("predictor.") and ".mlp." in name
@@ -141,17 +141,17 @@ def official_names(name: str) -> list[str]:
 
 
 def _expected(config: ModelConfig) -> dict[str, Tensor]:
-    """Our tensors that an official file has as well, without their values."""
+    """Our tensors that a released file has as well, without their values."""
     with torch.device("meta"):
         state = WorldModel(config).state_dict()
     return {name: tensor for name, tensor in state.items() if name not in _OWN_BUFFERS}
 
 
-def official_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def released_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of our tensors under the released names and in the released shapes."""
     renamed = dict[str, Tensor]()
     for name, tensor in weights.items():
-        names = official_names(name)
+        names = released_names(name)
         tensor = tensor[..., None] if name == "action_encoder.smooth.weight" else tensor
         parts = [tensor] if len(names) == 1 else tensor.chunk(len(names))
         renamed.update(zip(names, (part.clone() for part in parts), strict=True))
@@ -159,7 +159,7 @@ def official_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _joined(name: str, state: Mapping[str, Tensor]) -> Tensor:
-    parts = [state[official] for official in official_names(name)]
+    parts = [state[name] for name in released_names(name)]
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
     return joined.squeeze(-1) if name == "action_encoder.smooth.weight" else joined
 
@@ -231,15 +231,15 @@ def _compare(config: ModelConfig, declared: Mapping[str, Any], file: Path) -> No
 
 def _vit_size(config: ModelConfig) -> str:
     if config.encoder != "vit" or config.pixel_normalization != "imagenet":
-        raise ValueError("the official layout holds ViT encoders of ImageNet-normalised frames only")
+        raise ValueError("the released layout holds ViT encoders of ImageNet-normalised frames only")
     if config.predictor != "autoregressive" or config.head_norm != "batch":
-        raise ValueError("the official layout holds autoregressive predictors and heads with BatchNorm only")
+        raise ValueError("the released layout holds autoregressive predictors and heads with BatchNorm only")
     shape = config.encoder_width, config.encoder_depth, config.encoder_heads
     for size, (width, depth, heads) in _VIT_SIZES.items():
         if shape == (width, depth, heads):
             return size
     raise ValueError(
-        "the official layout knows ViTs of width, depth and heads "
+        "the released layout knows ViTs of width, depth and heads "
         f"{', '.join(map(str, _VIT_SIZES.values()))}; this one has {shape}"
     )
 

@@ -29,7 +29,7 @@ _DEEPEST = 3
 
 
 def find(path: Path) -> Path | None:
-    """The weights file of an official checkpoint (a folder, or the file itself), or None if it is not one.
+    """The weights file of a released checkpoint (a folder, or the file itself), or None if it is not one.
 
     Raises:
         CheckpointError: there are several.

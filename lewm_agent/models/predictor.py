@@ -194,7 +194,7 @@ class Predictor(nn.Module):
         """Entry k of the result is predicted from the tokens 0..k; token k's condition is the block leaving frame k."""
         return self._run(latents, self.modulations(conditions), None, last_only=False)
 
-    def taught(self, latents: Tensor, conditions: Tensor) -> Tensor:
+    def predict_in_training(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """What training compares with the next latents, (B, T, latent_dim); here by teacher forcing."""
         return self(latents, conditions)
 

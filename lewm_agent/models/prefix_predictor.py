@@ -21,7 +21,7 @@ class PrefixPredictor(Predictor):
         self.prefix_length = config.prefix_length
         self.blank = nn.Parameter(torch.zeros(config.latent_dim))
 
-    def taught(self, latents: Tensor, conditions: Tensor) -> Tensor:
+    def predict_in_training(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """Predictions (B, T, latent_dim) from a drawn number of real frames, 1 to ``history``, and blanks."""
         known = int(torch.randint(1, self.history + 1, ()))
         return self(self._with_blanks(latents[:, :known], latents.shape[1]), conditions)

@@ -65,7 +65,7 @@ class ResidualPredictor(nn.Module):
         next_latents: Tensor = self._next(*(x.flatten(0, 1) for x in (latents, before, conditions)))
         return next_latents.unflatten(0, latents.shape[:2])
 
-    def taught(self, latents: Tensor, conditions: Tensor) -> Tensor:
+    def predict_in_training(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """What training compares with the next latents (B, T, latent_dim): the history, and all imagined from it.
 
         Those of the history stand for themselves: what led to the first frame of a clip is not known.

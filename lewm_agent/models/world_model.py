@@ -94,9 +94,9 @@ class WorldModel(LatentModel):
         latents: Tensor = self.encoder(frames.flatten(0, -4))
         return latents.unflatten(0, frames.shape[:-3])
 
-    def taught(self, latents: Tensor, blocks: Tensor) -> Tensor:
+    def predict_in_training(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """As :meth:`predict`, but as in training, and for clips that may be longer than the history."""
-        return self._head(self.predictor.taught(latents, self.action_encoder(blocks)))
+        return self._head(self.predictor.predict_in_training(latents, self.action_encoder(blocks)))
 
     def predict(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """Next latents by teacher forcing.
@@ -148,7 +148,7 @@ class WorldModel(LatentModel):
             blocks_to_goal=batch.blocks_to_goal,
             reconstruction_error=self._reconstruction_error(frames[:, [0, -1]], encoded[:, [0, -1]]),
             proposed=self._proposed(encoded, steps, batch.blocks_to_goal),
-            predicted=self.taught(latents[:, :-1], blocks),
+            predicted=self.predict_in_training(latents[:, :-1], blocks),
         )
 
     def _reconstruction_error(self, frames: Tensor, latents: Tensor) -> Tensor | None:

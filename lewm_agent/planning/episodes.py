@@ -47,7 +47,7 @@ class EpisodeMemory:
 Memories = list[EpisodeMemory]
 
 
-class Controls(Protocol):
+class Decider(Protocol):
     """Turns frames and goal frames into actions, for several environments at once."""
 
     def needs_frame(self, memory: EpisodeMemory) -> bool:

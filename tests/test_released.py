@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lewm_agent import LeWMAgent, ModelConfig
-from lewm_agent.checkpoints import released as official
+from lewm_agent.checkpoints import released
 from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig
 from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD
@@ -26,18 +26,18 @@ from lewm_agent.planning import CEM
 from lewm_agent.planning.goal_cost import goal_cost
 from lewm_agent.presets import planner_preset
 
-TABLE = Path(__file__).parent / "data" / "official_tensors.tsv"
+TABLE = Path(__file__).parent / "data" / "released_tensors.tsv"
 SIDE = 56
 
 
-def official_table() -> list[dict[str, str]]:
+def released_table() -> list[dict[str, str]]:
     """All tensors of a released file: name, name since transformers 5, shape."""
     with TABLE.open() as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
 def in_transformers_4_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    old = {row["transformers5_name"]: row["official_name_tf4"] for row in official_table()}
+    old = {row["transformers5_name"]: row["released_name_tf4"] for row in released_table()}
     return {old[name]: tensor for name, tensor in state.items()}
 
 
@@ -140,21 +140,21 @@ def test_plans_as_the_original(folder: Path, reference: Any) -> None:
 
 def test_the_released_names_and_shapes_come_out(tmp_path: Path) -> None:
     model = WorldModel(ModelConfig())
-    official.write(tmp_path, model.config, model.state_dict())
+    released.write(tmp_path, model.config, model.state_dict())
     written = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert {name: str(list(tensor.shape)) for name, tensor in written.items()} == {
-        row["official_name_tf4"]: row["shape"] for row in official_table()
+        row["released_name_tf4"]: row["shape"] for row in released_table()
     }
-    config, weights = official.read(tmp_path / "weights.pt")
-    assert official.split_blocks(config, None) == model.config
+    config, weights = released.read(tmp_path / "weights.pt")
+    assert released.split_blocks(config, None) == model.config
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)
 
 
 def test_what_we_write_the_original_loads(tmp_path: Path, folder: Path, reference: Any) -> None:
-    LeWMAgent.from_pretrained(folder, device="cpu").save_official(tmp_path / "out")
+    LeWMAgent.from_pretrained(folder, device="cpu").save_released(tmp_path / "out")
     written = torch.load(tmp_path / "out" / "weights.pt", weights_only=True)
-    back = {row["official_name_tf4"]: row["transformers5_name"] for row in official_table()}
+    back = {row["released_name_tf4"]: row["transformers5_name"] for row in released_table()}
     reference.load_state_dict({back[name]: tensor for name, tensor in written.items()})
     described = json.loads((tmp_path / "out" / "config.json").read_text())
     for part, values in CONFIG.items():
@@ -187,10 +187,10 @@ def test_acts_once_it_knows_the_statistics_of_actions(folder: Path) -> None:
 
 def test_action_blocks_are_cut_by_the_environment() -> None:
     cube = ModelConfig(frame_skip=1, action_dim=25)
-    assert official.split_blocks(cube, None).action_dim == official.split_blocks(cube, 5).action_dim == 5
-    assert official.split_blocks(ModelConfig(frame_skip=1, action_dim=8), 2).frame_skip == 4
+    assert released.split_blocks(cube, None).action_dim == released.split_blocks(cube, 5).action_dim == 5
+    assert released.split_blocks(ModelConfig(frame_skip=1, action_dim=8), 2).frame_skip == 4
     with pytest.raises(ValueError, match="blocks of 25 numbers do not divide into actions of 2 components"):
-        official.split_blocks(cube, 2)
+        released.split_blocks(cube, 2)
 
 
 class Touched:
@@ -254,8 +254,8 @@ def test_foreign_and_broken_weights_are_named(tmp_path: Path, folder: Path) -> N
 
 def test_only_what_the_layout_knows_is_exported(tmp_path: Path, tiny_config: AgentConfig) -> None:
     with pytest.raises(ValueError, match="knows ViTs of width, depth and heads"):
-        LeWMAgent("two_room", tiny_config, device="cpu").save_official(tmp_path)
+        LeWMAgent("two_room", tiny_config, device="cpu").save_released(tmp_path)
     with pytest.raises(ValueError, match="ViT encoders of ImageNet-normalised frames only"):
-        LeWMAgent.from_pretrained("push_t", device="cpu").save_official(tmp_path)
+        LeWMAgent.from_pretrained("push_t", device="cpu").save_released(tmp_path)
     with pytest.raises(ValueError, match="knows its environment and statistics"):
         LeWMAgent.from_pretrained("two_room", env="two_room")
