@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, Pla
 from lewm_agent.agents.behavior.cube_expert import CubeExpert
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs.cube.env import CubeEnv
+
+# A background shell has Ctrl-C ignored, and so have the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODEL = ModelConfig(
     image_size=16,
