@@ -153,7 +153,7 @@ def test_arguments_that_cannot_be_saved_do_not_stop_anything(
     tiny_config: AgentConfig, tmp_path: Path, value: Any
 ) -> None:
     env = gym.make("learn-faults/Scene-v0", render_mode="rgb_array", camera=value)
-    with pytest.warns(UserWarning, match=r"argument `camera.*` of the environment is .* cannot be saved"):
+    with pytest.warns(UserWarning, match=r"argument camera.* is .* cannot be recorded as JSON"):
         agent = LeWMAgent(env, tiny_config)
     assert agent.description.environment is None
     LeWMAgent.from_pretrained(agent.save_pretrained(tmp_path / "model"))

@@ -182,7 +182,7 @@ def test_a_mixture_does_not_settle_between_two_ways() -> None:
             lambda: ICEM(samples=20, elites=11, iterations=1),
             r"elites \(11\) must be .* half the samples \(20\)",
         ),
-        (lambda: Mixture(samples=20, elites=4, iterations=1, components=4), r"elites \(1\) must be at least 2"),
+        (lambda: Mixture(samples=20, elites=4, components=4, iterations=1), r"elites \(4\) must be at least 2"),
         (lambda: MPPI(samples=20, iterations=1, temperature=0), "temperature must be positive, got 0"),
         (lambda: GradientDescent(samples=2, iterations=1, learning_rate=0), "learning_rate must be positive, got 0"),
     ],

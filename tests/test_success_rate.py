@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -185,13 +185,18 @@ def test_bad_options_give_one_sentence(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def saved_with(trained: Path, folder: Path, **changes: Any) -> Path:
+    """The trained agent saved as if it had been trained elsewhere."""
+    agent = LeWMAgent.from_pretrained(trained)
+    agent.description = dataclasses.replace(agent.description, **changes)
+    return agent.save_pretrained(folder / "model")
+
+
 def test_drawn_looks_of_training_do_not_change_what_an_agent_is_measured_on(
     trained_folder: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(trained_folder, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    config["environment_kwargs"]["drawn_looks"] = True
-    (folder / "config.json").write_text(json.dumps(config))
+    arguments = LeWMAgent.from_pretrained(trained_folder).description.environment_kwargs
+    folder = saved_with(trained_folder, tmp_path, environment_kwargs={**arguments, "drawn_looks": True})
     plain, drawn = run(trained_folder, tmp_path / "plain.json"), run(folder, tmp_path / "drawn.json")
     assert LeWMAgent.from_pretrained(folder).env.unwrapped.drawn_looks  # type: ignore[attr-defined]
     assert (drawn["records"], drawn["pairs_sha256"]) == (plain["records"], plain["pairs_sha256"])
@@ -200,10 +205,8 @@ def test_drawn_looks_of_training_do_not_change_what_an_agent_is_measured_on(
 def test_a_model_of_another_environment_is_refused(
     trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(trained_folder, tmp_path / "model")
-    config = tmp_path / "model" / "config.json"
-    config.write_text(config.read_text().replace("lewm/TwoRoom-v0", "lewm/Cube-v0"))
-    assert success_rate.main(["--env", "two_room", "--model", str(tmp_path / "model")]) == 2
+    folder = saved_with(trained_folder, tmp_path, environment="lewm/Cube-v0")
+    assert success_rate.main(["--env", "two_room", "--model", str(folder)]) == 2
     message = "the model was trained on lewm/Cube-v0, not on lewm/TwoRoom-v0"
     assert message in " ".join(capsys.readouterr().err.split())
 
