@@ -347,7 +347,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         Returns:
             Actions (action_dim,) or (N, action_dim) float32, or one choice or (N,), and the new state.
         """
-        if not self.description.origin and not self._warned:
+        if not (self._warned or self.description.learned):
             self._warned = True
             warnings.warn(
                 "this agent has learned nothing, so its actions mean nothing: call learn, or load one with "

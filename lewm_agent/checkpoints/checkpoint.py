@@ -81,6 +81,11 @@ class Description:
                 ) from error
 
     @property
+    def learned(self) -> bool:
+        """Whether the weights are more than random."""
+        return self.training is not None or self.released_weights is not None
+
+    @property
     def origin(self) -> dict[str, Any]:
         """How the weights came about, ready for JSON and for tables; empty where nothing has been learned."""
         if self.training is not None:
