@@ -11,7 +11,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
 from lewm_agent.datasets.metadata import METADATA_FILE
 from lewm_agent.training.metrics_log import read_rows
-from lewm_agent.training.run_folder import RunFolder
+from lewm_agent.training.run_folder import RunFolder, meant_by
 
 Rows = dict[str, str]
 """Properties and their values, to be shown one below the other."""
@@ -44,7 +44,7 @@ def is_checkpoint(place: str) -> bool:
     """Whether ``place`` is a checkpoint, ours or released, rather than a dataset; Hub ids are taken for one."""
     path = Path(place)
     if path.exists():
-        return wrappings.is_model(wrappings.inside(path))
+        return wrappings.is_model(wrappings.inside(meant_by(path)))
     is_bundled = place.removeprefix(hub.BUNDLED) in hub.bundled()
     return is_bundled or (hub.HUB_ID.fullmatch(place) is not None and not is_id(place))
 

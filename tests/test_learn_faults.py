@@ -70,9 +70,14 @@ def test_a_file_where_the_run_is_to_be_is_left_alone(
     tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(NotADirectoryError, match="is to be the folder of a training, and is a file"):
+    with pytest.raises(NotADirectoryError, match="is to be a folder of a training, and is a file"):
         tiny_agent.learn(tiny_dataset, tmp_path / "run", progress=False)
     assert (tmp_path / "run").read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoints").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="checkpoints is to be a folder of a training, and is a file"):
+        tiny_agent.learn(tiny_dataset, tmp_path / "other", progress=False)
+    assert [file.name for file in (tmp_path / "other").iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.parametrize("late", ["save_pretrained", "metric", "head"])

@@ -44,6 +44,14 @@ def test_a_model_here_is_taken_before_a_bundled_one_with_a_word(
     with pytest.warns(UserWarning, match="`two_room` is a folder here, which is loaded, .* `bundled:two_room`"):
         assert place("two_room") == SIDES["mine"]
     assert place("./two_room") == SIDES["mine"] and place("bundled:two_room") == SIDES["bundled"]
+    (here / "one").mkdir()
+    shutil.move("two_room", "one/model")  # as `lewm learn --output two_room` leaves it
+    (here / "one").rename("two_room")
+    with pytest.warns(UserWarning, match="`two_room` is a folder here, which is loaded"):
+        assert place("two_room") == SIDES["mine"]
+    shutil.copytree("two_room/model", "two_room/other")
+    with pytest.raises(CheckpointError, match="folders model, other, or `bundled:two_room`"):
+        place("two_room")
 
 
 @pytest.mark.filterwarnings("error")
@@ -64,7 +72,7 @@ def test_a_folder_here_is_no_id_on_the_hub(here: Path, trained_folder: Path, mon
     assert load_agent("user/model", device="cpu").config.model.image_size == SIDES["mine"]
 
 
-@pytest.mark.parametrize("name", ["bundled:nothing", "nothing", "a/b/c", "", "user/model/"])
+@pytest.mark.parametrize("name", ["bundled:nothing", "nothing", "a/b/c", "", "user/model/", "./m", "~/m", "../m"])
 def test_a_name_that_can_be_nothing_is_told_what_names_there_are(here: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="has no config.json" if name == "" else "neither a bundled model"):
         load_agent(name)

@@ -14,7 +14,7 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.inspection import describe
+from lewm_agent.inspection import describe, is_checkpoint
 from lewm_agent.training.run_folder import RunFolder
 
 
@@ -100,8 +100,9 @@ def test_a_run_continues_whatever_became_of_it(
     assert newest is not None
     step = torch.load(newest / "training_state" / "state.pt")["step"]
     change(run)
-    loaded = LeWMAgent.from_pretrained(run.last)
-    assert loaded.description.origin["steps"] == step
+    for place in (run.last, run.path):
+        assert LeWMAgent.from_pretrained(place).description.origin["steps"] == step
+    assert is_checkpoint(str(run.path))
     assert describe(str(run.path))["steps"] == str(step)
     agent = LeWMAgent("two_room", longer).learn(tiny_dataset, run.path, resume=True, progress=False)
     weights = agent.world_model.state_dict()

@@ -18,7 +18,7 @@ from lewm_agent.training.run_folder import meant_by
 FILES = (CONFIG, WEIGHTS, CARD)
 DOWNLOADED = (*FILES, "weights*.pt", "*_weight.ckpt")
 """Our files and those of the released models (:mod:`lewm_agent.checkpoints.released`)."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 BUNDLED = "bundled:"
 """Before the name of a bundled model: that one, whatever lies here."""
 
@@ -42,20 +42,20 @@ def find_here(name: str | Path) -> Path | None:
     """Where a model lies that is named by a path, or comes with the package; None if the name may be a Hub id.
 
     A ``Path`` is a path. Text is a path if a model lies there; else the name of a bundled model, which may also be
-    written ``bundled:two_room``; else a path if there is anything. Of a folder that only holds one folder with a model,
-    that one is meant.
+    written ``bundled:two_room``; else a path if there is anything. Of a training run the newest whole checkpoint is
+    meant, and of a folder that only holds one folder with a model, that one.
 
     Raises:
         CheckpointError: there is nothing by that name, and it can be no Hub id; or a folder holds several models.
     """
     path, text, models = meant_by(Path(name)), str(name), bundled()
     if isinstance(name, str) and text.removeprefix(BUNDLED) in models:
-        if text in models and wrappings.is_model(path):
+        if text in models and (found := _found_in(path, f"`{BUNDLED}{text}`")):
             warnings.warn(
                 f"`{text}` is a folder here, which is loaded, and a bundled model, which would be `{BUNDLED}{text}`",
                 stacklevel=2,
             )
-            return path
+            return found
         return models[text.removeprefix(BUNDLED)]
     if path.exists():
         return wrappings.inside(path)
@@ -67,6 +67,15 @@ def find_here(name: str | Path) -> Path | None:
         f"no model `{name}`: it is neither a bundled model ({', '.join(models) or 'none'}), nor a file or folder, nor "
         "a Hub id such as `user/model`"
     )
+
+
+def _found_in(path: Path, otherwise: str) -> Path | None:
+    """The model at a path, if there is one; where there are several, ``otherwise`` is told beside them."""
+    try:
+        found = wrappings.inside(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or {otherwise}") from error
+    return found if wrappings.is_model(found) else None
 
 
 def locate(

@@ -61,8 +61,9 @@ class RunFolder:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Make the folder and let no other process write into it. Raises ``BlockingIOError`` if one does."""
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is to be the folder of a training, and is a file")
+        for folder in (self.path, self.checkpoints):
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(f"{folder} is to be a folder of a training, and is a file")
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
             yield
@@ -124,10 +125,9 @@ class RunFolder:
 
 
 def meant_by(path: Path) -> Path:
-    """The folder to load: for ``RUN/checkpoints/last``, whatever became of it, the newest whole checkpoint."""
-    if path.name == LAST and path.parent.name == "checkpoints":
-        return RunFolder(path.parent.parent).newest() or path
-    return path
+    """What to load: of ``RUN`` and ``RUN/checkpoints/last``, whatever became of it, the newest whole checkpoint."""
+    run = path.parent.parent if path.name == LAST and path.parent.name == "checkpoints" else path
+    return RunFolder(run).newest() or path
 
 
 def step_of(checkpoint: Path) -> int:
