@@ -164,18 +164,18 @@ def checked_index(
     """
     if lengths.shape != offsets.shape or lengths.ndim != 1 or {lengths.dtype.kind, offsets.dtype.kind} - {*"iu"}:
         given = f"{lengths.dtype} {lengths.shape} and {offsets.dtype} {offsets.shape}"
-        raise _damaged(path, f"ep_len and ep_offset must be as many whole numbers, got {given}")
+        raise ValueError(f"{path} cannot be used: ep_len and ep_offset must be as many whole numbers, got {given}")
     outside = (lengths < 0) | (lengths > rows) | (offsets < 0)
     outside |= offsets > rows - np.where(outside, 0, lengths).astype(np.int64)
     if outside.any():
-        raise _damaged(path, f"episode {np.flatnonzero(outside)[0]} has rows outside of the {rows} there are")
+        raise ValueError(f"{path} cannot be used: episode {np.flatnonzero(outside)[0]} has rows outside of the {rows}")
     lengths, offsets = lengths.astype(np.int64), offsets.astype(np.int64)
     order = np.argsort(offsets, kind="stable")
     order = order[lengths[order] > 0]
     overlaps = np.flatnonzero((offsets + lengths)[order][:-1] > offsets[order][1:])
     if overlaps.size:
         first, second = sorted(order[overlaps[0] : overlaps[0] + 2].tolist())
-        raise _damaged(path, f"episodes {first} and {second} share rows by ep_len and ep_offset")
+        raise ValueError(f"{path} cannot be used: episodes {first} and {second} share rows by ep_len and ep_offset")
     return lengths, offsets
 
 

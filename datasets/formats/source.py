@@ -48,7 +48,7 @@ def chosen_frames(candidates: Sequence[str], wanted: str | None, place: str, oth
         return str(wanted)
     if not candidates:
         raise ValueError(f"{place} has no column of frames of uint8{others and f'; it has {others}'}")
-    asked = "say which" if wanted is None else f"it has no frames {wanted!r}"
+    asked = "say which with frames=... (--frames)" if wanted is None else f"it has no frames {wanted!r}"
     raise ValueError(f"{place} has frames {', '.join(candidates)}: {asked}")
 
 
