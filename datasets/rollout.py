@@ -80,18 +80,29 @@ def rollout(
         ValueError: A frame or an action of the wrong shape, an action or a reward that is not finite, or an episode
             without end, see :func:`steps_of`.
     """
-    observation, info = env.reset(seed=env_seed)
+    observation, info = _returned(env.reset(seed=env_seed), "reset", "observation, info")
     policy.reset(policy_seed)
     recorder = _Recorder(env, frame_interval)
     recorder.add_situation(info)
     for _ in steps_of(env):
         action = recorder.checked_action(policy(observation, info))
-        observation, reward, terminated, truncated, info = env.step(action.astype(recorder.space.dtype))
+        outcome = _returned(env.step(action.astype(recorder.space.dtype)), "step", _OUTCOME)
+        observation, reward, terminated, truncated, info = outcome
         recorder.add_outcome(action, reward, bool(terminated), bool(truncated))
         recorder.add_situation(info)
         if terminated or truncated:
             break
     return recorder.columns()
+
+
+_OUTCOME = "observation, reward, terminated, truncated, info"
+
+
+def _returned(values: Any, method: str, expected: str) -> Any:
+    """What a method of an environment has returned, if it is what Gymnasium asks for, and not what Gym did."""
+    if isinstance(values, tuple) and len(values) == expected.count(",") + 1 and isinstance(values[-1], dict):
+        return values
+    raise ValueError(f"env.{method}() must return ({expected}), the last a dictionary, as Gymnasium's environments do")
 
 
 def steps_of(env: gym.Env[Any, Any]) -> Iterator[int]:
@@ -141,7 +152,10 @@ class _Recorder:
                 raise ValueError(f"pixels has shape {frames[-1].shape} in row {number}, {frames[0].shape} in row 0")
 
     def checked_action(self, action: Any) -> NDArray[np.float32]:
-        exact = np.asarray(action, self.space.dtype)
+        try:
+            exact = np.asarray(action, self.space.dtype)
+        except (TypeError, ValueError):
+            raise ValueError(f"the policy's action must be a vector of numbers, got {action!r}") from None
         if exact.shape != self.space.shape:
             raise ValueError(f"the policy's action has shape {exact.shape}, the environment's is {self.space.shape}")
         if not np.isfinite(exact).all():
@@ -177,7 +191,7 @@ def _numbers(value: Any) -> NDArray[np.float64] | None:
     """A copy of ``value`` as real numbers; None if it is nothing of the kind."""
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError):  # lists of unequal length, or a tensor elsewhere
+    except (TypeError, ValueError, RuntimeError):  # lists of unequal length, or a tensor elsewhere or with a gradient
         return None
     return np.array(array, np.float64) if array.dtype.kind in "biuf" and array.size else None
 

@@ -71,6 +71,10 @@ class AddGoalFrame(gym.ObservationWrapper[dict[str, Any], Any, Any], RecordConst
         return goal
 
 
+MAX_CHOICES = 10_000
+"""Components of a one-hot vector, at most."""
+
+
 class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     """Lets vectors stand for the choices of a discrete action space: the largest component is the choice."""
 
@@ -82,6 +86,8 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         gym.ActionWrapper.__init__(self, env)
         if not isinstance(env.action_space, spaces.Discrete) or env.action_space.start != 0:
             raise ValueError(f"OneHotActions needs a Discrete(n) action space, got {env.action_space}")
+        if env.action_space.n > MAX_CHOICES:
+            raise ValueError(f"{env.action_space} are too many choices; there can be {MAX_CHOICES}")
         self._choices = env.action_space
         self.action_space = spaces.Box(0.0, 1.0, (int(env.action_space.n),), np.float32)
 
@@ -90,9 +96,12 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         return int(np.argmax(action))
 
     def vector(self, choice: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The one-hot vector (n,) of a choice."""
+        """The one-hot vector (n,) of a choice. Raises ``ValueError`` if the environment does not offer it."""
+        number = np.asarray(choice)
+        if number.size != 1 or number.dtype.kind not in "iu" or not 0 <= number.item() < self._choices.n:
+            raise ValueError(f"{choice!r} is none of the choices of {self._choices}")
         vector = np.zeros(int(self._choices.n), np.float32)
-        vector[int(choice)] = 1.0
+        vector[number.item()] = 1.0
         return vector
 
 

@@ -79,10 +79,12 @@ def adapt(env: Environment, image_size: int) -> Environment:
     action_bounds(env.action_space)
     prepare_to_draw(env)
     env.reset(seed=0)
-    given = np.asarray(env.render())
+    rendered = env.render()
+    given = np.asarray(rendered)
     frame = as_rgb(given)
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise ValueError(f"the environment renders {given.dtype} {given.shape}, not an RGB array (H, W, 3) of uint8")
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        what = type(rendered).__name__ if given.dtype == object else f"{given.dtype} {given.shape}"
+        raise ValueError(f"the environment renders {what}, not an RGB array (H, W, 3) of uint8")
     return env if given.shape == (image_size, image_size, 3) else ResizedRender(env, image_size)
 
 
@@ -133,6 +135,8 @@ def action_bounds(space: gym.Space[Any]) -> tuple[list[float], list[float]]:
         if np.isfinite([low, high]).all():
             return low.tolist(), high.tolist()
     hint = "; a Box must be of floats" if isinstance(space, gym.spaces.Box) and space.dtype.kind != "f" else ""
+    if isinstance(space, gym.spaces.Discrete):
+        hint = "; choices must count from 0 (gymnasium.wrappers.TransformAction can shift them)"
     raise ValueError(f"the action space must be Discrete(n) or a bounded one-dimensional Box, got {space}{hint}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from lewm_agent import AgentConfig, LeWMAgent, environment
 from lewm_agent.agents.behavior.policies import behavior_policy
@@ -69,6 +70,7 @@ def gathered(path: Path, env: World, episodes: int = 1) -> OfflineDataset:
         lambda t, e: {"goal_state": np.zeros(3)} if t == 5 else {},
         lambda t, e: {"state": np.zeros(t + 1), "goal_state": np.zeros(0)},
         lambda t, e: {"state": None if t == 3 else 1.0, "goal_state": 1j},
+        lambda t, e: {"state": torch.zeros(2, requires_grad=True), "goal_state": {1.0}},
     ],
 )
 def test_states_that_are_no_numbers_in_every_row_are_left_out(info: Any, tmp_path: Path) -> None:
@@ -139,8 +141,9 @@ def test_other_frames_are_refused(frame: Any, tiny_config: AgentConfig, tmp_path
     env.frame = frame
     with pytest.raises((ValueError, TypeError), match=r"frame of env.render|must return a uint8 frame"):
         gathered(tmp_path / "data", env)
-    with pytest.raises(ValueError, match="not an RGB array"):
-        LeWMAgent(World(frame=RGB.astype(np.float64)), tiny_config)
+    for other in (RGB.astype(np.float64), RGB[:0], {}):
+        with pytest.raises(ValueError, match=r"the environment renders (float64|uint8|dict).*, not an RGB array"):
+            LeWMAgent(World(frame=other), tiny_config)
 
 
 def tenth(kind: Any) -> gym.spaces.Box:
@@ -177,6 +180,46 @@ def test_other_action_spaces_are_refused(space: Any, tiny_config: AgentConfig, t
     ):
         with pytest.raises(ValueError, match=r"action space must be .*got " + type(space).__name__):
             refused()
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Discrete(3, start=1), gym.spaces.Discrete(2**62)], ids=str)
+def test_choices_from_elsewhere_or_too_many_are_refused(space: Any, tiny_config: AgentConfig) -> None:
+    with pytest.raises(ValueError, match=r"choices must count from 0 .*TransformAction|are too many choices; .* 10000"):
+        LeWMAgent(World(space=space), tiny_config)
+
+
+def test_choices_are_shifted_as_it_is_advised(tiny_config: AgentConfig, tmp_path: Path) -> None:
+    world = World(space=gym.spaces.Discrete(3, start=1))
+    shifted = gym.wrappers.TransformAction(world, lambda choice: choice + 1, gym.spaces.Discrete(3))
+    agent = LeWMAgent(shifted, tiny_config)
+    assert agent.collect(tmp_path / "data", "random", episodes=1, progress=False).action_dim == 3
+
+
+@pytest.mark.parametrize("choice", [-1, 3, None, "1", 1.5, np.array([0, 1])], ids=repr)
+def test_a_choice_that_is_not_offered_is_refused(choice: Any, tiny_config: AgentConfig, tmp_path: Path) -> None:
+    agent = LeWMAgent(World(space=gym.spaces.Discrete(3)), tiny_config)
+    with pytest.raises(ValueError, match=r"is none of the choices of Discrete\(3\)"):
+        agent.collect(tmp_path / "data", lambda observation, info: choice, episodes=1, progress=False)
+
+
+@pytest.mark.parametrize("action", ["left", {"x": 1.0}, [[1.0], [2.0, 3.0]]], ids=repr)
+def test_an_action_that_is_no_vector_is_refused(action: Any, tiny_config: AgentConfig, tmp_path: Path) -> None:
+    agent = LeWMAgent(World(), tiny_config)
+    with pytest.raises(ValueError, match="the policy's action must be a vector of numbers, got "):
+        agent.collect(tmp_path / "data", lambda observation, info: action, episodes=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "returned"),
+    [("reset", BOX.sample()), ("reset", (0, None)), ("step", (0, 0.0, False, {})), ("step", (0, 0.0, True, True, []))],
+)
+def test_what_an_environment_must_return_is_told(method: str, returned: Any, tmp_path: Path) -> None:
+    env = World()
+    setattr(env, method, lambda *_, **__: returned)
+    with pytest.raises(
+        ValueError, match=rf"env.{method}\(\) must return \(observation, .*info\), the last a dictionary"
+    ):
+        gathered(tmp_path / "data", env)
 
 
 def test_an_episode_without_end_is_told(tmp_path: Path) -> None:
@@ -252,6 +295,6 @@ def test_a_policy_that_does_not_fit_is_told_before_anything_is_written(tmp_path:
     def unfit(env: Any) -> Any:
         return behavior_policy("expert", env)
 
-    with pytest.raises(ValueError, match="no scripted expert"):
+    with pytest.raises(ValueError, match="no scripted policy `expert`"):
         collect(tmp_path / "a" / "b", World, unfit, 1, environment_id="World", policy="expert", seed=0)
     assert not list(tmp_path.iterdir())

@@ -92,8 +92,9 @@ class FunctionPolicy:
         """Start an episode; a plain function has nothing to seed."""
 
     def __call__(self, observation: Any, info: dict[str, Any]) -> np.ndarray[Any, Any]:
-        """Return the function's action as an array."""
-        return np.asarray(self._function(observation, info))
+        """Return the function's action."""
+        action: np.ndarray[Any, Any] = self._function(observation, info)
+        return action
 
 
 class OneHotPolicy:
