@@ -50,8 +50,9 @@ ConfigT = TypeVar("ConfigT", bound=AgentSettings)
 ModelT = TypeVar("ModelT", bound=Learner)
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """``auto`` is CUDA where present, else the CPU. Raises ``ValueError`` for a device that is not there."""
+    device = str(device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     available = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
@@ -85,6 +86,8 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         self.seed = whole_number("seed", seed)
         self.device = resolve_device(device)
         settings = config.agent if isinstance(config, Description) else config
+        if not isinstance(settings, self.config_type):
+            raise TypeError(f"config must be an {self.config_type.__name__}, got {type(settings).__name__}")
         self._env = None if env is None else prepared(env, settings.model.image_size)
         self.description = config if isinstance(config, Description) else self._described(config)
         self.observation_space = _pixel_space(settings.model.image_size)
@@ -356,6 +359,8 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
             )
         side = self.config.model.image_size
         pixels, goals = (checked_frames(observation, key, side) for key in ("pixels", "goal"))
+        if len(goals) not in (1, len(pixels)):
+            raise ValueError(f"there are {len(goals)} goals for {len(pixels)} frames; give one goal, or one for each")
         memories = begin_episodes(self.seed, state, episode_start, len(pixels))
         actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
         if self.config.model.discrete_actions:
@@ -501,6 +506,8 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
 
 def prepared(env: str | Environment, image_size: int) -> Environment:
     """The environment called ``env``, or ``env`` itself, with frames of the given side and vectors as actions."""
+    if not isinstance(env, str | gym.Env):
+        raise TypeError(f"an environment is a name or a gymnasium.Env, not {type(env).__name__} {env!r}")
     return environment.make(env, image_size) if isinstance(env, str) else environment.adapt(env, image_size)
 
 

@@ -114,11 +114,26 @@ def test_evaluate_policy_and_vector_environments(trained_folder: Path) -> None:
         (np.zeros((16, 16, 3), np.float32), r"`pixels` must be uint8 frames in \[0, 255\], got float32"),
         (np.full((16, 16, 3), np.nan), "`pixels` must be uint8 frames"),
         (np.zeros((32, 32, 4), np.uint8), r"`pixels` must be \(H, W, 3\) or \(N, H, W, 3\), got \(32, 32, 4\)"),
+        (np.zeros((0, 16, 3), np.uint8), r"`pixels` must be \(H, W, 3\) .* got \(0, 16, 3\)"),
+        (np.zeros((0, 16, 16, 3), np.uint8), r"`pixels` must be \(H, W, 3\) .* got \(0, 16, 16, 3\)"),
     ],
 )
 def test_bad_frames_are_refused(tiny_agent: LeWMAgent, pixels: NDArray[np.uint8], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_agent.act(pixels, np.zeros((16, 16, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("observed", "goals"), [(3, 2), (1, 3), (2, 4)])
+def test_one_goal_serves_all_and_other_numbers_are_refused(tiny_agent: LeWMAgent, observed: int, goals: int) -> None:
+    assert tiny_agent.predict({"pixels": frames(observed), "goal": frames(1)[0]})[0].shape == (observed, 2)
+    with pytest.raises(ValueError, match=f"there are {goals} goals for {observed} frames; give one goal, or one for"):
+        tiny_agent.predict({"pixels": frames(observed), "goal": frames(goals)})
+
+
+@pytest.mark.parametrize("state", [3, "x", [None], ({},)], ids=repr)
+def test_another_state_is_refused(tiny_agent: LeWMAgent, state: Any) -> None:
+    with pytest.raises(TypeError, match="state must be what predict or initial_memories returned"):
+        tiny_agent.predict({"pixels": frames(1), "goal": frames(1)}, state)
 
 
 def test_a_missing_goal_is_refused(tiny_agent: LeWMAgent) -> None:
@@ -135,6 +150,25 @@ class TwoChoices(gym.ActionWrapper[Any, Any, Any]):
 
     def action(self, action: Any) -> Any:
         return action[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"env": 3}, TypeError, "an environment is a name or a gymnasium.Env, not int 3"),
+        ({"config": {}}, TypeError, "config must be an AgentConfig, got dict"),
+        ({"device": None}, ValueError, "device 'None' is not available here; there are: auto, cpu"),
+        ({"device": torch.device("meta")}, ValueError, "device 'meta' is not available here"),
+        ({"seed": 2**70}, ValueError, "seed must be below 2..63, got "),
+    ],
+)
+def test_what_an_agent_cannot_be_made_of_is_named(
+    tiny_agent: LeWMAgent, given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    made: dict[str, Any] = {"env": "two_room", "config": tiny_agent.config, "device": torch.device("cpu")}
+    assert LeWMAgent(**made).device == torch.device("cpu")
+    with pytest.raises(error, match=message):
+        LeWMAgent(**made | given)
 
 
 def test_environments_that_cannot_serve_are_refused() -> None:

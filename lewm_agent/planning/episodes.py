@@ -67,10 +67,13 @@ def begin_episodes(seed: int, state: Memories | None, starts: NDArray[np.bool_] 
         count: observations that are to be decided on.
 
     Raises:
+        TypeError: ``state`` is nothing of the kind.
         ValueError: ``state`` or ``starts`` is of another number of environments.
     """
     if state is None:
         return [EpisodeMemory(episode_seed(seed, row, 0)) for row in range(count)]
+    if not isinstance(state, list) or not all(isinstance(memory, EpisodeMemory) for memory in state):
+        raise TypeError("state must be what predict or initial_memories returned, or None where episodes begin")
     if len(state) != count:
         raise ValueError(f"got {count} observations for the state of {len(state)} environments")
     fresh = np.zeros(count, bool) if starts is None else np.atleast_1d(starts)

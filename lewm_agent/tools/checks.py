@@ -23,7 +23,7 @@ def require_one_of(name: str, value: str, allowed: Collection[str]) -> None:
 
 
 def whole_number(name: str, value: SupportsIndex, least: int = 0) -> int:
-    """``value``, a Python or NumPy integer, as an ``int``. Raises ``ValueError`` if it is none or below ``least``."""
+    """``value``, a Python or NumPy integer, as an ``int``. ``ValueError`` if it is none, below ``least`` or huge."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -32,6 +32,7 @@ def whole_number(name: str, value: SupportsIndex, least: int = 0) -> int:
         number >= least and not isinstance(value, bool),
         f"{name} must be a whole number of at least {least}, got {value!r}",
     )
+    require(number < 2**63, f"{name} must be below 2**63, got {value!r}")
     return number
 
 

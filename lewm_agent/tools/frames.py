@@ -43,6 +43,6 @@ def checked_frames(observation: dict[str, NDArray[np.uint8]], key: str, side: in
     frames = np.asarray(observation[key])
     if frames.dtype != np.uint8:
         raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
-    if frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+    if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or not frames.size:
         raise ValueError(f"`{key}` must be (H, W, 3) or (N, H, W, 3), got {frames.shape}")
     return resized(frames if frames.ndim == 4 else frames[None], side)

@@ -48,7 +48,10 @@ class TrainingClips:
         self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
         self.steps_per_epoch = len(self._train) // training.batch_size
         if self.steps_per_epoch == 0:
-            raise ValueError(f"{len(self._train)} training clips do not fill one batch of {training.batch_size}")
+            raise ValueError(
+                f"{len(self._train)} training clips do not fill one batch of {training.batch_size}; collect more "
+                "episodes, or lower batch_size"
+            )
 
     def show(self, stand_ins: NDArray[np.float32]) -> None:
         """From now on give these in place of frames; an entry for every row of the dataset."""
