@@ -24,6 +24,7 @@ _EXCHANGE = [POWERS.index((j, i)) for i, j in POWERS]
 _SPREAD = 0.12  # half sides of the picture; second and third moments are measured in its powers
 _SHARPNESS = 100.0  # of the choice between things, at the start
 _LEAST_MASS = 0.02  # of the usual mass; what is smaller has hardly a place
+_WHOLE = 0.8  # of the usual mass; of what shows less, part is hidden or out of the picture
 _LEAST_SCALE = 0.2  # what varies less, such as the shape of a disk, is not blown up to variance 1
 _CANDIDATES, _ROUNDS = 300, 5  # of the search for a palette
 _SOLID = 0.9  # share of a pixel from which its color is the thing's own
@@ -170,8 +171,9 @@ def _central(raw: Tensor, usual_mass: Tensor) -> Tensor:
         xyy - 2 * y * xy - x * yy + 2 * x * y * y,
         yyy - 3 * y * yy + 2 * y**3,
     ]
-    spread = [torch.asinh(moment / _SPREAD**2) for moment in second]
-    lopsided = [torch.asinh(2 * moment / _SPREAD**3) for moment in third]
+    whole = (mass / (_WHOLE * usual_mass)).clamp(max=1).square()  # the shape of what is left of a thing tells little
+    spread = [whole * torch.asinh(moment / _SPREAD**2) for moment in second]
+    lopsided = [whole * torch.asinh(2 * moment / _SPREAD**3) for moment in third]
     return torch.stack([mass / usual_mass, x, y, *spread, *lopsided], dim=-1)
 
 
