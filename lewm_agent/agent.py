@@ -124,7 +124,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
 
     def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """Fit the slow metric and train the inverse-dynamics head, if there is one, on the latents as they now are."""
-        model.metric = slow_metric.fit(model, data.dataset, data.train, self.config.training.metric_ridge)
+        model.metric = slow_metric.fit(model, data.dataset, data.train, self.config.training.metric_power)
         config, head = self.config.inverse_dynamics, model.inverse_dynamics
         if config is None or head is None:
             return None

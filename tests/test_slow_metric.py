@@ -57,11 +57,21 @@ def test_an_unfinished_model_refuses_it(tiny_agent: LeWMAgent) -> None:
         dataclasses.replace(planner, metric="fast")  # type: ignore[arg-type]
 
 
-def test_a_ridge_counts_as_noise_in_every_direction(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset) -> None:
-    plain, ridged = (
-        fit(QuickAndSlow(tiny_agent), tiny_dataset, np.arange(12), ridge)  # type: ignore[arg-type]
-        for ridge in (0.0, 0.5)
-    )
-    # with variances of 1 and next to 0, half of their mean is a quarter
-    assert ridged[0, 0].item() == pytest.approx(plain[0, 0].item() / 1.25**0.5, rel=1e-3)
-    assert ridged[1, 1].item() == pytest.approx(plain[0, 0].item() / 0.25**0.5, rel=1e-2)
+class RareAndNoisy(QuickAndSlow):
+    """Three directions of latents: a walk, a rare walk, and noise that is drawn anew in every frame."""
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        steps = self.rng.normal(size=(len(frames), 2)) * [1.0, 0.2]
+        noise = self.rng.normal(size=(len(frames), 1))
+        walks = 5 * self.rng.normal(size=(1, 2)) + np.cumsum(steps, axis=0)
+        return torch.as_tensor(np.concatenate([walks, noise], axis=1), dtype=torch.float32)
+
+
+def test_with_a_power_the_rare_counts_more_and_noise_less(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset) -> None:
+    weights = {
+        power: fit(RareAndNoisy(tiny_agent), tiny_dataset, np.arange(12), power).square().diag()  # type: ignore[arg-type]
+        for power in (1.0, 2.0)
+    }
+    rare, noise = ({power: (w[i] / w[0]).item() for power, w in weights.items()} for i in (1, 2))
+    assert 12 < rare[1.0] < 50 and rare[2.0] > 3 * rare[1.0]
+    assert 0.25 < noise[1.0] < 1 and noise[2.0] < noise[1.0] / 3

@@ -21,7 +21,7 @@ FAINT = 6.0
 """Least change of a color, of 255, in which a pixel counts as different from the background."""
 
 _EXCHANGE = [POWERS.index((j, i)) for i, j in POWERS]
-_SPREAD = 0.12  # half sides of the picture; second and third moments are measured in its powers
+_SPREAD, _LOPSIDED = 0.12, 0.19  # half sides of the picture; the units of second and third moments are their powers
 _SHARPNESS = 100.0  # of the choice between things, at the start
 _LEAST_MASS = 0.02  # of the usual mass; what is smaller has hardly a place
 _WHOLE = 0.8  # of the usual mass; of what shows less, part is hidden or out of the picture
@@ -173,7 +173,7 @@ def _central(raw: Tensor, usual_mass: Tensor) -> Tensor:
     ]
     whole = (mass / (_WHOLE * usual_mass)).clamp(max=1).square()  # the shape of what is left of a thing tells little
     spread = [whole * torch.asinh(moment / _SPREAD**2) for moment in second]
-    lopsided = [whole * torch.asinh(2 * moment / _SPREAD**3) for moment in third]
+    lopsided = [whole * torch.asinh(moment / _LOPSIDED**3) for moment in third]
     return torch.stack([mass / usual_mass, x, y, *spread, *lopsided], dim=-1)
 
 

@@ -39,11 +39,11 @@ class TrainingConfig:
     held_out_fraction: float = 0.1
     """Share of the EPISODES that training never sees (the released code splits by clip, which leaks)."""
 
-    metric_ridge: float = 0.0
-    """Share of the mean variance of a change that counts as noise in every direction of the `slow` metric."""
+    metric_power: float = 1.0
+    """How much more the slow counts than the fast in metric ``slow`` (:mod:`lewm_agent.training.slow_metric`)."""
 
     def __post_init__(self) -> None:
-        require(self.metric_ridge >= 0, f"metric_ridge must not be negative, got {self.metric_ridge}")
+        require(self.metric_power > 0, f"metric_power must be positive, got {self.metric_power}")
         require(self.epochs > 0, f"epochs must be positive, got {self.epochs}")
         require(
             self.schedule_length >= self.epochs,
