@@ -22,6 +22,7 @@ from lewm_agent.goal_agent import prepared
 from lewm_agent.goal_agent import resolve_device as resolve_device
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
+from lewm_agent.models.objectives.slow import SlowPrediction
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
@@ -118,9 +119,20 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     def _goal_blocks(self) -> int | None:
         return self.config.objective.goal_blocks(self.config.model, self.config.inverse_dynamics)
 
-    def stand_ins(self, dataset: OfflineDataset, progress: bool) -> NDArray[np.float32] | None:
-        """Latents, if the encoder is frozen."""
-        return encode_all(self.world_model, dataset, progress) if self.config.training.frozen_encoder else None
+    def stand_ins(
+        self, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool
+    ) -> NDArray[np.float32] | None:
+        """Latents, if the encoder is frozen; an objective that measures errors by them gets their metric."""
+        if not self.config.training.frozen_encoder:
+            return None
+        latents, objective = encode_all(self.world_model, dataset, progress), self.world_model.objective
+        if isinstance(objective, SlowPrediction):
+            starts, lengths, skip = dataset.episode_starts, dataset.episode_lengths, self.config.model.frame_skip
+            paths = [latents[starts[i] : starts[i] + lengths[i] : skip].astype(np.float64) for i in episodes]
+            metric = torch.as_tensor(slow_metric.of_latents(paths, objective.power), dtype=torch.float32)
+            changes = torch.as_tensor(np.concatenate([np.diff(path, axis=0) for path in paths]), dtype=torch.float32)
+            objective.take(metric, changes)
+        return latents
 
     def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """Fit the slow metric and train the inverse-dynamics head, if there is one, on the latents as they now are."""

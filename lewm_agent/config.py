@@ -17,6 +17,7 @@ from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import ObjectiveSettings
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
+from lewm_agent.models.objectives.slow import SlowConfig
 from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import require
@@ -55,6 +56,10 @@ class AgentConfig:
 
     def _check_frozen_encoder(self) -> None:
         if not self.training.frozen_encoder:
+            require(
+                not isinstance(self.objective, SlowConfig),
+                "objective `slow` takes its metric from latents that do not change: set training.frozen_encoder",
+            )
             return
         encoder = self.model.encoder
         require(

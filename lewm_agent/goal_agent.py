@@ -281,7 +281,9 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
     def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
         """What the model is trained on."""
 
-    def stand_ins(self, dataset: OfflineDataset, progress: bool) -> NDArray[np.float32] | None:
+    def stand_ins(
+        self, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool
+    ) -> NDArray[np.float32] | None:
         """What :meth:`learn` shows the model in place of frames, an entry for every row; None for frames."""
         return None
 

@@ -15,6 +15,7 @@ from lewm_agent.config import AgentConfig
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
+from lewm_agent.models.objectives.slow import SlowConfig
 from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import named
@@ -119,7 +120,7 @@ _MOMENTS = dataclasses.replace(
         predictor_width=256,
         predictor_depth=2,
     ),
-    objective=_OBJECTIVE,
+    objective=SlowConfig(),
     training=dataclasses.replace(_SHAPES.training, weight_decay=1e-2, frozen_encoder=True, metric_power=2.0),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=2, metric="slow"),
     inverse_dynamics=InverseDynamicsConfig(width=384, depth=2, batch_size=256, steps=8000, successful_only=True),

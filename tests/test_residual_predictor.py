@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_agent import AgentConfig, LeWMAgent
+from lewm_agent import AgentConfig, LeWMAgent, ObjectiveConfig
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.moments import Turn
+from lewm_agent.models.objectives.base import EncodedClip
+from lewm_agent.models.objectives.slow import USUAL_CHANGE, SlowConfig, SlowPrediction
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.presets import preset
 from lewm_agent.training.batches import TrainingClips
@@ -33,7 +35,6 @@ TINY = {
     "inverse_dynamics.steps": 2,
     "inverse_dynamics.batch_size": 8,
     "inverse_dynamics.width": 8,
-    "objective.sigreg_projections": 16,
 }
 
 
@@ -134,7 +135,11 @@ def test_only_encoders_of_moments_can_be_frozen(config: AgentConfig, tiny_config
     with pytest.raises(ValueError, match=r"training\.frozen_encoder needs model\.encoder `moments`"):
         dataclasses.replace(tiny_config, training=dataclasses.replace(tiny_config.training, frozen_encoder=True))
     with pytest.raises(ValueError, match=r"reconstruction_weight must be 0 with training\.frozen_encoder"):
-        configured(config, {"objective.reconstruction_weight": 1.0})
+        dataclasses.replace(config, objective=ObjectiveConfig(reconstruction_weight=1.0))
+    with pytest.raises(ValueError, match=r"objective `slow` takes its metric .*: set training\.frozen_encoder"):
+        configured(config, {"training.frozen_encoder": False})
+    with pytest.raises(ValueError, match=r"objective `slow` needs model\.encoder `moments`, got `vit`"):
+        dataclasses.replace(tiny_config, objective=SlowConfig())
 
 
 def test_heads_may_learn_from_successful_episodes_alone(tiny_dataset: OfflineDataset) -> None:
@@ -142,3 +147,18 @@ def test_heads_may_learn_from_successful_episodes_alone(tiny_dataset: OfflineDat
     everything = np.arange(tiny_dataset.num_episodes)
     chosen = successful(FinishData(tiny_dataset, everything, everything[::-1]))
     assert chosen.train.tolist() == np.flatnonzero(ended).tolist() == chosen.held_out[::-1].tolist()
+
+
+def test_errors_are_measured_in_the_metric_and_large_ones_by_their_size(config: AgentConfig) -> None:
+    objective = SlowPrediction(SlowConfig(), config.model)
+    metric = torch.zeros(20, 20)
+    metric[0, 0] = 1.0
+    objective.take(metric, torch.eye(20)[:1].expand(5, 20))
+    latents, predicted = torch.zeros(1, 4, 20), torch.zeros(1, 3, 20)
+    losses = []
+    for error in (0.0, 0.1, 100.0, 200.0):
+        predicted[0, 2, 0], predicted[0, 1, 5], predicted[0, 0, 0] = error, 7.0, 7.0
+        losses.append(objective(EncodedClip(latents, torch.zeros(1, 3, 10), predicted))[0].item())
+    assert losses[0] == 0.0  # neither directions without weight nor the history count
+    assert losses[1] == pytest.approx(((1 + (0.1 * USUAL_CHANGE) ** 2) ** 0.5 - 1) / 2)
+    assert losses[3] == pytest.approx(2 * losses[2], rel=0.01)

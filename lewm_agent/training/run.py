@@ -96,7 +96,9 @@ class Trainee(Protocol):
     def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
         """Take over weights. Raises ``ValueError`` naming their source if they do not fit."""
 
-    def stand_ins(self, dataset: OfflineDataset, progress: bool) -> NDArray[np.float32] | None:
+    def stand_ins(
+        self, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool
+    ) -> NDArray[np.float32] | None:
         """What to show the model in place of frames, an entry for every row of the dataset; None for frames."""
 
     def finish(self, model: Any, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
@@ -166,7 +168,7 @@ class Run:
             if found is not None:
                 self.trainee.load_weights(found.saved.weights, found.folder)
                 self.record = found.saved.training
-            stand_ins = self.trainee.stand_ins(self.dataset, self.progress)
+            stand_ins = self.trainee.stand_ins(self.dataset, self.clips.train_episodes, self.progress)
             if stand_ins is not None:
                 self.clips.show(stand_ins)
             trainer = Trainer(

@@ -41,18 +41,29 @@ def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.i
         ValueError: no episode is longer than an action block.
     """
     latents = _latents(world_model, dataset, episodes)
+    metric = of_latents(latents, power)
+    if not np.isfinite(metric).all():
+        raise ValueError(f"the latents of {dataset.path} are not finite: this model cannot be used; train it anew")
+    return torch.as_tensor(metric.astype(np.float32), device=world_model.action_mean.device)
+
+
+def of_latents(latents: list[Matrix], power: float) -> Matrix:
+    """The same from the latents of each episode (T, latent_dim) at the boundaries of action blocks, in float64.
+
+    It is NaN where a latent is not finite.
+    """
     changes = np.concatenate([episode[1:] - episode[:-1] for episode in latents])
     every = np.concatenate(latents)
     if not np.isfinite(every).all():
-        raise ValueError(f"the latents of {dataset.path} are not finite: this model cannot be used; train it anew")
+        return np.full((every.shape[1], every.shape[1]), np.nan)
     variances, directions = _spread(np.cov(every.T, bias=True))
     whitening = directions / np.sqrt(variances)
     variances, directions = _spread(changes.T @ changes / len(changes))
     shares, turned = np.linalg.eigh(whitening.T @ (directions * variances) @ directions.T @ whitening)
     slow = whitening @ turned / shares ** (power / 2)
     squares, directions = np.linalg.eigh(slow @ slow.T)
-    metric = (directions * np.sqrt(squares.clip(min=0))) @ directions.T
-    return torch.as_tensor(metric.astype(np.float32), device=world_model.action_mean.device)
+    metric: Matrix = (directions * np.sqrt(squares.clip(min=0))) @ directions.T
+    return metric
 
 
 def _latents(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> list[Matrix]:

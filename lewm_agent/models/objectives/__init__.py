@@ -2,3 +2,4 @@
 
 from lewm_agent.models.objectives import lewm as lewm
 from lewm_agent.models.objectives import pldm as pldm
+from lewm_agent.models.objectives import slow as slow
