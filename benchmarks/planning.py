@@ -42,8 +42,8 @@ from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning import CEM
 from lewm_agent.planning.fast_rollout import fast_rollout
 from lewm_agent.planning.goal_cost import goal_cost
+from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import PlannerConfig, Precision
-from lewm_agent.presets import planner_preset
 from lewm_agent.tools.command import console
 
 OURS, THEIRS, DINO_WM = "lewm-agent", "stable-worldmodel", "DINO-WM"

@@ -25,8 +25,8 @@ from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.reporting.planning_picture import draw
 from lewm_agent.eval.reporting.provenance import hardware, provenance
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import PlannerConfig, Precision
-from lewm_agent.presets import planner_preset
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved

@@ -15,8 +15,8 @@ from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning.controller import Controller
 from lewm_agent.planning.fast_rollout import Rollout
 from lewm_agent.planning.goal_cost import LatentCost
+from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import PlannerConfig
-from lewm_agent.presets import planner_preset
 from lewm_agent.training.settings import AgentSettings
 
 

@@ -1,4 +1,4 @@
-"""The named presets of agents and of planners.
+"""The named presets of agents; those of planners are in :mod:`lewm_agent.planning.presets`.
 
 Preset ``paper`` is the released LeWorldModel recipe to the letter; the others are sized for two CPU cores.
 ``two_terms`` keeps the paper's objective, but not its ViT, whose latents repeat with the patches
@@ -12,35 +12,13 @@ from __future__ import annotations
 import dataclasses
 
 from lewm_agent.config import AgentConfig
-from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.objectives.slow import SlowConfig
 from lewm_agent.models.predictor import ModelConfig
-from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.planning.presets import PLANNERS
 from lewm_agent.tools.checks import named
 from lewm_agent.training.settings import TrainingConfig
-
-PLANNERS: dict[str, PlannerConfig] = {
-    "paper": PlannerConfig(),
-    "small": PlannerConfig(
-        samples=64,
-        elites=8,
-        iterations=4,
-        execute=1,
-        history=3,
-        cost="best",
-        noise_correlation=0.8,
-        clip_actions=True,
-        warm_start=True,
-    ),
-}
-PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
-for _search in ("icem", "mppi", "mixture"):
-    PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
-PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)
-PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals="refine", initial_std=0.3, iterations=3)
-PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
 
 _OBJECTIVE = ObjectiveConfig(sigreg_projections=256)
 
@@ -139,12 +117,3 @@ PRESETS: dict[str, AgentConfig] = {
 def preset(name: str) -> AgentConfig:
     """The agent configuration called ``name``. Raises ``ValueError`` for an unknown name."""
     return named(name, PRESETS, "preset")
-
-
-def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
-    """The planner settings called ``name``, with no more history than ``model`` has been trained on.
-
-    Raises ``ValueError`` for an unknown name.
-    """
-    config = named(name, PLANNERS, "planner")
-    return config if model is None else dataclasses.replace(config, history=min(config.history, model.history))

@@ -10,7 +10,8 @@ from typing import Any
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.config import AgentConfig, configured
-from lewm_agent.presets import planner_preset, preset
+from lewm_agent.planning.presets import planner_preset
+from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 from lewm_agent.training.run_folder import OutputFolder
 

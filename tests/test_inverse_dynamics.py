@@ -16,8 +16,8 @@ from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.eval.watching.imagination import imagine
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import Proposals
-from lewm_agent.presets import planner_preset
 from lewm_agent.training.hindsight import HindsightPairs, fit
 
 HEAD = InverseDynamicsConfig(furthest=4, width=32, depth=2, steps=60, batch_size=64, dropout=0.0, latent_noise=0.0)

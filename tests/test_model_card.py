@@ -10,7 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lewm_agent import LeWMAgent
+from lewm_agent.checkpoints import hub
+from lewm_agent.checkpoints.model_card import search_summary
 from lewm_agent.eval import success_rate
+from lewm_agent.planning.presets import PLANNERS
 
 
 def measured(model: Path, output: Path) -> Path:
@@ -62,3 +65,16 @@ def test_what_a_file_says_stays_in_its_place_on_the_card(trained_folder: Path, t
     text = (agent.save_pretrained(tmp_path / "model", results=[out]) / "README.md").read_text()
     assert "\n`````\neval\n```\n# Solved: 100 %\n````\n`````\n" in text
     assert "| data | mine \\| # Solved |" in text and "| `a \\| b # c` |" in text
+
+
+@pytest.mark.parametrize("name", sorted(PLANNERS))
+def test_the_card_names_the_preset_of_the_planner(name: str) -> None:
+    assert search_summary(PLANNERS[name]).startswith(f"{name}: ")
+    other = dataclasses.replace(PLANNERS[name], temperature=0.7)
+    assert search_summary(other).startswith(f"{name}, temperature 0.7: ")
+
+
+def test_cards_of_bundled_models_name_their_planner() -> None:
+    for name, folder in hub.bundled().items():
+        agent = LeWMAgent.from_pretrained(f"bundled:{name}", device="cpu")
+        assert f"| planner | {search_summary(agent.config.planner)} |" in (folder / "README.md").read_text()

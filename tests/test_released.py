@@ -24,7 +24,7 @@ from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning import CEM
 from lewm_agent.planning.goal_cost import goal_cost
-from lewm_agent.presets import planner_preset
+from lewm_agent.planning.presets import planner_preset
 
 TABLE = Path(__file__).parent / "data" / "released_tensors.tsv"
 SIDE = 56

@@ -14,7 +14,7 @@ import pytest
 from lewm_agent.eval import report, success_rate
 from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES
-from lewm_agent.presets import PLANNERS
+from lewm_agent.planning.presets import PLANNERS
 
 VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}
 GIF = b"GIF89a and what follows"

@@ -14,7 +14,7 @@ from lewm_agent.eval.playing.rollouts import Player, make_environment
 from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import ProtocolName
-from lewm_agent.presets import PLANNERS
+from lewm_agent.planning.presets import PLANNERS
 
 WORLD = "lewm/TwoRoom-v0"
 EPISODES = 6

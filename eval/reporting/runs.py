@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import dacite
 
 from lewm_agent.eval.reporting.intervals import Interval, rate
 from lewm_agent.eval.worlds.protocols import BUDGET, PROTOCOL_NAMES
-from lewm_agent.presets import PLANNERS
+from lewm_agent.planning.presets import planner_name
 from lewm_agent.tools import strict_json
 
 MOST_STEPS = 10_000
@@ -105,14 +105,7 @@ class Run:
     def planner(self) -> str:
         """Name of the planner preset, and where the settings differ from it."""
         settings = self.result.planner
-        if settings is None:
-            return "none"
-        changes = {
-            name: {key: value for key, value in settings.items() if asdict(preset).get(key) != value}
-            for name, preset in PLANNERS.items()
-        }
-        nearest = min(changes, key=lambda name: len(changes[name]))
-        return ", ".join([nearest, *(f"{key} {value}" for key, value in changes[nearest].items())])
+        return "none" if settings is None else planner_name(settings)
 
     @property
     def label(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from lewm_agent.checkpoints.checkpoint import Description
+from lewm_agent.planning.presets import planner_name
 from lewm_agent.planning.settings import PlannerConfig
 
 Result = dict[str, Any]
@@ -24,10 +25,14 @@ def agent_title(kind: str) -> str:
 
 
 def search_summary(planner: PlannerConfig) -> str:
-    """One line on how a planner searches."""
-    search = f"{planner.search}: {planner.samples} samples x {planner.iterations}"
-    search = "proposals of the inverse-dynamics head" if planner.proposals == "follow" else search
-    return f"{search}, {planner.horizon} blocks ahead"
+    """One line on how a planner searches, which begins with the name of its preset."""
+    search = f"{planner.search} with {planner.samples} samples x {planner.iterations}"
+    how = {
+        "none": search,
+        "refine": f"proposals of the inverse-dynamics head, then {search}",
+        "follow": "proposals of the inverse-dynamics head, without a search",
+    }
+    return f"{planner_name(asdict(planner))}: {how[planner.proposals]}, {planner.horizon} blocks ahead"
 
 
 def read_results(files: Sequence[str | Path], weights_sha256: str) -> list[Result]:
@@ -148,7 +153,7 @@ def _result_row(result: Result) -> str:
         f"{name.replace('_', ' ')} {floor['success_rate']:.1f}" for name, floor in result["floors"].items()
     )
     planner = result["planner"]
-    search = f"{planner['search']}, {planner['samples']} x {planner['iterations']}" if planner else "none"
+    search = planner_name(planner) if planner else "none"
     success = f"{result['success_rate']:.1f} [{low:.1f}, {high:.1f}]"
     cells = (f"`{_cell(result['protocol'])}`", *map(_cell, (result["episodes"], success, floors, search)))
     return f"| {' | '.join(cells)} |"

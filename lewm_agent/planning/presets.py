@@ -1,0 +1,54 @@
+"""The named presets of planners.
+
+``paper`` has the released settings; what each of the others reaches is in ``docs/findings/results.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lewm_agent.models.clip import ClipConfig
+from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.tools.checks import named
+
+PLANNERS: dict[str, PlannerConfig] = {
+    "paper": PlannerConfig(),
+    "small": PlannerConfig(
+        samples=64,
+        elites=8,
+        iterations=4,
+        execute=1,
+        history=3,
+        cost="best",
+        noise_correlation=0.8,
+        clip_actions=True,
+        warm_start=True,
+    ),
+}
+PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
+for _search in ("icem", "mppi", "mixture"):
+    PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
+PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)
+PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals="refine", initial_std=0.3, iterations=3)
+PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
+
+
+def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
+    """The planner settings called ``name``, with no more history than ``model`` has been trained on.
+
+    Raises ``ValueError`` for an unknown name.
+    """
+    config = named(name, PLANNERS, "planner")
+    return config if model is None else dataclasses.replace(config, history=min(config.history, model.history))
+
+
+def planner_name(settings: Mapping[str, Any]) -> str:
+    """Name of the preset that planner settings are nearest to, and where they differ: ``hybrid, history 1``."""
+    changes = {
+        name: {key: value for key, value in settings.items() if getattr(preset, key, None) != value}
+        for name, preset in PLANNERS.items()
+    }
+    nearest = min(changes, key=lambda name: len(changes[name]))
+    return ", ".join([nearest, *(f"{key} {value}" for key, value in changes[nearest].items())])
