@@ -102,6 +102,12 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         self._warned = False
         self.reset()
 
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        learned = "trained" if self.description.learned else "untrained"
+        where = self.description.environment or "an unregistered environment"
+        return f"{type(self).__name__}({self.kind}, {where}, {parameters:,} parameters, {learned}, on {self.device})"
+
     def _described(self, config: ConfigT) -> Description:
         """What a new agent is: its environment and, with the size of its actions, its configuration."""
         if self._env is None:
@@ -327,7 +333,9 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         Returns:
             (action_dim,) float32, inside the action space; the number of the choice where actions are discrete.
         """
-        pixels = obs["pixels"] if isinstance(obs, dict) else obs
+        pixels = obs.get("pixels") if isinstance(obs, dict) else obs
+        if pixels is None:
+            raise ValueError(f"act needs a frame: act(frame, goal_obs), or a dict with `pixels`, not with {list(obs)}")
         goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
         if goal is None:
             raise ValueError("act needs a goal image: act(obs, goal_obs), or an observation dict with `goal`")
@@ -367,7 +375,7 @@ class GoalAgent(ABC, Generic[ConfigT, ModelT]):
         actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
         if self.config.model.discrete_actions:
             actions = actions.argmax(axis=1)
-        single = np.ndim(observation["pixels"]) == 3
+        single = np.ndim(observation["pixels"]) < 4
         return (actions[0] if single else actions), memories
 
     def initial_memories(self, seeds: Sequence[int]) -> Memories:

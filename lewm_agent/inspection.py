@@ -11,7 +11,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.formats.minari import is_id
 from lewm_agent.datasets.metadata import METADATA_FILE
 from lewm_agent.training.metrics_log import read_rows
-from lewm_agent.training.run_folder import RunFolder, meant_by
+from lewm_agent.training.run_folder import OutputFolder, RunFolder, meant_by
 
 Rows = dict[str, str]
 """Properties and their values, to be shown one below the other."""
@@ -21,7 +21,7 @@ def describe(place: str) -> Rows:
     """Look into a dataset, a checkpoint or a training run.
 
     Args:
-        place: path, name of a bundled model, or Hub id.
+        place: path, name of a bundled model, or Hub id; also a folder that ``lewm learn`` was given as output.
 
     Raises:
         ValueError: it is damaged, incomplete, or nothing of the kind; the message says which (also
@@ -34,6 +34,9 @@ def describe(place: str) -> Rows:
     if run.is_run():
         return _run(run)
     if path.is_dir() and place not in hub.bundled() and not wrappings.is_model(wrappings.inside(path)):
+        learning = RunFolder(OutputFolder(path).training)
+        if learning.is_run():
+            return _run(learning)
         inside = [part.name for part in sorted(path.iterdir()) if part.is_dir()]
         hint = f"; it has the folders {', '.join(inside)}" if inside else ""
         raise CheckpointError(f"{path} is neither a dataset nor a checkpoint nor a training run{hint}")

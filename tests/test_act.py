@@ -113,7 +113,7 @@ def test_evaluate_policy_and_vector_environments(trained_folder: Path) -> None:
     [
         (np.zeros((16, 16, 3), np.float32), r"`pixels` must be uint8 frames in \[0, 255\], got float32"),
         (np.full((16, 16, 3), np.nan), "`pixels` must be uint8 frames"),
-        (np.zeros((32, 32, 4), np.uint8), r"`pixels` must be \(H, W, 3\) or \(N, H, W, 3\), got \(32, 32, 4\)"),
+        (np.zeros((32, 32, 5), np.uint8), r"`pixels` must be \(H, W, 3\) or \(N, H, W, 3\), got \(32, 32, 5\)"),
         (np.zeros((0, 16, 3), np.uint8), r"`pixels` must be \(H, W, 3\) .* got \(0, 16, 3\)"),
         (np.zeros((0, 16, 16, 3), np.uint8), r"`pixels` must be \(H, W, 3\) .* got \(0, 16, 16, 3\)"),
     ],
@@ -134,6 +134,26 @@ def test_one_goal_serves_all_and_other_numbers_are_refused(tiny_agent: LeWMAgent
 def test_another_state_is_refused(tiny_agent: LeWMAgent, state: Any) -> None:
     with pytest.raises(TypeError, match="state must be what predict or initial_memories returned"):
         tiny_agent.predict({"pixels": frames(1), "goal": frames(1)}, state)
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (4,)])
+def test_grey_and_transparent_frames_act_like_the_colored_one(trained_folder: Path, channels: tuple[int, ...]) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    given = np.broadcast_to(grey.reshape(16, 16, *(1 for _ in channels)), (16, 16, *channels))
+    colored = np.repeat(grey[..., None], 3, axis=2)
+    act = [LeWMAgent.from_pretrained(trained_folder).act for _ in range(2)]
+    np.testing.assert_array_equal(act[0](given, given), act[1](colored, colored))
+
+
+def test_a_missing_frame_is_named(tiny_agent: LeWMAgent) -> None:
+    with pytest.raises(ValueError, match=r"act needs a frame: .* `pixels`, not with \['image'\]"):
+        tiny_agent.act({"image": np.zeros((16, 16, 3), np.uint8)}, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_an_agent_shows_what_it_is(tiny_agent: LeWMAgent, trained_folder: Path) -> None:
+    assert repr(tiny_agent).startswith("LeWMAgent(lewm, lewm/TwoRoom-v0, ")
+    assert repr(tiny_agent).endswith(" parameters, untrained, on cpu)")
+    assert " trained, " in repr(LeWMAgent.from_pretrained(trained_folder, device="cpu"))
 
 
 def test_a_missing_goal_is_refused(tiny_agent: LeWMAgent) -> None:

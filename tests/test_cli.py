@@ -112,6 +112,9 @@ def test_info_tells_what_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[
         capsys.readouterr()
         assert cli.main(["info", place]) == 0
         assert expected in capsys.readouterr().out
+    shutil.rmtree(run / "model")  # as if the training had been stopped
+    assert cli.main(["info", str(run)]) == 0
+    assert "last checkpoint of a training run" in capsys.readouterr().out
     shard = tmp_path / "data" / "shard-00000.h5"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255

@@ -57,6 +57,18 @@ def test_debug_shows_where_it_arose(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in error and error.endswith("error: no\n")
 
 
+def test_a_warning_is_one_line() -> None:
+    """In a process of its own: pytest keeps warnings to itself."""
+    work = "import sys, warnings\nfrom lewm_agent.tools import command\n"
+    work += "command.run(lambda _: warnings.warn('some are\\n  left out'), sys.argv[1:])"
+    plain, where = (
+        subprocess.run([sys.executable, "-c", work, *given], capture_output=True, text=True, check=True).stderr
+        for given in ([], ["--debug"])
+    )
+    assert plain == "warning: some are left out\n"
+    assert where == "warning: some are left out (UserWarning, <string>:3)\n"
+
+
 def test_the_work_gets_its_arguments_and_gives_the_code() -> None:
     given: list[str] = []
     assert command.run(given.extend, ["a", "--debug", "b"]) == 0  # type: ignore[arg-type]

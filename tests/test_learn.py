@@ -28,9 +28,7 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def longer(config: AgentConfig, epochs: float) -> AgentConfig:
-    return dataclasses.replace(
-        config, training=dataclasses.replace(config.training, epochs=epochs)
-    )
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
 
 
 def test_learns_and_logs(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:

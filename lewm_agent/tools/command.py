@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
@@ -40,7 +41,7 @@ def run(work: Callable[[list[str]], int | None], arguments: Sequence[str] | None
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _write_any_name()
-    with _sigterm_interrupts():
+    with _sigterm_interrupts(), _warnings_told(DEBUG in given):
         try:
             with _flushed():
                 return int(work([argument for argument in given if argument != DEBUG]) or 0)
@@ -98,6 +99,24 @@ def _end(error: BaseException, code: int, text: str, given: Sequence[str]) -> in
         told = text if code == INTERRUPTED else Text.assemble(("error:", "red"), " ", text)
         console(stderr=True).print(told, soft_wrap=True)
     return code
+
+
+@contextlib.contextmanager
+def _warnings_told(debug: bool) -> Iterator[None]:
+    """Have warnings told in one line each, as errors are; with ``--debug`` also where they arose."""
+
+    def told(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        where = f" ({category.__name__}, {filename}:{lineno})" if debug else ""
+        return f"warning: {' '.join(str(message).split())}{where}\n"
+
+    before = warnings.formatwarning
+    warnings.formatwarning = told
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextlib.contextmanager

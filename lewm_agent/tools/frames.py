@@ -33,16 +33,17 @@ def resized(frames: NDArray[Any], side: int) -> NDArray[np.uint8]:
 
 
 def checked_frames(observation: dict[str, NDArray[np.uint8]], key: str, side: int) -> NDArray[np.uint8]:
-    """The frames (N, side, side, 3) under ``key``, given as one frame or N of any size.
+    """The frames (N, side, side, 3) under ``key``, given as N of any size or as one, which may also be grey or RGBA.
 
     Raises:
-        ValueError: there are none, or they are not uint8 RGB.
+        ValueError: there are none, or they are not uint8 frames.
     """
     if not isinstance(observation, dict) or key not in observation:
         raise ValueError("an observation is a dict with `pixels` and `goal`")
     frames = np.asarray(observation[key])
     if frames.dtype != np.uint8:
         raise ValueError(f"`{key}` must be uint8 frames in [0, 255], got {frames.dtype}")
+    frames = as_rgb(frames) if frames.ndim < 4 else frames
     if frames.ndim not in (3, 4) or frames.shape[-1] != 3 or not frames.size:
         raise ValueError(f"`{key}` must be (H, W, 3) or (N, H, W, 3), got {frames.shape}")
     return resized(frames if frames.ndim == 4 else frames[None], side)

@@ -40,7 +40,7 @@ class TrainingClips:
             warnings.warn(
                 f"{short} of the {dataset.num_episodes} episodes of {dataset.path} have fewer rows than a clip needs "
                 f"({every.rows_per_clip}) and are left out",
-                stacklevel=2,
+                stacklevel=5,
             )
         self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed, every.episodes)
         self._train = make(dataset, self.train_episodes)
