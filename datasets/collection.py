@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -91,28 +92,40 @@ def collect(
         OSError: The disk is full; the message says what is kept.
         KeyboardInterrupt: Interrupted; whole shards are kept, and the message says how to go on.
     """
-    seed = whole_number("seed", seed, 0)
-    episodes, num_envs = whole_number("episodes", episodes, 1), whole_number("num_envs", num_envs, 1)
-    shard_episodes = whole_number("shard_episodes", shard_episodes, 1)
-    frame_interval = whole_number("frame_interval", frame_interval, 1)
+    num_envs = whole_number("num_envs", num_envs, 1)
     frame_filter(compression)
     _check_picklable(num_envs, make_env=make_env, make_policy=make_policy)
-    recorded = json_object("environment_kwargs", environment_kwargs or {})
-    frame_shape, observation_space, action_space = _try_out(make_env, make_policy, episode_seed(seed, 0))
-    request = DatasetMetadata(
-        environment_id, recorded, policy, seed, episodes, shard_episodes, frame_shape, observation_space, action_space,
-        versions=software_versions(), git_commit=git_commit(), frame_interval=frame_interval,
+    request = _requested(
+        make_env, make_policy, environment_id=environment_id, environment_kwargs=environment_kwargs or {},
+        policy=policy, seed=seed, episodes=episodes, shard_episodes=shard_episodes, frame_interval=frame_interval,
     )  # fmt: skip
     folder = ShardFolder(Path(path), request, overwrite)
     job = _ShardJob(
-        Path(path), make_env, make_policy, seed, episodes, shard_episodes, frame_interval, frame_shape, compression
-    )
+        Path(path), make_env, make_policy, request.seed, request.episodes, request.shard_episodes,
+        request.frame_interval, request.frame_shape, compression,
+    )  # fmt: skip
     gather = _gather_here if num_envs == 1 else _gather_in_processes
     with folder.filling("collection"), _progress_bar(folder, progress) as advance:
         with contextlib.closing(gather(job, folder.missing, num_envs, advance)) as records:
             for record in records:
                 folder.add(record)
         return folder.finish()
+
+
+def _requested(make_env: MakeEnv, make_policy: MakePolicy, **asked: Any) -> DatasetMetadata:
+    """What is asked for, checked, with what an environment made for it says of itself."""
+    for name, least in (("seed", 0), ("episodes", 1), ("shard_episodes", 1), ("frame_interval", 1)):
+        asked[name] = whole_number(name, asked[name], least)
+    asked["environment_kwargs"] = json_object("environment_kwargs", asked["environment_kwargs"])
+    frame_shape, observation_space, action_space = _try_out(make_env, make_policy, episode_seed(asked["seed"], 0))
+    return DatasetMetadata(
+        frame_shape=frame_shape,
+        observation_space=observation_space,
+        action_space=action_space,
+        versions=software_versions(),
+        git_commit=git_commit(),
+        **asked,
+    )
 
 
 def _check_picklable(num_envs: int, **parts: object) -> None:
@@ -193,9 +206,9 @@ def _gather_in_processes(job: _ShardJob, missing: list[int], num_envs: int, adva
         return
     context = multiprocessing.get_context("spawn")
     with _shared_memory_needed():
-        frames, stop = context.SimpleQueue(), context.Event()
+        frames, (lifeline, end) = context.SimpleQueue(), context.Pipe(duplex=False)
         workers = min(num_envs, len(missing))
-        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(frames, stop))
+        pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(frames, lifeline))
     with pool:
         try:
             with _script_left_out(job):
@@ -206,7 +219,7 @@ def _gather_in_processes(job: _ShardJob, missing: list[int], num_envs: int, adva
                     advance(frames.get())
                 yield from _results(finished)
         except BaseException:
-            stop.set()  # the workers delete what they have not finished
+            end.close()  # the workers end at once, were they in the middle of an episode that never does
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -255,34 +268,24 @@ def _results(finished: set[Future[ShardRecord]]) -> Iterator[ShardRecord]:
             ) from None
 
 
-class _Stopped(Exception):
-    """The collection was stopped from outside; ends a worker's shard."""
+_worker_frames: Any = None
+"""In a worker process, where it tells of the frames of each episode."""
 
 
-_worker_channels: tuple[Any, Any] | None = None
-
-
-def _start_worker(frames: Any, stop: Any) -> None:
-    """Prepare a worker process: it leaves Ctrl-C to its parent and does not outlive it."""
-    global _worker_channels
-    _worker_channels = (frames, stop)
-    end_with_parent()
+def _start_worker(frames: Any, lifeline: Connection) -> None:
+    """Prepare a worker process: it leaves Ctrl-C to its parent and ends when that dies or lets go of the lifeline."""
+    global _worker_frames
+    _worker_frames = frames
+    end_with_parent(lifeline)
     os.environ["OMP_NUM_THREADS"] = "1"  # for a policy network, one in every process: more threads would only compete
     if torch := sys.modules.get("torch"):  # a script has imported it already: the variable comes too late
         torch.set_num_threads(1)
 
 
 def _gather_in_worker(job: _ShardJob, index: int) -> ShardRecord:
-    if _worker_channels is None:
+    if _worker_frames is None:
         raise RuntimeError("a collecting process was used without being prepared")
-    frames, stop = _worker_channels
-
-    def advance(count: int) -> None:
-        if stop.is_set():
-            raise _Stopped
-        frames.put(count)
-
-    return _gather_shard(job, index, advance)
+    return _gather_shard(job, index, _worker_frames.put)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent import environment
+from lewm_agent.acting_agent import prepared
 from lewm_agent.checkpoints import hub, released, wrappings
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.hub import HubOptions
@@ -18,8 +19,6 @@ from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
-from lewm_agent.goal_agent import prepared
-from lewm_agent.goal_agent import resolve_device as resolve_device
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.objectives.slow import SlowPrediction
@@ -69,8 +68,10 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             config = configured(config, settings)
         super().__init__(env, config, device=device, seed=seed)
 
-    def _make_model(self) -> WorldModel:
-        return WorldModel(self.config.model, self.config.objective, self.config.inverse_dynamics)
+    @staticmethod
+    def make_model(config: AgentConfig) -> WorldModel:
+        """World model and heads."""
+        return WorldModel(config.model, config.objective, config.inverse_dynamics)
 
     @staticmethod
     def kind_of(config: AgentConfig) -> str:

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checkpoints",),
     ("config",),
     ("presets",),
+    ("acting_agent",),
     ("goal_agent",),
     ("planning_agent",),
     ("agent",),

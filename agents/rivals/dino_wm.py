@@ -87,8 +87,10 @@ class DinoWMAgent(PlanningAgent[DinoWMConfig, PatchWorldModel]):
             config = replace(config, model=completed(config.model))
         super().__init__(env, config, device=device, seed=seed)
 
-    def _make_model(self) -> PatchWorldModel:
-        return PatchWorldModel(self.config.model)
+    @staticmethod
+    def make_model(config: DinoWMConfig) -> PatchWorldModel:
+        """Frozen patches and their predictor."""
+        return PatchWorldModel(config.model)
 
     @staticmethod
     def kind_of(config: DinoWMConfig) -> str:

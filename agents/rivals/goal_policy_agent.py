@@ -119,8 +119,10 @@ class GoalPolicyAgent(GoalAgent[GoalPolicyConfig, GoalPolicy]):
             config = dataclasses.replace(config, model=model)
         super().__init__(env, config, device=device, seed=seed)
 
-    def _make_model(self) -> GoalPolicy:
-        return GoalPolicy(self.config)
+    @staticmethod
+    def make_model(config: GoalPolicyConfig) -> GoalPolicy:
+        """Encoder, policy and values."""
+        return GoalPolicy(config)
 
     def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
         """Frames, later frames as goals, and what lies between."""
