@@ -37,7 +37,7 @@ from lewm_agent.eval.worlds.held_out import HELD_OUT_STREAM
 from lewm_agent.eval.worlds.world import Thing, World
 from lewm_agent.tools.command import console
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.floating[Any]]
 AHEAD = (1, 5)
 """Blocks after which predictions are read."""
 
@@ -111,10 +111,12 @@ def errors(read: Matrix, true: Matrix, thing: Thing, turns: int) -> tuple[Matrix
 def record(agent: LeWMAgent, world: World, policy: BehaviorPolicy, env: gym.Env[Any, Any], count: int) -> Recorded:
     """Play held-out episodes and encode a frame at the start of every block."""
     skip, turns = agent.config.model.frame_skip, world.turns.get(world.thing.angle or "", 1)
-    encoded, poses, blocks = [], [], []
+    encoded: list[Matrix] = []
+    poses: list[Matrix] = []
+    blocks: list[Matrix] = []
     for number in track(range(count), "episodes", console=console(stderr=True)):
-        seeds = (derive(0, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
-        episode = rollout(env, policy, *seeds, frame_interval=None)
+        starts, acts = (derive(0, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
+        episode = rollout(env, policy, starts, acts, frame_interval=None)
         frames, told = [], []
         for state in episode["state"][::skip]:
             _, info = env.reset(seed=0, options={"state": state})
