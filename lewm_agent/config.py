@@ -92,10 +92,15 @@ class AgentConfig:
 def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
     """``config`` with other settings: ``{"model.latent_dim": 8}``, or ``{"latent_dim": 8}`` where one part has it.
 
+    ``{"inverse_dynamics": None}`` leaves the head out.
+
     Raises ``ValueError`` for unknown or ambiguous ones and for values that cannot be.
     """
     nested = config.to_dict()
     for name, value in settings.items():
+        if name == "inverse_dynamics" and value is None:
+            nested[name] = None
+            continue
         part, _, setting = (name if "." in name else _full_name(name, nested)).partition(".")
         if setting not in (nested.get(part) or {}):
             raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")

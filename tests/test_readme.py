@@ -1,4 +1,4 @@
-"""What the README shows is run here, with the long sizes made short."""
+"""What the README and two guides show is run here, with the long sizes made short."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lewm_agent.eval import (
     planning_time,
     probing,
     reconstruction,
+    report,
     success_rate,
     surprise,
     true_dynamics,
@@ -24,7 +25,8 @@ from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BRIEF_TRAINING = "--training.epochs 0.1 --training.schedule-epochs 0.1 --training.batch-size 16"
+GUIDES = [(ROOT / "docs" / "guide" / f"{name}.md").read_text() for name in ("collect_and_learn", "measuring")]
+BRIEF_TRAINING = "--training.epochs 0.1 --training.batch-size 16"
 BRIEF_HEAD = "inverse-dynamics:inverse-dynamics-config --inverse-dynamics.steps 10"
 SHORTER = {
     "episodes=2000": "episodes=6",
@@ -38,7 +40,6 @@ SHORTER = {
     "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
     "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
     "mine small": f"mine small {BRIEF_TRAINING} {BRIEF_HEAD}",
-    "gcbc small": f"gcbc small {BRIEF_TRAINING}",
     "num_envs=2": "num_envs=1",  # processes are started in tests of their own
     "--num-envs 2": "--num-envs 1",
     "--workers 2": "--workers 1",
@@ -53,13 +54,13 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets that train a step or two."""
     for name in ("small", "two_terms"):
         usual = presets.PRESETS[name]
-        training = dataclasses.replace(usual.training, epochs=0.1, schedule_epochs=0.1, batch_size=16)
+        training = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
         head = usual.inverse_dynamics and InverseDynamicsConfig(steps=10)
         monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(usual, training=training, inverse_dynamics=head))
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    found = re.findall(rf"```{language}\n(.*?)```", "\n".join([README, *GUIDES]), flags=re.DOTALL)
     for long, short in SHORTER.items():
         found = [block.replace(long, short) for block in found]
     return found
@@ -74,7 +75,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     examples = blocks("python")
-    assert len(examples) == 3
+    assert len(examples) == 3 + 1
     for example in examples:
         exec(compile(example, "README.md", "exec"), namespace)
     assert (tmp_path / "models" / "two_room" / "model.safetensors").is_file()
@@ -84,10 +85,10 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6, epochs=0.1) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    measuring = (ablation, latent_geometry, planning_time, probing, reconstruction, success_rate, surprise)
+    measuring = (ablation, latent_geometry, planning_time, probing, reconstruction, report, success_rate, surprise)
     measuring += (true_dynamics,)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 19
+    assert len(commands()) == 7 + 2 + 10
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -98,7 +99,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs", "planning.png"}
     made |= {"probing.json", "probing.png", "surprise.json", "surprise.png"}
     made |= {"reconstruction.png", "decoder.safetensors", "runs/ablation/objective.sigreg_weight.png"}
-    made |= {"latent_maps.png", "geometry.json", "true_dynamics.json"}
+    made |= {"latent_maps.png", "geometry.json", "true_dynamics.json", "report/index.html", "mine/index.html"}
     made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
 

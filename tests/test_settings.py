@@ -46,3 +46,9 @@ def test_the_schedule_is_as_long_as_the_training_unless_it_is_said() -> None:
 
 def test_a_whole_number_of_epochs_may_be_given_by_a_file() -> None:
     assert configured(preset("small"), {"training.schedule_epochs": 7}).training.schedule_epochs == 7.0
+
+
+def test_a_head_can_be_left_out() -> None:
+    assert LeWMAgent("two_room", "small", device="cpu", inverse_dynamics=None).config.inverse_dynamics is None
+    with pytest.raises(ValueError, match=r"planner\.proposals needs a model with inverse_dynamics"):
+        LeWMAgent("two_room", "shapes", device="cpu", inverse_dynamics=None, inverse_weight=0.0)
