@@ -99,7 +99,7 @@ _MOMENTS = dataclasses.replace(
         predictor_depth=2,
     ),
     objective=SlowConfig(),
-    training=dataclasses.replace(_SHAPES.training, weight_decay=1e-2, frozen_encoder=True, metric_power=2.0),
+    training=dataclasses.replace(_SHAPES.training, weight_decay=1e-2, frozen_encoder=True, metric_power=1.5),
     planner=dataclasses.replace(PLANNERS["hybrid"], history=2, metric="slow"),
     inverse_dynamics=InverseDynamicsConfig(width=384, depth=2, batch_size=256, steps=8000, successful_only=True),
 )
