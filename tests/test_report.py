@@ -110,6 +110,11 @@ def test_every_link_and_image_exists_and_nothing_is_fetched(tmp_path: Path) -> N
     assert set(page.all("svg", "aria-labelledby")) == titles == {"curves-1", "times"}
 
 
+def test_one_run_is_compared_with_nothing(tmp_path: Path) -> None:
+    links = make(tmp_path, result([3, None])).all("a", "href")
+    assert [link for link in links if link != "#run-1"] == ["#success", "#videos", "#soon", "#behind"]
+
+
 def test_text_from_a_result_is_escaped(tmp_path: Path) -> None:
     name = "<script>alert('x')</script><img src=x onerror=y>"
     model = {**result([1])["model"], "name": name, "config": {"width": name}}
