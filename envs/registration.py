@@ -34,5 +34,6 @@ def environment_id(name: str) -> str:
     if name in gym.registry or ":" in name:
         return name
     close = difflib.get_close_matches(name, [*ENVIRONMENTS, *gym.registry], n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"this package has {', '.join(ENVIRONMENTS)}"
+    here = f"this package has {', '.join(ENVIRONMENTS)}; one of another package is called module:{name}"
+    hint = f"did you mean `{close[0]}`?" if close else here
     raise ValueError(f"no environment `{name}`; {hint}")

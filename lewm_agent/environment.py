@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import json
 import warnings
@@ -11,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.rollout import inner_bounds
@@ -38,12 +39,26 @@ def from_text(name: str, image_size: int, kwargs: str) -> Environment:
         ValueError: it is no such object, or it has an argument that the environment does not take.
     """
     given = _json_object(kwargs)
-    env = make(name, image_size)
-    own = set(inspect.signature(type(env.unwrapped)).parameters) - {"image_size", "render_mode"}
-    known = [*sorted(own), "max_episode_steps"]
-    if unknown := sorted(set(given) - set(known)):
+    taken = _arguments(environment_id(name)) if given else {}
+    known = [*sorted(name for name, kind in taken.items() if kind in _BY_NAME), "max_episode_steps"]
+    refused = {"image_size", "render_mode"} if inspect.Parameter.VAR_KEYWORD in taken.values() else set(given)
+    if unknown := sorted(refused & given.keys() - set(known)):
         raise ValueError(f"{name} takes no argument {unknown[0]!r} here; it takes {', '.join(known)}")
-    return make(name, image_size, **given) if given else env
+    return make(name, image_size, **given)
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def _arguments(gymnasium_id: str) -> dict[str, Any]:
+    """What the environment is made of, and the kind of each of these parameters; not what is set here."""
+    module, _, name = gymnasium_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    entry = gym.spec(name).entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    parameters = inspect.signature(creator).parameters.items() if creator else ()
+    return {name: value.kind for name, value in parameters if name not in ("image_size", "render_mode")}
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -60,7 +75,8 @@ def _json_object(text: str) -> dict[str, Any]:
 def of_data(name: str, dataset: OfflineDataset, image_size: int) -> Environment:
     """The environment called ``name``, made with the arguments that the data were collected with, if they are of it."""
     known = dataset.metadata
-    kwargs = known.environment_kwargs if known and known.environment_id == environment_id(name) else {}
+    bare = environment_id(name).rpartition(":")[2]  # data do not name the module that registers it
+    kwargs = known.environment_kwargs if known and known.environment_id == bare else {}
     return make(name, **{**kwargs, "image_size": image_size})
 
 

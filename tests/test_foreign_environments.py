@@ -274,6 +274,26 @@ def test_arguments_that_no_json_holds_leave_the_environment_usable(
         del gym.registry["tests/Foreign-v0"]
 
 
+def anything(**settings: Any) -> World:
+    return World(length=settings.get("steps", 5))
+
+
+def sized(steps: int, *, render_mode: str | None = None) -> World:
+    return World(length=steps)
+
+
+@pytest.mark.parametrize("creator", [anything, sized])
+def test_arguments_in_text_are_those_of_what_makes_the_environment(creator: Any) -> None:
+    gym.register("tests/Made-v0", entry_point=creator, disable_env_checker=True)
+    try:
+        env = environment.from_text("tests/Made-v0", 16, '{"steps": 3, "max_episode_steps": 2}')
+        assert (env.unwrapped.length, env.spec and env.spec.max_episode_steps) == (3, 2)  # type: ignore[attr-defined]
+        with pytest.raises(ValueError, match=r"takes no argument 'render_mode' here; it takes .*max_episode_steps"):
+            environment.from_text("tests/Made-v0", 16, '{"steps": 3, "render_mode": "human"}')
+    finally:
+        del gym.registry["tests/Made-v0"]
+
+
 def test_numbers_of_numpy_are_json() -> None:
     env = gym.make("lewm/TwoRoom-v0", image_size=np.int64(16), render_mode="rgb_array")
     assert environment.identity(env) == ("lewm/TwoRoom-v0", {"image_size": 16})
