@@ -94,7 +94,7 @@ def collect(
     """
     num_envs = whole_number("num_envs", num_envs, 1)
     frame_filter(compression)
-    _check_picklable(num_envs, make_env=make_env, make_policy=make_policy)
+    _check_picklable(num_envs, environment=make_env, policy=make_policy)
     request = _requested(
         make_env, make_policy, environment_id=environment_id, environment_kwargs=environment_kwargs or {},
         policy=policy, seed=seed, episodes=episodes, shard_episodes=shard_episodes, frame_interval=frame_interval,
@@ -128,14 +128,20 @@ def _requested(make_env: MakeEnv, make_policy: MakePolicy, **asked: Any) -> Data
     )
 
 
+_SENT = {
+    "environment": "give a registered one by its name (or a function at the top level of a module that makes it)",
+    "policy": "define it at the top level of a module",
+}
+"""What can be sent."""
+
+
 def _check_picklable(num_envs: int, **parts: object) -> None:
     for name, part in parts.items() if num_envs > 1 else ():
         try:
             ForkingPickler.dumps(part)
         except Exception as error:  # pickling runs code of the object's own class, which may raise anything
             raise ValueError(
-                f"{name} cannot be sent to other processes ({error}); use num_envs=1, or define it at the top level "
-                "of a module"
+                f"the {name} cannot be sent to other processes ({error}); use num_envs=1, or {_SENT[name]}"
             ) from None
 
 

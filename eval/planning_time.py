@@ -149,7 +149,7 @@ def _known(output: Path) -> list[Point]:
     except ValueError:
         points = None
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise ValueError(f"{output} is not JSON of this command: delete it, or give another --output")
+        raise ValueError(f"{output} is not JSON of this command: give another --output")
     return points
 
 

@@ -231,6 +231,7 @@ def test_files_that_are_no_models_are_told(tmp_path: Path) -> None:
     [
         ("expret", ValueError, "unknown behavior policy 'expret'; it is 'expert', 'weak', 'mixed', 'random'"),
         (3, TypeError, "a behavior policy is 'expert', 'weak', 'mixed', 'random'.*got int"),
+        (dict, TypeError, "a behavior policy is .*got the class dict"),
     ],
 )
 def test_unknown_policies_are_told(spec: Any, error: type[Exception], message: str) -> None:

@@ -365,7 +365,7 @@ def test_error_in_a_continued_collection_keeps_what_was_there(tiny: Any, referen
 
 
 def test_policy_that_cannot_be_sent_is_refused(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"make_policy cannot be sent to other processes .* use num_envs=1"):
+    with pytest.raises(ValueError, match=r"the policy cannot be sent to other processes .* use num_envs=1"):
         gathered(tiny, tmp_path / "data", make_policy=lambda env: tiny.Gauss(env), num_envs=2)
     assert not list(tmp_path.iterdir())
     assert gathered(tiny, tmp_path / "data", make_policy=lambda env: tiny.Gauss(env)).num_episodes == 10

@@ -55,12 +55,12 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
         return _named_policy(os.fspath(spec), env)
     if _is_stable_baselines_model(spec):
         return _stable_baselines_policy(spec, env)
-    if callable(spec):
+    if callable(spec) and not isinstance(spec, type):
         return spec if callable(getattr(spec, "reset", None)) else FunctionPolicy(spec)
     scripted = ", ".join(map(repr, SCRIPTED))
     raise TypeError(
         f"a behavior policy is {scripted}, 'random', a Stable-Baselines3 model or the path of its .zip, or a callable "
-        f"of (observation, info); got {type(spec).__name__}"
+        f"of (observation, info); got {f'the class {spec.__name__}' if isinstance(spec, type) else type(spec).__name__}"
     )
 
 

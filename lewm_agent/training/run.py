@@ -302,7 +302,10 @@ class Run:
 def _check_fits(dataset: OfflineDataset, model: ClipConfig) -> None:
     side, actions = model.image_size, model.action_dim
     if dataset.frame_shape != (side, side, 3):
-        raise ValueError(f"the dataset's frames are {dataset.frame_shape}, the model needs {(side, side, 3)}")
+        raise ValueError(
+            f"the dataset's frames are {dataset.frame_shape}, the model needs {(side, side, 3)}: collect for this "
+            "model, or learn with another model.image_size"
+        )
     if dataset.action_dim != actions:
         raise ValueError(f"the dataset's actions have {dataset.action_dim} components, the model needs {actions}")
 
