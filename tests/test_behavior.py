@@ -163,7 +163,7 @@ def test_functions_and_policy_objects_are_taken_as_they_are() -> None:
     env = two_room()
     policy = behavior_policy(half_right, env)
     policy.reset(0)
-    assert pickle.loads(pickle.dumps(policy))(None, {}).tolist() == [0.5, 0.0]
+    assert list(pickle.loads(pickle.dumps(policy))(None, {})) == [0.5, 0.0]
     own = Constant()
     assert behavior_policy(own, env) is own
 
