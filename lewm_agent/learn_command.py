@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from lewm_agent import environment
-from lewm_agent.agents.registry import make_agent
-from lewm_agent.config import AgentConfig
+from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
 from lewm_agent.training.run_folder import OutputFolder
-
-if TYPE_CHECKING:
-    Config = AgentConfig
-else:  # one subcommand per preset, whose every field can then be changed by a flag
-    Config = tyro.extras.subcommand_type_from_defaults(PRESETS, prefix_names=False)
 
 
 def learn(
     env: str,
     dataset: Path,
     output: Path,
-    config: Annotated[Config, tyro.conf.arg(name="")] = PRESETS["small"],
+    config: AnyConfig = PRESETS["small"],
     agent: str = "lewm",
     frozen: str | None = None,
     seed: int = 0,
@@ -41,7 +36,8 @@ def learn(
         dataset: folder of the dataset.
         output: gets training/ (logs, checkpoints) and model/.
         config: preset, with any of its settings changed.
-        agent: lewm, or with the preset's sizes and training pldm, dino_wm, gcbc, gcivl or gciql.
+        agent: lewm, or with the preset's sizes and training pldm, dino_wm, gcbc, gcivl or gciql, whose own settings are
+            then the flags.
         frozen: encoder that is taken over and not trained, by policies and dino_wm: a trained world model, or for
             dino_wm a ViT of timm.
         seed: of weights, batch order, dropout and SIGReg.
@@ -54,12 +50,62 @@ def learn(
         world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
     else:
         world = environment.from_text(env, config.model.image_size, environment_kwargs)
-    learner = make_agent(agent, world, config, frozen=frozen, device=device, seed=seed)
-    learner.learn(dataset, folder.training, resume=resume)
-    command.say(f"saved in {learner.save_pretrained(folder.model)}")
+    made = make_agent(agent, world, config, device=device, seed=seed)
+    made.learn(dataset, folder.training, resume=resume)
+    command.say(f"saved in {made.save_pretrained(folder.model)}")
+
+
+def learner(agent: str, frozen: str | None) -> Callable[..., None]:
+    """:func:`learn` as a command with one subcommand for each preset, whose every field for this agent is a flag.
+
+    Raises:
+        ValueError: there is no such agent, or it takes no frozen encoder.
+    """
+    presets = _fitting(agent, frozen)
+    settings = tyro.extras.subcommand_type_from_defaults(presets, prefix_names=False)
+    usual = presets.get("small", next(iter(presets.values())))
+    changed = {"annotation": Annotated[settings, tyro.conf.arg(name="")], "default": usual}
+    signature = inspect.signature(learn, eval_str=True)
+    parameters = [p.replace(**changed) if p.name == "config" else p for p in signature.parameters.values()]
+
+    def with_settings(**given: Any) -> None:
+        learn(**given)
+
+    with_settings.__doc__ = learn.__doc__
+    vars(with_settings)["__signature__"] = signature.replace(parameters=parameters)
+    with_settings.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_settings
+
+
+def _fitting(agent: str, frozen: str | None) -> dict[str, AnyConfig]:
+    """What the agent makes of each preset that it can be made from."""
+    fitting: dict[str, AnyConfig] = {}
+    refused: list[ValueError] = []
+    for name, config in PRESETS.items():
+        try:
+            fitting[name] = agent_config(agent, config, frozen)
+        except ValueError as error:
+            refused.append(error)
+    if not fitting:
+        raise refused[0]
+    return fitting
+
+
+def _work(given: list[str], prog: str | None) -> None:
+    tyro.cli(learner(_option(given, "--agent") or "lewm", _option(given, "--frozen")), args=given, prog=prog)
+
+
+def _option(given: Sequence[str], name: str) -> str | None:
+    """What follows an option, which decides what other options there are."""
+    for argument, following in zip(given, [*given[1:], None], strict=True):
+        if argument == name:
+            return following
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
     continues = "the same command with --resume continues"
-    return command.run(lambda given: tyro.cli(learn, args=given, prog=prog), arguments, continues=continues)
+    return command.run(lambda given: _work(given, prog), arguments, continues=continues)

@@ -1,0 +1,59 @@
+"""Every setting of an agent is a flag of ``lewm learn``, and no setting of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lewm_agent import learn_command
+from lewm_agent.agents.registry import agent_classes
+from lewm_agent.datasets import OfflineDataset
+
+
+@pytest.fixture
+def given(tiny_dataset: OfflineDataset, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command as far as the agent, and returns its configuration."""
+    seen: list[Any] = []
+
+    def stop(agent: str, env: Any, config: Any, **options: Any) -> None:
+        seen.append(config)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(learn_command, "make_agent", stop)
+
+    def config(*arguments: str) -> Any:
+        common = ["--env", "two_room", "--dataset", str(tiny_dataset.path), "--output", "unused"]
+        assert learn_command.main([*common, *arguments]) == 2
+        return seen.pop()
+
+    return config
+
+
+@pytest.mark.parametrize(
+    ("agent", "flags", "part", "setting", "value"),
+    [
+        ("lewm", ["--objective.sigreg-weight", "0.5"], "objective", "sigreg_weight", 0.5),
+        ("pldm", ["--objective.variance-weight", "10"], "objective", "variance_weight", 10.0),
+        ("gcivl", ["--policy.expectile", "0.7"], "policy", "expectile", 0.7),
+        ("gcbc", ["--training.batch-size", "32"], "training", "batch_size", 32),
+        ("dino_wm", ["--planner.samples", "99"], "planner", "samples", 99),
+    ],
+)
+def test_settings_of_an_agent_are_flags(
+    given: Any, agent: str, flags: list[str], part: str, setting: str, value: float
+) -> None:
+    config = given("--agent", agent, "small", *flags)
+    assert getattr(getattr(config, part), setting) == value
+
+
+def test_a_setting_that_does_not_apply_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--env", "two_room", "--dataset", "x", "--output", "y"]
+    with pytest.raises(SystemExit):
+        learn_command.main([*common, "--agent=pldm", "small", "--objective.sigreg-weight", "1"])
+    assert "Unrecognized" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("agent", sorted(agent_classes()))
+def test_every_agent_has_a_command(agent: str) -> None:
+    assert callable(learn_command.learner(agent, None))
