@@ -13,6 +13,8 @@ from typing import Any
 
 import gymnasium as gym
 
+from lewm_agent.envs.goal_env import GoalEnv
+
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # value of MUJOCO_GL -> library it needs; the first one found is used
 _ADVICE = (
     "MuJoCo cannot draw with MUJOCO_GL={backend}: install EGL (on Debian: apt-get install libegl1 libgl1-mesa-dri) or "
@@ -42,16 +44,19 @@ def import_mujoco() -> ModuleType:
 
 
 def prepare_to_draw(env: gym.Env[Any, Any]) -> None:
-    """Have a MuJoCo environment of others draw without a display as ours do; others are left alone.
+    """Have an environment of others draw without a display, one of MuJoCo as ours do.
 
-    Where it finds nothing to draw with, its first frame fails and the next one aborts the process.
+    Where MuJoCo finds nothing to draw with, its first frame fails and the next one aborts the process. SDL, with which
+    pygame draws, looks for a display and complains in its own words unless ``SDL_VIDEODRIVER`` says that there is none.
 
     Raises:
         RuntimeError: there is neither a display nor a library to draw with; the message says what to install.
     """
-    if not hasattr(env.unwrapped, "mujoco_renderer"):
-        return
     if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    if not hasattr(env.unwrapped, "mujoco_renderer"):
+        if not isinstance(env.unwrapped, GoalEnv):  # ours draw without SDL's display
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         return
     _choose_backend()
     if not os.environ.get("MUJOCO_GL"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+import subprocess
 import sys
 import types
 from typing import Any
@@ -77,3 +78,13 @@ def test_an_environment_of_others_gets_a_library_or_a_sentence(
     else:
         with pytest.raises(RuntimeError, match="install EGL"):
             mujoco_gl.prepare_to_draw(_OfOthers())
+
+
+def test_an_environment_of_others_drawn_by_pygame_is_silent_without_a_display() -> None:
+    script = "import gymnasium as gym\nfrom lewm_agent import environment\n"
+    script += "env = environment.adapt(gym.make('CartPole-v1', render_mode='rgb_array'), 32)\n"
+    script += "env.reset(seed=0)\nassert env.render().std() > 0"
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER", "XDG_RUNTIME_DIR")
+    env = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run([sys.executable, "-c", script], check=True, env=env, capture_output=True, text=True)
+    assert "XDG_RUNTIME_DIR" not in done.stderr

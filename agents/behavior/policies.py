@@ -139,7 +139,10 @@ def _scripted(kind: str, env: gym.Env[Any, Any]) -> BehaviorPolicy:
     name, known = env.spec.id if env.spec is not None else None, SCRIPTED[kind]
     if name not in known:
         environment = f"environment `{name}`" if name else "an environment that was not made by gymnasium.make"
-        raise ValueError(f"there is no scripted policy `{kind}` for {environment}; there is one for {', '.join(known)}")
+        raise ValueError(
+            f"there is no scripted policy `{kind}` for {environment}; there is one for {', '.join(known)}. Give "
+            "`random`, a Stable-Baselines3 .zip or, in Python, a function"
+        )
     return known[name](env)
 
 
