@@ -197,6 +197,14 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(
         open_source(DATA / "lerobot_image")
 
 
+def test_a_library_of_a_library_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("stable_worldmodel.data")
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    (tmp_path / "x.h5").touch()
+    with pytest.raises(ImportError, match=r'reading .*x.h5 needs hdf5plugin .* pip install "lewm-agent\[compare\]"'):
+        open_source(tmp_path / "x.h5")
+
+
 def test_what_is_no_dataset_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no dataset at nowhere"):
         open_source("nowhere")

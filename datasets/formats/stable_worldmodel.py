@@ -28,6 +28,8 @@ class StableWorldModelSource:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             library = imported("stable_worldmodel.data", f"reading {path}", ADVICE)
+            if path.suffix in (".h5", ".hdf5"):  # without it, the library does not know the format
+                imported("hdf5plugin", f"reading {path}", ADVICE)
             kind = library.detect_format(str(path))
             if kind is None:
                 known = ", ".join(library.list_formats())
