@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from lewm_agent.datasets.rollout import inner_bounds
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.envs.mujoco_gl import prepare_to_draw
 from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
+from lewm_agent.tools import strict_json
 from lewm_agent.tools.checks import json_object
 from lewm_agent.tools.frames import as_rgb
 
@@ -64,8 +64,8 @@ def _arguments(gymnasium_id: str) -> dict[str, Any]:
 def _json_object(text: str) -> dict[str, Any]:
     expected = f"--environment-kwargs must be a JSON object such as '{{\"terminate_on_success\": false}}', got {text!r}"
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = strict_json.parse(text)
+    except ValueError as error:
         raise ValueError(f"{expected}: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(expected)

@@ -48,6 +48,7 @@ def test_collect_learn_and_load(tmp_path: Path) -> None:
         (["eval", "--env", "two_rom"], "did you mean `two_room`?"),
         ([*COLLECT, "--environment-kwargs", "{terminate: [/red]}"], "must be a JSON object such as '{\"terminate_on_"),
         ([*COLLECT, "--environment-kwargs", "[1]"], "must be a JSON object"),
+        ([*COLLECT, "--environment-kwargs", '{"success_radius": NaN}'], "NaN is not a finite number"),
         (
             [*COLLECT, "--environment-kwargs", '{"door": 1}'],
             "two_room takes no argument 'door' here; it takes collision,",
