@@ -63,10 +63,13 @@ def learner(agent: str, frozen: str | None) -> Callable[..., None]:
     """
     presets = _fitting(agent, frozen)
     settings = tyro.extras.subcommand_type_from_defaults(presets, prefix_names=False)
-    usual = presets.get("small", next(iter(presets.values())))
-    changed = {"annotation": Annotated[settings, tyro.conf.arg(name="")], "default": usual}
+    usual: Any = presets.get("small", next(iter(presets.values())))
+    kind: Any = Annotated[settings, tyro.conf.arg(name="")]
     signature = inspect.signature(learn, eval_str=True)
-    parameters = [p.replace(**changed) if p.name == "config" else p for p in signature.parameters.values()]
+    parameters = [
+        parameter.replace(annotation=kind, default=usual) if parameter.name == "config" else parameter
+        for parameter in signature.parameters.values()
+    ]
 
     def with_settings(**given: Any) -> None:
         learn(**given)
