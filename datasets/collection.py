@@ -63,10 +63,9 @@ def collect(
 ) -> OfflineDataset:
     """Collect episodes into a dataset folder, or continue there; returns the dataset.
 
-    A folder that holds part of the same request is continued: only missing or damaged shards are gathered, and
-    ``episodes`` may be larger than before. The data do not depend on ``num_envs`` or on interruptions, provided the
-    environment and the policy draw only from their seeds. A failure leaves nothing half-written, and what was whole
-    before stays so.
+    A folder that holds part of the same request is continued: missing or damaged shards are gathered, and ``episodes``
+    may be larger than before. The data do not depend on ``num_envs`` or on interruptions if environment and policy draw
+    only from their seeds. A failure leaves nothing half-written, and what was whole before stays so.
 
     Args:
         path: Dataset folder; created with its parents.
@@ -100,10 +99,7 @@ def collect(
         policy=policy, seed=seed, episodes=episodes, shard_episodes=shard_episodes, frame_interval=frame_interval,
     )  # fmt: skip
     folder = ShardFolder(Path(path), request, overwrite)
-    job = _ShardJob(
-        Path(path), make_env, make_policy, request.seed, request.episodes, request.shard_episodes,
-        request.frame_interval, request.frame_shape, compression,
-    )  # fmt: skip
+    job = _ShardJob(Path(path), make_env, make_policy, request, compression)
     gather = _gather_here if num_envs == 1 else _gather_in_processes
     with folder.filling("collection"), _progress_bar(folder, progress) as advance:
         with contextlib.closing(gather(job, folder.missing, num_envs, advance)) as records:
@@ -170,11 +166,7 @@ class _ShardJob:
     folder: Path
     make_env: MakeEnv
     make_policy: MakePolicy
-    seed: int
-    episodes: int
-    shard_episodes: int
-    frame_interval: int
-    frame_shape: tuple[int, int, int]
+    request: DatasetMetadata
     compression: Compression
 
 
@@ -184,17 +176,18 @@ Records = Generator[ShardRecord, None, None]
 
 def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
     """Gather one shard; ``advance`` is told the number of frames after every episode and may raise to stop."""
-    first = index * job.shard_episodes
+    asked = job.request
+    first = index * asked.shard_episodes
     env = job.make_env()
     try:
         policy = job.make_policy(env)
-        with ShardWriter(next_shard(job.folder, index), job.compression, job.frame_interval) as writer:
-            for episode in range(first, min(first + job.shard_episodes, job.episodes)):
-                seeds = episode_seed(job.seed, episode), policy_seed(job.seed, episode)
-                columns = rollout(env, policy, *seeds, job.frame_interval)
-                if columns["pixels"].shape[1:] != job.frame_shape:
+        with ShardWriter(next_shard(job.folder, index), job.compression, asked.frame_interval) as writer:
+            for episode in range(first, min(first + asked.shard_episodes, asked.episodes)):
+                seeds = episode_seed(asked.seed, episode), policy_seed(asked.seed, episode)
+                columns = rollout(env, policy, *seeds, asked.frame_interval)
+                if columns["pixels"].shape[1:] != asked.frame_shape:
                     given = columns["pixels"].shape[1:]
-                    raise ValueError(f"episode {episode} has frames {given}, the first frame was {job.frame_shape}")
+                    raise ValueError(f"episode {episode} has frames {given}, the first frame was {asked.frame_shape}")
                 writer.append(columns)
                 advance(len(columns["pixels"]))
     finally:

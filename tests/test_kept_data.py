@@ -72,8 +72,10 @@ def gather(path: Path, episodes: int = 4, seed: int = 5, **kwargs: Any) -> Offli
     return collect(path, episodes=episodes, seed=seed, shard_episodes=3, progress=False, **request)
 
 
-def content(dataset: OfflineDataset) -> list[bytes]:
-    return [dataset.episode(index)["pixels"].tobytes() for index in range(dataset.num_episodes)]
+def content(dataset: OfflineDataset, first: int | None = None) -> list[bytes]:
+    """Frames of all episodes, or of the first ones: what lies behind them may be damaged."""
+    count = dataset.num_episodes if first is None else first
+    return [dataset.episode(index)["pixels"].tobytes() for index in range(count)]
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -138,7 +140,7 @@ def test_killed_at_any_renaming_all_that_was_whole_is_readable(way: str, whole: 
         if way == "overwriting":
             assert content(OfflineDataset(path)) in (there, content(OfflineDataset(whole)))
         elif way != "new" or ((path / "metadata.json").exists() and DatasetMetadata.load(path).shards):
-            assert content(OfflineDataset(path))[: len(there)] == there
+            assert content(OfflineDataset(path), len(there)) == there
         again()
         assert files(path) == files(whole)
         assert sorted(os.listdir(path)) == sorted(os.listdir(whole))
