@@ -13,6 +13,7 @@ from lewm_agent import cli, presets, recipes
 from lewm_agent.eval import (
     ablation,
     latent_geometry,
+    latent_precision,
     planning_time,
     probing,
     reconstruction,
@@ -35,6 +36,7 @@ SHORTER = {
     "--episodes 50": "--episodes 1",
     "cube --episodes 100": "cube --episodes 1 --budgets 0.125 --planners small",
     "--output probing.json": "--output probing.json --frames 300 --seeds 1",
+    "--output precision.json": "--output precision.json --episodes 8",
     "--output geometry.json": "--output geometry.json --episodes 6",
     "--output surprise.json": "--output surprise.json --trajectories 2",
     "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
@@ -85,10 +87,10 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short = {name: dataclasses.replace(recipe, episodes=6, epochs=0.1) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    measuring = (ablation, latent_geometry, planning_time, probing, reconstruction, report, success_rate, surprise)
-    measuring += (true_dynamics,)
+    measuring = (ablation, latent_geometry, latent_precision, planning_time, probing, reconstruction, report)
+    measuring += (success_rate, surprise, true_dynamics)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 7 + 2 + 10
+    assert len(commands()) == 7 + 2 + 11
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
