@@ -79,8 +79,8 @@ class Options:
     """Settings that differ from the preset in all trainings: training.epochs=1"""
     preset: str = "two_terms"
     """Where the other settings come from."""
-    objective: str = "lewm"
-    """What is trained on: lewm, pldm, or an objective that a file of --register adds."""
+    objective: str | None = None
+    """What is trained on, by default what the preset is for: lewm, pldm, or what a file of --register adds."""
     register: tuple[Path, ...] = ()
     """Python files to run first, which register objectives: examples/independence.py"""
     grid: bool = False
@@ -152,12 +152,14 @@ def base(options: Options) -> AgentConfig:
         raise ValueError(f"{several[0]} is fixed, so it takes one value; vary it with --vary")
     for file in options.register:
         _run_once(file.resolve())
-    if options.objective not in objectives.entries():
+    chosen = preset(options.preset)
+    name = options.objective or LeWMAgent.kind_of(chosen)
+    if name not in objectives.entries():
         known = ", ".join(objectives.entries())
-        raise ValueError(f"no objective `{options.objective}`; there are {known}, and what a file of --register adds")
-    start = agent_config(options.objective, preset(options.preset))
+        raise ValueError(f"no objective `{name}`; there are {known}, and what a file of --register adds")
+    start = agent_config(name, chosen)
     if not isinstance(start, AgentConfig):
-        raise ValueError(f"`{options.objective}` is no objective of a world model")
+        raise ValueError(f"`{name}` is no objective of a world model")
     return configured(start, {name: listed[0] for name, listed in fixed.items()})
 
 

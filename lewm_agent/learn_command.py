@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from lewm_agent import environment
+from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.presets import PRESETS
@@ -22,7 +23,7 @@ def learn(
     dataset: Path,
     output: Path,
     config: AnyConfig = PRESETS["small"],
-    agent: str = "lewm",
+    agent: str | None = None,
     frozen: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -36,8 +37,8 @@ def learn(
         dataset: folder of the dataset.
         output: gets training/ (logs, checkpoints) and model/.
         config: preset, with any of its settings changed.
-        agent: lewm, or with the preset's sizes and training pldm, dino_wm, gcbc, gcivl or gciql, whose own settings are
-            then the flags.
+        agent: by default what the preset is for; or with its sizes and training lewm, pldm, dino_wm, gcbc, gcivl or
+            gciql, whose own settings are then the flags.
         frozen: encoder that is taken over and not trained, by policies and dino_wm: a trained world model, or for
             dino_wm a ViT of timm.
         seed: of weights, batch order, dropout and SIGReg.
@@ -50,12 +51,12 @@ def learn(
         world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
     else:
         world = environment.from_text(env, config.model.image_size, environment_kwargs)
-    made = make_agent(agent, world, config, device=device, seed=seed)
+    made = make_agent(agent or LeWMAgent.kind_of(config), world, config, device=device, seed=seed)
     made.learn(dataset, folder.training, resume=resume)
     command.say(f"saved in {made.save_pretrained(folder.model)}")
 
 
-def learner(agent: str, frozen: str | None) -> Callable[..., None]:
+def learner(agent: str | None, frozen: str | None) -> Callable[..., None]:
     """:func:`learn` as a command with one subcommand for each preset, whose every field for this agent is a flag.
 
     Raises:
@@ -80,13 +81,13 @@ def learner(agent: str, frozen: str | None) -> Callable[..., None]:
     return with_settings
 
 
-def _fitting(agent: str, frozen: str | None) -> dict[str, AnyConfig]:
+def _fitting(agent: str | None, frozen: str | None) -> dict[str, AnyConfig]:
     """What the agent makes of each preset that it can be made from."""
     fitting: dict[str, AnyConfig] = {}
     refused: list[ValueError] = []
     for name, config in PRESETS.items():
         try:
-            fitting[name] = agent_config(agent, config, frozen)
+            fitting[name] = agent_config(agent or LeWMAgent.kind_of(config), config, frozen)
         except ValueError as error:
             refused.append(error)
     if not fitting:
@@ -95,7 +96,7 @@ def _fitting(agent: str, frozen: str | None) -> dict[str, AnyConfig]:
 
 
 def _work(given: list[str], prog: str | None) -> None:
-    tyro.cli(learner(_option(given, "--agent") or "lewm", _option(given, "--frozen")), args=given, prog=prog)
+    tyro.cli(learner(_option(given, "--agent"), _option(given, "--frozen")), args=given, prog=prog)
 
 
 def _option(given: Sequence[str], name: str) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 from lewm_agent import learn_command
 from lewm_agent.agents.registry import agent_classes
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.presets import PRESETS
 
 
 @pytest.fixture
@@ -45,6 +46,16 @@ def test_settings_of_an_agent_are_flags(
 ) -> None:
     config = given("--agent", agent, "small", *flags)
     assert getattr(getattr(config, part), setting) == value
+
+
+def test_a_preset_is_trained_as_it_is(given: Any) -> None:
+    config = given("moments", "--training.epochs", "2")
+    usual = PRESETS["moments"]
+    assert (config.objective, config.planner, config.inverse_dynamics) == (
+        usual.objective,
+        usual.planner,
+        usual.inverse_dynamics,
+    )
 
 
 def test_a_setting_that_does_not_apply_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
