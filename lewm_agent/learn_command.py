@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import tyro
 
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
+from lewm_agent.config import AgentConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
@@ -51,7 +52,8 @@ def learn(
         world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
     else:
         world = environment.from_text(env, config.model.image_size, environment_kwargs)
-    made = make_agent(agent or LeWMAgent.kind_of(config), world, config, device=device, seed=seed)
+    name = agent or LeWMAgent.kind_of(cast(AgentConfig, config))  # without another agent, a preset's as it is
+    made = make_agent(name, world, config, device=device, seed=seed)
     made.learn(dataset, folder.training, resume=resume)
     command.say(f"saved in {made.save_pretrained(folder.model)}")
 
