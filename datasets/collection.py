@@ -69,8 +69,8 @@ def collect(
 
     Args:
         path: Dataset folder; created with its parents.
-        make_env: Makes an environment with ``render_mode="rgb_array"``; picklable if ``num_envs`` > 1.
-        make_policy: Makes the policy for an environment; picklable if ``num_envs`` > 1.
+        make_env: Makes an environment with ``render_mode="rgb_array"``; like the next, picklable if ``num_envs`` > 1.
+        make_policy: Makes the policy for an environment.
         episodes: Number of episodes.
         environment_id: Gymnasium id, recorded.
         policy: Description of the policy, recorded; part of what makes a request the same.
@@ -86,10 +86,8 @@ def collect(
     Raises:
         ValueError: Arguments out of range, another request's dataset in the folder, or an unfit environment or policy.
         TypeError: Frames that are not uint8.
-        BlockingIOError: Another process is collecting into the folder.
-        RuntimeError: A gathering process died.
-        OSError: The disk is full; the message says what is kept.
-        KeyboardInterrupt: Interrupted; whole shards are kept, and the message says how to go on.
+        BlockingIOError, RuntimeError: Another process is collecting into the folder; a gathering process died.
+        OSError, KeyboardInterrupt: The disk is full, or it was interrupted; the message says what is kept.
     """
     num_envs = whole_number("num_envs", num_envs, 1)
     frame_filter(compression)
