@@ -52,7 +52,7 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
         return dataclasses.replace(GoalPolicyConfig.like(base, algorithm), frozen=frozen)
     if agent_class is LeWMAgent and frozen is not None:
         raise ValueError(f"`{name}` learns its encoder and takes no frozen one")
-    if agent_class is LeWMAgent and name == objectives.name_of(base.objective):
+    if agent_class is LeWMAgent and name == base.objective.kind:
         return base
     planner = planner_preset("small", base.model) if base.planner.proposals != "none" else base.planner
     if agent_class is DinoWMAgent:

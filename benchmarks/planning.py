@@ -39,7 +39,7 @@ from lewm_agent.checkpoints.released import released_weights
 from lewm_agent.eval import command
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.planning import CEM
+from lewm_agent.planning import CEM, Sampling
 from lewm_agent.planning.fast_rollout import fast_rollout
 from lewm_agent.planning.goal_cost import goal_cost
 from lewm_agent.planning.presets import planner_preset
@@ -100,7 +100,7 @@ def planners(model: WorldModel, settings: PlannerConfig, compiled: bool) -> dict
 def our_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal: Tensor) -> Plan:
     """CEM over rollouts of our world model."""
     config, no_past = model.config, torch.zeros(1, 0, model.config.block_dim)
-    search = CEM(samples=settings.samples, elites=settings.elites, iterations=settings.iterations)
+    sampling = Sampling(samples=settings.samples, elites=settings.elites, iterations=settings.iterations)
     rollout = fast_rollout(model, settings)
     zeros = torch.zeros(1, 1, settings.horizon * config.frame_skip, config.action_dim)
 
@@ -108,7 +108,7 @@ def our_planner(model: WorldModel, settings: PlannerConfig, start: Tensor, goal:
         return goal_cost(rollout(start[:, None], no_past, model.codec.joined(actions)), goal, "terminal")
 
     def plan(seed: int) -> Tensor:
-        return search.plan(cost, zeros, [torch.Generator().manual_seed(seed)]).actions[0]
+        return CEM().plan(cost, zeros, [torch.Generator().manual_seed(seed)], sampling).actions[0]
 
     return plan
 

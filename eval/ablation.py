@@ -121,7 +121,7 @@ class Cell:
 def values(text: str) -> tuple[str, list[Any]]:
     """Setting and values of ``model.latent_dim=8,32``; raises ``ValueError`` for anything else."""
     name, equals, listed = text.partition("=")
-    if name.count(".") != 1 or not equals or not listed:
+    if "." not in name or not equals or not listed:
         raise ValueError(f"settings are given as part.setting=value,value (model.latent_dim=8,32), got {text!r}")
     return name, [_value(one) for one in listed.split(",")]
 

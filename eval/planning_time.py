@@ -30,6 +30,7 @@ from lewm_agent.planning.settings import PlannerConfig, Precision
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.tools.settings import settings_to_dict
 
 Point = dict[str, Any]
 
@@ -104,7 +105,7 @@ def settings_of(options: Options, agent: AgentConfig) -> list[tuple[str, Planner
         planner = dataclasses.replace(planner_preset(name, agent.model), precision=options.precision)
         if planner.proposals != "none" and agent.inverse_dynamics is None:
             continue
-        fewest = 2 * planner.components if planner.search == "mixture" else 2
+        fewest = planner.search.fewest_elites
         for budget in (1.0,) if name == "paper" or planner.proposals == "follow" else options.budgets:
             samples, elites = (max(fewest, round(budget * number)) for number in (planner.samples, planner.elites))
             found.append((name, dataclasses.replace(planner, samples=samples, elites=elites)))
@@ -132,7 +133,7 @@ def _request(options: Options, world: str, agent: LeWMAgent, name: str, settings
     return {
         "env": world,
         "planner": name,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings_to_dict(settings),
         "protocol": options.protocol,
         "episodes": options.episodes,
         "planner_seed": options.planner_seed,

@@ -120,7 +120,7 @@ def measure(options: Options) -> dict[str, Any]:
     chosen = shipped(environment, options.protocol).first(options.episodes)
     model = options.model or command.bundled(options.env)
     agent = command.load_model(model, environment, options.device, options.planner)
-    if agent.config.planner.search == "gradient":
+    if agent.config.planner.search.needs_gradient:
         raise ValueError("the world itself has no gradient to descend; use another --planner")
     rules = world.protocol(options.protocol)
     make = functools.partial(

@@ -76,7 +76,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     @staticmethod
     def kind_of(config: AgentConfig) -> str:
         """Name of the objective."""
-        return registry.name_of(config.objective)
+        return config.objective.kind
 
     @classmethod
     def accepts(cls, kind: str) -> bool:

@@ -7,21 +7,19 @@ code is followed. Named configurations are in :mod:`lewm_agent.presets`.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
-from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import ObjectiveSettings
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.objectives.slow import SlowConfig
 from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import require
-from lewm_agent.tools.settings import require_finite, settings_from_dict
+from lewm_agent.tools.settings import require_finite, settings_from_dict, settings_to_dict
 from lewm_agent.training.settings import TrainingConfig
 
 
@@ -72,27 +70,19 @@ class AgentConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, ready for JSON; an objective other than LeWM's has its name under ``kind``."""
-        values = dataclasses.asdict(self)
-        if type(self.objective) is not ObjectiveConfig:
-            values["objective"] = {"kind": registry.name_of(self.objective), **values["objective"]}
-        return values
+        """Plain nested dictionaries, ready for JSON; objective and search have their names under ``kind``."""
+        return settings_to_dict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AgentConfig:
-        """Inverse of :meth:`to_dict`. Raises ``ValueError`` for unknown keys, wrong types and unknown objectives."""
-        objective = values.get("objective", {})
-        require(isinstance(objective, dict), f"objective must be an object of settings, got {objective!r}")
-        settings = dict(objective)
-        kind = str(settings.pop("kind", "lewm"))
-        settings_type = ObjectiveConfig if kind == "lewm" else registry.find(kind).settings
-        return settings_from_dict(AgentConfig, {**values, "objective": settings_from_dict(settings_type, settings)})
+        """Inverse of :meth:`to_dict`. Raises ``ValueError`` for unknown keys, wrong types and unknown names."""
+        return settings_from_dict(AgentConfig, values)
 
 
 def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
     """``config`` with other settings: ``{"model.latent_dim": 8}``, or ``{"latent_dim": 8}`` where one part has it.
 
-    ``{"inverse_dynamics": None}`` leaves the head out.
+    ``{"inverse_dynamics": None}`` leaves the head out; ``{"search": "mppi"}`` takes another search, with its defaults.
 
     Raises ``ValueError`` for unknown or ambiguous ones and for values that cannot be.
     """
@@ -101,21 +91,42 @@ def configured(config: AgentConfig, settings: Mapping[str, Any]) -> AgentConfig:
         if name == "inverse_dynamics" and value is None:
             nested[name] = None
             continue
-        part, _, setting = (name if "." in name else _full_name(name, nested)).partition(".")
-        if setting not in (nested.get(part) or {}):
-            raise ValueError(f"there is no setting {name}; {part} has {', '.join(nested.get(part) or ['none'])}")
-        nested[part][setting] = value
+        part, _, setting = (name if "." in name else _full_name(name, nested)).rpartition(".")
+        inside = _part(part, nested)
+        if setting not in inside:
+            known = ", ".join(known for known in inside if known != "kind")
+            raise ValueError(f"there is no setting {name}; {part} has {known or 'none'}")
+        inside[setting] = value
     return AgentConfig.from_dict(nested)
+
+
+def _part(name: str, nested: dict[str, Any]) -> dict[str, Any]:
+    """Settings in nested dictionaries: of ``planner``, or of ``planner.search``; none where there is no such part."""
+    for step in name.split("."):
+        found = nested.get(step)
+        nested = found if isinstance(found, dict) else {}
+    return nested
 
 
 def _full_name(setting: str, nested: dict[str, Any]) -> str:
     """``part.setting`` of the only part of an agent's settings that has one of this name."""
-    having = [part for part, settings in nested.items() if setting in (settings or {})]
+    names = list(_names(nested))
+    having = [name for name in names if name.rpartition(".")[2] == setting]
     if not having:
-        known = sorted({name for settings in nested.values() for name in settings or {}} - {"kind"})
+        known = sorted({name.rpartition(".")[2] for name in names})
         close = difflib.get_close_matches(setting, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
         raise ValueError(f"there is no setting {setting}; {hint}")
     if len(having) > 1:
-        raise ValueError(f"{setting} is a setting of {' and '.join(having)}: say which, as {having[0]}.{setting}")
-    return f"{having[0]}.{setting}"
+        parts = " and ".join(name.rpartition(".")[0] for name in having)
+        raise ValueError(f"{setting} is a setting of {parts}: say which, as {having[0]}")
+    return having[0]
+
+
+def _names(settings: dict[str, Any], part: str = "") -> Iterator[str]:
+    """Full names of all settings in nested dictionaries; a part is none, but ``planner.search`` is one."""
+    for name, value in settings.items():
+        if part and name != "kind":
+            yield f"{part}.{name}"
+        if isinstance(value, dict):
+            yield from _names(value, f"{part}.{name}" if part else name)

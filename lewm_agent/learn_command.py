@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ import tyro
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
+from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.planning import Search
 from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
+from lewm_agent.tools.checks import named
 from lewm_agent.training.run_folder import OutputFolder
 
 
@@ -26,6 +30,7 @@ def learn(
     config: AnyConfig = PRESETS["small"],
     agent: str | None = None,
     frozen: str | None = None,
+    search: str | None = None,
     seed: int = 0,
     device: str = "auto",
     environment_kwargs: str | None = None,
@@ -42,6 +47,7 @@ def learn(
             gciql, whose own settings are then the flags.
         frozen: encoder that is taken over and not trained, by policies and dino_wm: a trained world model, or for
             dino_wm a ViT of timm.
+        search: by default the preset's; or cem, icem, mppi, gradient or mixture, whose own settings are then the flags.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
@@ -58,13 +64,13 @@ def learn(
     command.say(f"saved in {made.save_pretrained(folder.model)}")
 
 
-def learner(agent: str | None, frozen: str | None) -> Callable[..., None]:
+def learner(agent: str | None, frozen: str | None, search: str | None) -> Callable[..., None]:
     """:func:`learn` as a command with one subcommand for each preset, whose every field for this agent is a flag.
 
     Raises:
-        ValueError: there is no such agent, or it takes no frozen encoder.
+        ValueError: there is no such agent or search, or it takes no frozen encoder, or does not plan.
     """
-    presets = _fitting(agent, frozen)
+    presets = _fitting(agent, frozen, search)
     settings = tyro.extras.subcommand_type_from_defaults(presets, prefix_names=False)
     usual: Any = presets.get("small", next(iter(presets.values())))
     kind: Any = Annotated[settings, tyro.conf.arg(name="")]
@@ -83,13 +89,13 @@ def learner(agent: str | None, frozen: str | None) -> Callable[..., None]:
     return with_settings
 
 
-def _fitting(agent: str | None, frozen: str | None) -> dict[str, AnyConfig]:
+def _fitting(agent: str | None, frozen: str | None, search: str | None) -> dict[str, AnyConfig]:
     """What the agent makes of each preset that it can be made from."""
     fitting: dict[str, AnyConfig] = {}
     refused: list[ValueError] = []
     for name, config in PRESETS.items():
         try:
-            fitting[name] = agent_config(agent or LeWMAgent.kind_of(config), config, frozen)
+            fitting[name] = _searching(agent_config(agent or LeWMAgent.kind_of(config), config, frozen), search)
         except ValueError as error:
             refused.append(error)
     if not fitting:
@@ -97,8 +103,19 @@ def _fitting(agent: str | None, frozen: str | None) -> dict[str, AnyConfig]:
     return fitting
 
 
+def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
+    """The configuration with another search."""
+    if search is None:
+        return config
+    if isinstance(config, GoalPolicyConfig):
+        raise ValueError(f"`{config.policy.algorithm}` does not plan, so it takes no search")
+    kind = named(search, Search.kinds(), "search")
+    return dataclasses.replace(config, planner=dataclasses.replace(config.planner, search=kind()))
+
+
 def _work(given: list[str], prog: str | None) -> None:
-    tyro.cli(learner(_option(given, "--agent"), _option(given, "--frozen")), args=given, prog=prog)
+    shaping = (_option(given, f"--{name}") for name in ("agent", "frozen", "search"))
+    tyro.cli(learner(*shaping), args=given, prog=prog)
 
 
 def _option(given: Sequence[str], name: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from lewm_agent.planning.fast_rollout import Rollout
 from lewm_agent.planning.goal_cost import LatentCost
 from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.tools.settings import settings_to_dict
 from lewm_agent.training.settings import AgentSettings
 
 
@@ -50,7 +50,7 @@ class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
     @property
     def planner_settings(self) -> dict[str, Any]:
         """How it plans, ready for JSON."""
-        return asdict(self.config.planner)
+        return settings_to_dict(self.config.planner)
 
     def set_planner(
         self, planner: str | PlannerConfig, cost: LatentCost | None = None, rollout: Rollout | None = None

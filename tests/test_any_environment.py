@@ -13,7 +13,7 @@ import torch
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
-from lewm_agent.planning import Choices
+from lewm_agent.planning import CEM, ICEM, MPPI, Choices, Mixture
 from lewm_agent.tools.frames import resized
 
 
@@ -119,17 +119,15 @@ def test_choices_are_one_hot_vectors_that_the_data_have() -> None:
 
 def test_every_search_over_choices_finds_them(tiny_config: AgentConfig) -> None:
     """With the cost of a rollout replaced by the distance to known choices."""
-    from lewm_agent.planning import make_search
-
     wanted = torch.tensor([0, 1, 1, 0])
     half = torch.full((2,), 0.5)
-    for name in ("cem", "icem", "mppi", "mixture"):
-        planner = dataclasses.replace(tiny_config.planner, search=name, samples=200, elites=20, iterations=6)
-        choices = Choices(half, half)
-        search = make_search(planner, choices)
+    choices = Choices(half, half)
+    for search in (CEM(), ICEM(), MPPI(), Mixture()):
+        planner = dataclasses.replace(tiny_config.planner, search=search, samples=200, elites=20, iterations=6)
 
         def cost(candidates: torch.Tensor) -> torch.Tensor:
             return (candidates.argmax(-1) != wanted).float().sum(-1)
 
-        plan = search.plan(cost, torch.zeros(1, 1, 4, 2), [torch.Generator().manual_seed(0)])
-        assert choices.project(plan.actions).argmax(-1)[0].tolist() == wanted.tolist(), name
+        start, generator = torch.zeros(1, 1, 4, 2), torch.Generator().manual_seed(0)
+        plan = search.plan(cost, start, [generator], planner.sampling(choices))
+        assert choices.project(plan.actions).argmax(-1)[0].tolist() == wanted.tolist(), search

@@ -23,6 +23,7 @@ from lewm_agent.agents import load_agent
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.inspection import describe
+from lewm_agent.planning import CEM, ICEM, MPPI, Gradient, Mixture, Search
 from lewm_agent.tools import replacing
 
 LOADERS: list[Callable[[Path], object]] = [
@@ -282,16 +283,16 @@ def test_weights_beyond_half_precision_are_not_saved_as_infinity(folder: Path) -
         agent.save_pretrained(folder, half_precision=True)
 
 
-@pytest.mark.parametrize("search", ["cem", "icem", "mppi", "gradient", "mixture"])
+@pytest.mark.parametrize("search", [CEM(), ICEM(), MPPI(), Gradient(), Mixture(components=2)])
 @pytest.mark.parametrize(
     ("where", "name"),
     [("encoder", "the latent of the goal"), ("prediction", "the cost of a plan"), ("cost", "the cost of a plan")],
 )
 def test_a_decision_from_numbers_that_are_none_is_an_error_with_a_name(
-    trained_folder: Path, search: str, where: str, name: str
+    trained_folder: Path, search: Search, where: str, name: str
 ) -> None:
     agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
-    planner = dataclasses.replace(agent.config.planner, search=search, samples=16, components=2, elites=4)
+    planner = dataclasses.replace(agent.config.planner, search=search, samples=16, elites=4)
     agent.set_planner(planner, (lambda latents, goals: latents.sum((-1, -2)) / 0) if where == "cost" else None)
     parts = {"encoder": agent.world_model.encoder.projector, "prediction": agent.world_model.prediction_head}
     if where in parts:

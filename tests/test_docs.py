@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from lewm_agent import presets
+from lewm_agent import PlannerConfig, presets
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.objectives import registry
+from lewm_agent.planning import Search
+from lewm_agent.planning import search as searches
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORTER = {
@@ -23,19 +27,23 @@ SHORTER = {
 }
 
 
-def test_an_objective_of_ones_own_in_under_fifty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_objective_and_a_search_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_entries", registry.entries())
+    monkeypatch.setattr(searches, "_searches", dict(Search.kinds()))
     usual = presets.PRESETS["small"]
     brief = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
     monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "extending.md").read_text(), flags=re.DOTALL)
     assert len(examples[0].splitlines()) < 50
-    namespace: dict[str, object] = {"__name__": "__main__"}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     for example in examples:
         exec(compile(example.replace("episodes=400", "episodes=6"), "extending.md", "exec"), namespace)
     assert '"spread"' in (tmp_path / "runs" / "spread" / "metrics.jsonl").read_text()
     assert '"kind": "spread"' in (tmp_path / "models" / "spread" / "config.json").read_text()
+    agent = namespace["again"].set_planner(PlannerConfig(search=namespace["Shooting"](2.0), samples=8, elites=2))
+    assert agent.act(np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 9, np.uint8)).shape == (2,)
+    assert agent.config.to_dict()["planner"]["search"] == {"kind": "shooting", "spread": 2.0}
 
 
 def test_examples_of_other_environments_run(

@@ -13,6 +13,7 @@ from lewm_agent import LeWMAgent
 from lewm_agent.checkpoints import hub
 from lewm_agent.checkpoints.model_card import search_summary
 from lewm_agent.eval import success_rate
+from lewm_agent.planning import MPPI
 from lewm_agent.planning.presets import PLANNERS
 
 
@@ -70,8 +71,9 @@ def test_what_a_file_says_stays_in_its_place_on_the_card(trained_folder: Path, t
 @pytest.mark.parametrize("name", sorted(PLANNERS))
 def test_the_card_names_the_preset_of_the_planner(name: str) -> None:
     assert search_summary(PLANNERS[name]).startswith(f"{name}: ")
-    other = dataclasses.replace(PLANNERS[name], temperature=0.7)
-    assert search_summary(other).startswith(f"{name}, temperature 0.7: ")
+    other = dataclasses.replace(PLANNERS[name], initial_std=0.7)
+    assert search_summary(other).startswith(f"{name}, initial_std 0.7: ")
+    assert search_summary(dataclasses.replace(PLANNERS["mppi"], search=MPPI(0.7))).startswith("mppi, temperature 0.7: ")
 
 
 def test_cards_of_bundled_models_name_their_planner() -> None:

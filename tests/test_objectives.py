@@ -57,11 +57,11 @@ def test_pldm_adds_its_terms_up_and_reaches_every_parameter(tiny_config: AgentCo
     assert silent == []
 
 
-def test_configuration_names_any_objective_but_lewms(tiny_config: AgentConfig) -> None:
+def test_configuration_names_its_objective(tiny_config: AgentConfig) -> None:
     config = dataclasses.replace(tiny_config, objective=PLDMConfig(variance_weight=3.0))
     values = json.loads(json.dumps(config.to_dict()))
     assert values["objective"]["kind"] == "pldm" and AgentConfig.from_dict(values) == config
-    assert "kind" not in tiny_config.to_dict()["objective"]
+    assert tiny_config.to_dict()["objective"]["kind"] == "lewm"
     values["objective"]["kind"] = "pldn"
     with pytest.raises(ValueError, match="did you mean `pldm`"):
         AgentConfig.from_dict(values)
@@ -69,10 +69,10 @@ def test_configuration_names_any_objective_but_lewms(tiny_config: AgentConfig) -
         AgentConfig.from_dict({**values, "objective": {"kind": "pldm", "sigreg_weight": 1.0}})
 
 
-def test_bundled_checkpoints_know_no_objective_but_lewms() -> None:
+def test_bundled_checkpoints_are_trained_on_lewms_objective() -> None:
     for name, folder in bundled().items():
         text = (folder / "config.json").read_text()
-        assert "agent_kind" not in text and '"kind"' not in text
+        assert "agent_kind" not in text
         agent = LeWMAgent.from_pretrained(name, device="cpu")
         assert agent.kind == "lewm" and type(agent.config.objective) is ObjectiveConfig
         values = agent.config.to_dict()

@@ -22,7 +22,7 @@ from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig
 from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.planning import CEM
+from lewm_agent.planning import CEM, Sampling
 from lewm_agent.planning.goal_cost import goal_cost
 from lewm_agent.planning.presets import planner_preset
 
@@ -133,8 +133,8 @@ def test_plans_as_the_original(folder: Path, reference: Any) -> None:
             model.rollout(start[:, None], torch.zeros(1, 0, 10), model.codec.joined(actions)), goal, "terminal"
         )
 
-    search = CEM(samples=40, elites=8, iterations=3)
-    ours = search.plan(cost, torch.zeros(1, 1, 15, 2), [torch.Generator().manual_seed(5)]).actions[0]
+    sampling = Sampling(samples=40, elites=8, iterations=3)
+    ours = CEM().plan(cost, torch.zeros(1, 1, 15, 2), [torch.Generator().manual_seed(5)], sampling).actions[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lewm_agent.eval import report, success_rate
 from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES
 from lewm_agent.planning.presets import PLANNERS
+from lewm_agent.tools.settings import settings_to_dict
 
 VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}
 GIF = b"GIF89a and what follows"
@@ -63,7 +63,7 @@ def result(steps: list[int | None], **changes: Any) -> dict[str, Any]:
         "seed": 7,
         "planner_seed": 0,
         "pairs_sha256": "ab" * 32,
-        "planner": asdict(PLANNERS["small"]),
+        "planner": settings_to_dict(PLANNERS["small"]),
         **rate(solved, count),
         "success_at_end": 100.0,
         "start_solved_percent": 0.0,
@@ -92,7 +92,7 @@ def run(folder: Path, *results: dict[str, Any]) -> int:
 
 
 def other_planner(steps: list[int | None], **changes: Any) -> dict[str, Any]:
-    return result(steps, **{"planner": asdict(PLANNERS["paper"]), "seconds_per_plan": 1.7, **changes})
+    return result(steps, **{"planner": settings_to_dict(PLANNERS["paper"]), "seconds_per_plan": 1.7, **changes})
 
 
 def test_every_link_and_image_exists_and_nothing_is_fetched(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_kinds_of_starts_and_differing_floors_have_rows(tmp_path: Path) -> None:
 
 
 def test_planner_is_named_by_its_preset_and_what_differs(tmp_path: Path) -> None:
-    changed = {**asdict(PLANNERS["paper"]), "samples": 100}
+    changed = {**settings_to_dict(PLANNERS["paper"]), "samples": 100}
     assert "planner paper, samples 100, seed 0" in make(tmp_path, result([1], planner=changed)).text
 
 

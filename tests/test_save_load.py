@@ -146,13 +146,13 @@ def test_saved_weights_can_be_read_by_whoever_may_read_the_folder(trained_folder
 @pytest.mark.parametrize("value", [[[]], "7.5", {"a": 1}, True, None, 10**400])
 def test_what_is_no_number_is_refused_where_a_number_belongs(value: object) -> None:
     values = AgentConfig().to_dict()
-    values["planner"]["learning_rate"] = value
-    with pytest.raises(ValueError, match=r'field "planner.learning_rate" - should be "float"|where a number|too large'):
+    values["planner"]["initial_std"] = value
+    with pytest.raises(ValueError, match=r'field "planner.initial_std" - should be "float"|where a number|too large'):
         AgentConfig.from_dict(values)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-@pytest.mark.parametrize("setting", ["planner.temperature", "objective.sigreg_weight", "training.weight_decay"])
+@pytest.mark.parametrize("setting", ["planner.search.stop_std", "objective.sigreg_weight", "training.weight_decay"])
 def test_a_setting_is_finite_however_it_is_given(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=r"must be finite|must be positive|must not be negative"):
         configured(AgentConfig(), {setting: value})

@@ -13,7 +13,7 @@ from lewm_agent.environment import Environment
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.tools.checks import require
-from lewm_agent.tools.settings import require_finite, settings_from_dict
+from lewm_agent.tools.settings import require_finite, settings_from_dict, settings_to_dict
 from lewm_agent.training.settings import TrainingConfig
 
 
@@ -49,7 +49,7 @@ class DinoWMConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON."""
-        return asdict(self)
+        return settings_to_dict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> DinoWMConfig:

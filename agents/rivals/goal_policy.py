@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,7 +37,7 @@ from lewm_agent.datasets.goals import GoalMixture
 from lewm_agent.models.encoder import Encoder, EncoderConfig
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.checks import require, require_one_of
-from lewm_agent.tools.settings import require_finite, settings_from_dict
+from lewm_agent.tools.settings import require_finite, settings_from_dict, settings_to_dict
 from lewm_agent.training.settings import TrainingConfig
 
 Algorithm = Literal["gcbc", "gcivl", "gciql"]
@@ -110,7 +110,7 @@ class GoalPolicyConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for JSON."""
-        return asdict(self)
+        return settings_to_dict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> GoalPolicyConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.planning.presets import planner_name
 from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.tools.settings import settings_to_dict
 
 Result = dict[str, Any]
 """One JSON of ``eval/success_rate.py`` (docs/reference/results-schema.md)."""
@@ -26,13 +27,13 @@ def agent_title(kind: str) -> str:
 
 def search_summary(planner: PlannerConfig) -> str:
     """One line on how a planner searches, which begins with the name of its preset."""
-    search = f"{planner.search} with {planner.samples} samples x {planner.iterations}"
+    search = f"{planner.search.kind} with {planner.samples} samples x {planner.iterations}"
     how = {
         "none": search,
         "refine": f"proposals of the inverse-dynamics head, then {search}",
         "follow": "proposals of the inverse-dynamics head, without a search",
     }
-    return f"{planner_name(asdict(planner))}: {how[planner.proposals]}, {planner.horizon} blocks ahead"
+    return f"{planner_name(settings_to_dict(planner))}: {how[planner.proposals]}, {planner.horizon} blocks ahead"
 
 
 def read_results(files: Sequence[str | Path], weights_sha256: str) -> list[Result]:

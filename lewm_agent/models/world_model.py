@@ -65,7 +65,7 @@ class WorldModel(LatentModel):
             self.prediction_head = projection_head(config.latent_dim, config)
         self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
         settings = objective or ObjectiveConfig()
-        self.objective: Objective = registry.find(registry.name_of(settings)).objective(settings, config)
+        self.objective: Objective = registry.find(settings.kind).objective(settings, config)
         self.decoder = ThumbnailDecoder(config) if self.objective.needs_decoder else None
         self.register_buffer("metric", None)
 

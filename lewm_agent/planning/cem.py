@@ -12,38 +12,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lewm_agent.planning.search import CostFunction, Plan, Search, cheapest
+from lewm_agent.planning.search import CostFunction, Plan, Sampling, Search, cheapest, register
+from lewm_agent.tools.checks import require
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CEM(Search):
-    """Sample, keep the cheapest, refit a diagonal Gaussian, repeat.
+    """Sample, keep the cheapest, refit a diagonal Gaussian, repeat."""
 
-    Raises:
-        ValueError: more elites than samples, or fewer than 2.
-    """
-
-    elites: int
-    """How many candidates the Gaussian is refitted to."""
     stop_std: float = 0.0
-    """Stop before the last iteration when the mean standard deviation has fallen below this."""
+    """Stop before the last iteration when the mean standard deviation has fallen below this; 0 never."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.elites <= self.samples:
-            raise ValueError(f"elites ({self.elites}) must be at least 2 and at most samples ({self.samples})")
+        require(self.stop_std >= 0, f"stop_std must not be negative, got {self.stop_std}")
 
-    def plan(self, cost: CostFunction, guesses: Tensor, generators: Sequence[torch.Generator]) -> Plan:
+    def plan(
+        self, cost: CostFunction, guesses: Tensor, generators: Sequence[torch.Generator], sampling: Sampling
+    ) -> Plan:
         """The mean after the last refit; the other guesses are not used. See :meth:`Search.plan`."""
         mean = guesses[:, 0]
-        std = torch.full_like(mean, self.initial_std)
+        std = torch.full_like(mean, sampling.initial_std)
         lowest = mean.new_zeros(len(mean))
-        for _ in range(self.iterations):
+        for _ in range(sampling.iterations):
             searching = self._spread_out(std)
             if self.stop_std and not searching.any():
                 break
-            noise = self._noise(mean, self.samples, generators)
-            candidates = self._admitted(mean.unsqueeze(1) + std.unsqueeze(1) * noise)
-            elites, costs = cheapest(candidates, cost(candidates), self.elites)
+            noise = sampling.noise(mean, sampling.samples, generators)
+            candidates = sampling.admitted(mean.unsqueeze(1) + std.unsqueeze(1) * noise)
+            elites, costs = cheapest(candidates, cost(candidates), sampling.elites)
             mean = torch.where(searching, elites.mean(dim=1), mean)
             std = torch.where(searching, elites.std(dim=1), std)
             lowest = torch.where(searching[:, 0, 0], costs[:, 0], lowest)
@@ -52,3 +48,6 @@ class CEM(Search):
     def _spread_out(self, std: Tensor) -> Tensor:
         """(N, 1, 1), whether a problem's candidates still differ; each is judged alone."""
         return std.mean(dim=(1, 2), keepdim=True) >= self.stop_std
+
+
+register("cem", CEM)

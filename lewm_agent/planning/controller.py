@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lewm_agent.models.learner import LatentModel
-from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction, make_search
+from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
 from lewm_agent.planning.fast_rollout import Rollout, fast_rollout
 from lewm_agent.planning.finite import require_finite, require_statistics
@@ -53,13 +53,14 @@ class Controller:
         # depend, not even in the last bit, on how many others are controlled beside it.
         self.problems_at_once = 1 if self.device.type == "cpu" else world_model.problems_at_once
         self.allowed = self._action_set()
-        self.search = make_search(planner, self.allowed)
+        self.sampling = planner.sampling(self.allowed)
 
     def _action_set(self) -> ActionSet | None:
         model = self.world_model
         if model.config.discrete_actions:
-            if self.planner.search == "gradient":
-                raise ValueError("planner.search `gradient` cannot choose among discrete actions; use another search")
+            search = self.planner.search
+            if search.needs_gradient:
+                raise ValueError(f"planner.search `{search.kind}` cannot choose among discrete actions; use another")
             return Choices(model.action_mean, model.action_std)
         limits = [model.codec.normalize(torch.as_tensor(bound, device=self.device)) for bound in (self.low, self.high)]
         return Bounds(*limits) if self.planner.clip_actions else None
@@ -92,7 +93,7 @@ class Controller:
             ValueError: a latent, a cost or an action is not finite.
         """
         # Inference mode is 8 % faster, but its tensors cannot be part of a gradient later.
-        with torch.no_grad() if self.planner.search == "gradient" else torch.inference_mode():
+        with torch.no_grad() if self.planner.search.needs_gradient else torch.inference_mode():
             updated = self._see_goals(list(memories), goals)
             updated = self._see_frames(updated, frames)
             updated = self._plan(updated)
@@ -162,7 +163,7 @@ class Controller:
                 return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
             starts = torch.stack([guesses[:, 0], proposed], dim=1)
             guesses[:, 0] = starts[torch.arange(len(starts)), cost(starts).argmin(dim=1)]
-        found = self.search.plan(cost, guesses, [self._generator(m) for m in memories])
+        found = self.planner.search.plan(cost, guesses, [self._generator(m) for m in memories], self.sampling)
         require_finite(not_finite, "the cost of a plan")
         plans = found.actions.unsqueeze(1)
         plans = plans if found.spares is None else torch.cat([plans, found.spares], dim=1)

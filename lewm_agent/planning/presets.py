@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lewm_agent.models.clip import ClipConfig
+from lewm_agent.planning import ICEM, MPPI, Gradient, Mixture
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import named
+from lewm_agent.tools.settings import settings_to_dict
 
 PLANNERS: dict[str, PlannerConfig] = {
     "paper": PlannerConfig(),
@@ -28,9 +30,9 @@ PLANNERS: dict[str, PlannerConfig] = {
     ),
 }
 PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
-for _search in ("icem", "mppi", "mixture"):
-    PLANNERS[_search] = dataclasses.replace(PLANNERS["small"], search=_search)
-PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search="gradient", samples=8, elites=2, iterations=12)
+for _search in (ICEM(), MPPI(), Mixture()):
+    PLANNERS[_search.kind] = dataclasses.replace(PLANNERS["small"], search=_search)
+PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search=Gradient(), samples=8, elites=2, iterations=12)
 PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals="refine", initial_std=0.3, iterations=3)
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
 
@@ -46,9 +48,15 @@ def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
 
 def planner_name(settings: Mapping[str, Any]) -> str:
     """Name of the preset that planner settings are nearest to, and where they differ: ``hybrid, history 1``."""
-    changes = {
-        name: {key: value for key, value in settings.items() if getattr(preset, key, None) != value}
-        for name, preset in PLANNERS.items()
-    }
+    found = _flat(settings).items()
+    presets = {name: _flat(settings_to_dict(preset)) for name, preset in PLANNERS.items()}
+    changes = {name: [(key, value) for key, value in found if own.get(key) != value] for name, own in presets.items()}
     nearest = min(changes, key=lambda name: len(changes[name]))
-    return ", ".join([nearest, *(f"{key} {value}" for key, value in changes[nearest].items())])
+    return ", ".join([nearest, *(f"{key} {value}" for key, value in changes[nearest])])
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a planner, and beside them those of its search."""
+    search = settings.get("search")
+    own = dict(search) if isinstance(search, Mapping) else {"kind": search}
+    return {**settings, "search": own.pop("kind", None), **own}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from lewm_agent.planning.cem import CEM
+from lewm_agent.planning.search import ActionSet, Sampling, Search
 from lewm_agent.tools.checks import require, require_one_of
 
 GoalCost = Literal["terminal", "best", "sum"]
 Metric = Literal["euclidean", "slow"]
-SearchName = Literal["cem", "icem", "mppi", "gradient", "mixture"]
 Proposals = Literal["none", "refine", "follow"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -18,8 +19,8 @@ Precision = Literal["float32", "bfloat16"]
 class PlannerConfig:
     """The search over action sequences and how its plans are executed. The defaults are the released settings."""
 
-    search: SearchName = "cem"
-    """``gradient`` is Adam through the model, ``mixture`` CEM with several Gaussians."""
+    search: Search = field(default_factory=CEM)
+    """How cheap plans are found, with the settings that this search alone has."""
     samples: int = 300
     """Candidates per iteration."""
     elites: int = 30
@@ -28,14 +29,6 @@ class PlannerConfig:
     """Times candidates are drawn and costed."""
     initial_std: float = 1.0
     """Standard deviation of the first candidates around where the search starts, in those of the data's actions."""
-    stop_std: float = 0.0
-    """CEM and the mixture stop early when the standard deviation has fallen below this; 0 never."""
-    temperature: float = 0.4
-    """Of MPPI's weights, in standard deviations of the candidates' costs."""
-    learning_rate: float = 0.1
-    """Of the gradient search, in standard deviations of the data's actions."""
-    components: int = 4
-    """Gaussians of the mixture, which share samples and elites."""
     proposals: Proposals = "none"
     """Of the plans that the inverse-dynamics head proposes: ``refine`` starts the search from the best, instead of from
     doing nothing; ``follow`` executes it as it is."""
@@ -61,26 +54,26 @@ class PlannerConfig:
     """Compile the rollout before the first plan (:mod:`lewm_agent.planning.fast_rollout`)."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "elites", "iterations", "horizon", "execute", "history", "components"):
+        require(
+            isinstance(self.search, Search),
+            f"search must be a search with its settings, such as CEM() or MPPI(temperature=0.1), got {self.search!r}",
+        )
+        self.search.check(self.sampling())
+        for name in ("horizon", "execute", "history"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("initial_std", "temperature", "learning_rate"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        require(self.stop_std >= 0, f"stop_std must not be negative, got {self.stop_std}")
-        require(self.elites <= self.samples, f"elites ({self.elites}) must be at most samples ({self.samples})")
-        require(self.elites >= 2, f"elites must be at least 2 (their standard deviation is used), got {self.elites}")
-        require(
-            self.search != "mixture" or self.elites // self.components >= 2,
-            f"elites ({self.elites}) must be at least 2 for each of the {self.components} components of a mixture: "
-            f"{2 * self.components} in all",
-        )
-        require(
-            self.search != "icem" or 2 * self.elites <= self.samples,
-            f"elites ({self.elites}) must be at most half the samples ({self.samples}) with search icem",
-        )
         require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
-        require(0 <= self.noise_correlation < 1, f"noise_correlation must be in [0, 1), got {self.noise_correlation}")
         require_one_of("cost", self.cost, get_args(GoalCost))
         require_one_of("metric", self.metric, get_args(Metric))
-        require_one_of("search", self.search, get_args(SearchName))
         require_one_of("proposals", self.proposals, get_args(Proposals))
         require_one_of("precision", self.precision, get_args(Precision))
+
+    def sampling(self, allowed: ActionSet | None = None) -> Sampling:
+        """How the search draws candidates, which are moved to the ``allowed`` actions."""
+        return Sampling(
+            samples=self.samples,
+            elites=self.elites,
+            iterations=self.iterations,
+            initial_std=self.initial_std,
+            noise_correlation=self.noise_correlation,
+            allowed=allowed,
+        )

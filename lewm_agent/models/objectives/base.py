@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
+from lewm_agent.models.objectives import registry
 from lewm_agent.models.predictor import ModelConfig
+from lewm_agent.tools.settings import OfSeveralKinds
 
 Terms = dict[str, Tensor]
 """Scalars by name; the trainer logs them."""
 
 
 @dataclass(frozen=True)
-class ObjectiveSettings:
+class ObjectiveSettings(OfSeveralKinds):
     """What the settings of every objective derive from (:mod:`lewm_agent.models.objectives`)."""
+
+    family: ClassVar[str] = "objective"
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[Any]]:
+        """Of every registered objective."""
+        return {name: entry.settings for name, entry in registry.entries().items()}
 
     def check(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> None:
         """Raise ``ValueError`` unless the rest of the configuration has what the objective needs."""

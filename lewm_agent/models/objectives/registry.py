@@ -54,11 +54,3 @@ def entries() -> dict[str, Entry]:
 def find(name: str) -> Entry:
     """The objective called ``name``. Raises ``ValueError`` for an unknown one."""
     return named(name, entries(), "objective")
-
-
-def name_of(settings: object) -> str:
-    """Name of the objective with these settings. Raises ``ValueError`` if none is registered."""
-    for name, entry in entries().items():
-        if entry.settings is type(settings):
-            return name
-    raise ValueError(f"{type(settings).__name__} belongs to no registered objective; register it first")
