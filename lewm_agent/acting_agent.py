@@ -17,7 +17,8 @@ from lewm_agent import environment
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.environment import Environment
 from lewm_agent.models.learner import Learner
-from lewm_agent.planning.episodes import Actions, Decider, EpisodeMemory, Frames, Memories, begin_episodes, episode_seed
+from lewm_agent.planning.decider import Decider
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Memories, begin_episodes, episode_seed
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.frames import checked_frames

@@ -158,7 +158,7 @@ class GoalPolicy(Learner):
         super().__init__(config.model)
         self.settings = config
         policy, latent, block = config.policy, config.model.latent_dim, config.model.block_dim
-        self.encoder = Encoder(config.model).requires_grad_(config.frozen is None)
+        self.encoder: Encoder = Encoder(config.model).requires_grad_(config.frozen is None)
         self.actor = _Head(2 * latent, block, policy)
         if policy.algorithm != "gcbc":
             self.log_std = nn.Parameter(torch.zeros(block))
@@ -189,11 +189,6 @@ class GoalPolicy(Learner):
         """Fill a frozen encoder with its world model's weights. Raises ``CheckpointError``."""
         if self.settings.frozen is not None:
             self.encoder.load_state_dict(read_encoder(self.settings.frozen)[1])
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
-        latents: Tensor = self.encoder(frames.flatten(0, -4))
-        return latents.unflatten(0, frames.shape[:-3])
 
     def block(self, latents: Tensor, goals: Tensor) -> Tensor:
         """Latents and goals (B, latent_dim) to the most likely action blocks (B, block_dim), normalised."""

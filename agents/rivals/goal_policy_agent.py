@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,64 +18,29 @@ from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.goals import GoalClips
 from lewm_agent.environment import Environment
 from lewm_agent.goal_agent import GoalAgent
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
-from lewm_agent.planning.finite import require_finite, require_statistics
+from lewm_agent.planning.decider import Decider, require_finite
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 
 
-class PolicyController:
-    """Looks, executes one action block, and looks again.
-
-    Args:
-        policy: trained, in evaluation mode.
-        low: lower action bounds (action_dim,), in the environment's units.
-        high: upper action bounds (action_dim,).
-    """
+class PolicyController(Decider):
+    """Looks, executes one action block, and looks again."""
 
     def __init__(self, policy: GoalPolicy, low: Actions, high: Actions) -> None:
-        require_statistics(policy)
+        super().__init__(policy, low, high)
         self.policy = policy
-        self.low, self.high = low, high
 
     def needs_frame(self, memory: EpisodeMemory) -> bool:
-        """Whether the next decision looks at the frame: not within a block."""
+        """Not within a block."""
         return not memory.queue
 
-    @torch.inference_mode()
-    def decide(
-        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
-    ) -> tuple[Actions, list[EpisodeMemory]]:
-        """One action for each of N environments.
+    def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
+        """Who has no actions left gets a block."""
+        return [self._with_block(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
 
-        Args:
-            memories: what is remembered of each.
-            frames: (N, H, W, 3), the present frames; only looked at where :meth:`needs_frame` says so.
-            goals: (N, H, W, 3); a changed goal starts a fresh episode.
-
-        Returns:
-            Actions (N, action_dim) inside the bounds, and the new memories.
-
-        Raises:
-            ValueError: a latent or an action is not finite.
-        """
-        # One at a time, so that an environment's actions do not depend, not even in the last bit, on the others.
-        updated = [self._look(*seen) for seen in zip(memories, frames, goals, strict=True)]
-        actions = np.stack([memory.queue[0] for memory in updated])
-        return actions, [dataclasses.replace(memory, queue=memory.queue[1:]) for memory in updated]
-
-    def _look(self, memory: EpisodeMemory, frame: Frames, goal: Frames) -> EpisodeMemory:
-        if memory.goal is None or not np.array_equal(memory.goal, goal):
-            latent = self._encode(goal, "the latent of the goal")
-            memory = EpisodeMemory(memory.seed, memory.plans, goal=goal.copy(), goal_latent=latent)
-        if memory.queue or memory.goal_latent is None:
-            return memory
-        block = self.policy.block(self._encode(frame, "the latent of the frame"), memory.goal_latent)
+    def _with_block(self, memory: EpisodeMemory, latent: Tensor) -> EpisodeMemory:
+        block = self.policy.block(latent[None], cast(Tensor, memory.goal_latent)[None])
         require_finite(block, "an action")
         return dataclasses.replace(memory, plans=memory.plans + 1, queue=tuple(self._actions(block)))
-
-    def _encode(self, frame: Frames, name: str) -> Tensor:
-        latent = self.policy.encode(torch.tensor(frame, device=self.policy.action_mean.device)[None])
-        require_finite(latent, name)
-        return latent
 
     def _actions(self, block: Tensor) -> Actions:
         """A block (1, block_dim) as actions (frame_skip, action_dim), in the environment's units."""

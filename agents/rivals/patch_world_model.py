@@ -129,11 +129,6 @@ class PatchWorldModel(LatentModel):
         """Action embedding and predictor."""
         return self.action_encoder, self.predictor
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames (..., H, W, 3) uint8 to latents (..., tokens * width)."""
-        tokens: Tensor = self.encoder(frames.flatten(0, -4)).flatten(1)
-        return tokens.unflatten(0, frames.shape[:-3])
-
     def predict(self, latents: Tensor, blocks: Tensor, last_only: bool = False) -> Tensor:
         """Next latents by teacher forcing.
 

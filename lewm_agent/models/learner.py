@@ -41,6 +41,8 @@ class Learner(nn.Module, ABC):
         config: sizes of frames and action blocks.
     """
 
+    encoder: nn.Module
+    """Frames (B, H, W, 3) uint8 to latents (B, ...)."""
     action_mean: Tensor
     action_std: Tensor
 
@@ -58,6 +60,10 @@ class Learner(nn.Module, ABC):
     def trained_encoder(self) -> Encoder | None:
         """The encoder that learns, and whose pixel statistics are those of the data; None if it is frozen."""
         return None
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
+        return self.encoder(frames.flatten(0, -4)).flatten(1).unflatten(0, frames.shape[:-3])
 
     @abstractmethod
     def loss(self, batch: Any) -> Loss:
@@ -103,10 +109,6 @@ class LatentModel(Learner):
     """Proposes plans, if there is one."""
     problems_at_once = 256
     """For how many environments plans are searched together on a GPU, whose memory holds all imagined latents."""
-
-    @abstractmethod
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
 
     @abstractmethod
     def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:

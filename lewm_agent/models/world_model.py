@@ -52,7 +52,7 @@ class WorldModel(LatentModel):
     ) -> None:
         super().__init__(config)
         self._config = config
-        self.encoder = Encoder(config)
+        self.encoder: Encoder = Encoder(config)
         self.predictor: Predictor | ResidualPredictor
         self.action_encoder: nn.Module
         self.prediction_head: nn.Module
@@ -88,11 +88,6 @@ class WorldModel(LatentModel):
     def dynamics(self) -> tuple[nn.Module, ...]:
         """Action encoder, predictor and prediction head."""
         return self.action_encoder, self.predictor, self.prediction_head
-
-    def encode(self, frames: Tensor) -> Tensor:
-        """Frames (..., H, W, 3) uint8 to latents (..., latent_dim)."""
-        latents: Tensor = self.encoder(frames.flatten(0, -4))
-        return latents.unflatten(0, frames.shape[:-3])
 
     def predict_in_training(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """As :meth:`predict`, but as in training, and for clips that may be longer than the history."""

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
+from lewm_agent.planning.decider import Decider, require_finite
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 from lewm_agent.planning.fast_rollout import Rollout, fast_rollout
-from lewm_agent.planning.finite import require_finite, require_statistics
 from lewm_agent.planning.goal_cost import LatentCost, goal_cost
 from lewm_agent.planning.settings import PlannerConfig
 
 
-class Controller:
+class Controller(Decider):
     """Turns frames and goal frames into actions by planning in latent space.
 
     Args:
@@ -40,18 +40,16 @@ class Controller:
         cost: LatentCost | None = None,
         rollout: Rollout | None = None,
     ) -> None:
+        super().__init__(world_model, low, high)
         self.world_model = world_model
         self.planner = planner
-        self.low, self.high = low, high
+        self.with_gradient = planner.search.needs_gradient
         self.cost = cost or self._planner_cost
         self.rollout = rollout or fast_rollout(world_model, planner)
-        self.device = world_model.action_mean.device
-        require_statistics(world_model)
         if planner.metric == "slow" and world_model.metric is None:
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
-        # One problem at a time on the CPU: batching gains nothing there, and an environment's plan then does not
-        # depend, not even in the last bit, on how many others are controlled beside it.
-        self.problems_at_once = 1 if self.device.type == "cpu" else world_model.problems_at_once
+        if self.device.type != "cpu":  # where batching gains nothing
+            self.problems_at_once = world_model.problems_at_once
         self.allowed = self._action_set()
         self.sampling = planner.sampling(self.allowed)
 
@@ -76,59 +74,21 @@ class Controller:
         at_boundary = len(memory.executing) % self.world_model.config.frame_skip == 0
         return at_boundary and (not memory.queue or self.planner.history > 1)
 
-    def decide(
-        self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames
-    ) -> tuple[Actions, list[EpisodeMemory]]:
-        """One action for each of N environments.
+    def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
+        """Frames at the ends of blocks become history; who has no actions left gets a plan."""
+        return self._planned([self._with_frame(m, seen[i]) if i in seen else m for i, m in enumerate(memories)])
 
-        Args:
-            memories: what is remembered of each.
-            frames: (N, H, W, 3), the present frames; only looked at where :meth:`needs_frame` says so.
-            goals: (N, H, W, 3); a changed goal starts a fresh episode.
-
-        Returns:
-            Actions (N, action_dim) inside the bounds, and the new memories.
-
-        Raises:
-            ValueError: a latent, a cost or an action is not finite.
-        """
-        # Inference mode is 8 % faster, but its tensors cannot be part of a gradient later.
-        with torch.no_grad() if self.planner.search.needs_gradient else torch.inference_mode():
-            updated = self._see_goals(list(memories), goals)
-            updated = self._see_frames(updated, frames)
-            updated = self._plan(updated)
-            actions = np.stack([memory.queue[0] for memory in updated])
-            return actions, [self._advance(memory) for memory in updated]
-
-    def _see_goals(self, memories: list[EpisodeMemory], goals: Frames) -> list[EpisodeMemory]:
-        new = [i for i, m in enumerate(memories) if m.goal is None or not np.array_equal(m.goal, goals[i])]
-        for i, latent in zip(new, self._encode(goals[new], "the latent of the goal"), strict=True):
-            fresh = EpisodeMemory(seed=memories[i].seed, plans=memories[i].plans)
-            memories[i] = dataclasses.replace(fresh, goal=goals[i].copy(), goal_latent=latent)
-        return memories
-
-    def _see_frames(self, memories: list[EpisodeMemory], frames: Frames) -> list[EpisodeMemory]:
-        seen = [i for i, memory in enumerate(memories) if self.needs_frame(memory)]
-        for i, latent in zip(seen, self._encode(frames[seen], "the latent of the frame"), strict=True):
-            memory = memories[i]
-            blocks = memory.blocks + (self._joined(memory.executing) if memory.executing else ())
-            keep = self.planner.history
-            latents = (*memory.latents, latent)[-keep:]
-            blocks = blocks[-(keep - 1) :] if keep > 1 else ()
-            memories[i] = dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
-        return memories
+    def _with_frame(self, memory: EpisodeMemory, latent: Tensor) -> EpisodeMemory:
+        blocks = memory.blocks + (self._joined(memory.executing) if memory.executing else ())
+        keep = self.planner.history
+        latents = (*memory.latents, latent)[-keep:]
+        blocks = blocks[-(keep - 1) :] if keep > 1 else ()
+        return dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
 
     def _joined(self, executed: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(self.world_model.codec.joined(torch.stack(list(executed))))
 
-    def _encode(self, frames: Frames, name: str) -> list[Tensor]:
-        chunks = torch.as_tensor(frames).to(self.device).split(self.problems_at_once)
-        encoded = [self.world_model.encode(chunk) for chunk in chunks if len(chunk)]
-        for latents in encoded:
-            require_finite(latents, name)
-        return [latent for latents in encoded for latent in latents]
-
-    def _plan(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
+    def _planned(self, memories: Memories) -> Memories:
         alike = defaultdict(list)
         for i, memory in enumerate(memories):
             if not memory.queue:
@@ -140,7 +100,7 @@ class Controller:
                     memories[i] = memory
         return memories
 
-    def _search(self, memories: list[EpisodeMemory]) -> list[EpisodeMemory]:
+    def _search(self, memories: Memories) -> Memories:
         """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
         config, codec = self.world_model.config, self.world_model.codec
         latents = torch.stack([torch.stack(m.latents) for m in memories])
@@ -170,7 +130,7 @@ class Controller:
         return [self._adopt(m, plan) for m, plan in zip(memories, plans, strict=True)]
 
     def _follow_proposals(
-        self, memories: list[EpisodeMemory], latents: Tensor, past: Tensor, goals: Tensor, cost: CostFunction
+        self, memories: Memories, latents: Tensor, past: Tensor, goals: Tensor, cost: CostFunction
     ) -> tuple[list[int], Tensor]:
         """The arrival that each environment keeps to, chosen by the cost where it has none, and the plan for it.
 
@@ -224,7 +184,8 @@ class Controller:
             memory, plans=memory.plans + 1, queue=queue, rest=plans[:, executed:], arrival=arrival
         )
 
-    def _advance(self, memory: EpisodeMemory) -> EpisodeMemory:
+    def advanced(self, memory: EpisodeMemory) -> EpisodeMemory:
+        """The executed action is part of the block under way."""
         action = torch.as_tensor(memory.queue[0], device=self.device)
         executing = (*memory.executing, self.world_model.codec.normalize(action))
         if len(executing) > self.world_model.config.frame_skip:  # the frame at the block boundary was not needed

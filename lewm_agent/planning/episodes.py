@@ -1,10 +1,8 @@
-"""What is remembered of an episode from one decision to the next, and what decides."""
+"""What is remembered of an episode from one decision to the next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,16 +43,6 @@ class EpisodeMemory:
 
 
 Memories = list[EpisodeMemory]
-
-
-class Decider(Protocol):
-    """Turns frames and goal frames into actions, for several environments at once."""
-
-    def needs_frame(self, memory: EpisodeMemory) -> bool:
-        """Whether the next decision looks at the frame."""
-
-    def decide(self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames) -> tuple[Actions, Memories]:
-        """Actions (N, action_dim) inside the bounds for frames and goals (N, H, W, 3), and the new memories."""
 
 
 def begin_episodes(seed: int, state: Memories | None, starts: NDArray[np.bool_] | None, count: int) -> Memories:
