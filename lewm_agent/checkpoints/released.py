@@ -232,8 +232,8 @@ def _compare(config: ModelConfig, declared: Mapping[str, Any], file: Path) -> No
 def _vit_size(config: ModelConfig) -> str:
     if config.encoder != "vit" or config.pixel_normalization != "imagenet":
         raise ValueError("the released layout holds ViT encoders of ImageNet-normalised frames only")
-    if config.predictor != "autoregressive" or config.head_norm != "batch":
-        raise ValueError("the released layout holds autoregressive predictors and heads with BatchNorm only")
+    if config.predictor != "autoregressive":
+        raise ValueError("the released layout holds autoregressive predictors only")
     shape = config.encoder_width, config.encoder_depth, config.encoder_heads
     for size, (width, depth, heads) in _VIT_SIZES.items():
         if shape == (width, depth, heads):

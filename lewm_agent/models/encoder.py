@@ -20,7 +20,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn", "moments"]
-HeadNorm = Literal["batch", "layer"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ class EncoderConfig(ClipConfig):
     """Size of the latent vector of one frame."""
     projector_width: int = 2048
     """Hidden width of the projector and of the prediction head (Linear, BatchNorm, GELU, Linear)."""
-    head_norm: HeadNorm = "batch"
-    """BatchNorm or LayerNorm in these two; ``layer`` is there to show what BatchNorm is for."""
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
@@ -76,7 +73,6 @@ class EncoderConfig(ClipConfig):
                 f"color_jitter must be 0 with encoder `moments`, which knows things by their "
                 f"colors, got {self.color_jitter}",
             )
-        require_one_of("head_norm", self.head_norm, get_args(HeadNorm))
 
 
 def projection_head(input_dim: int, config: EncoderConfig) -> nn.Sequential:
@@ -85,8 +81,8 @@ def projection_head(input_dim: int, config: EncoderConfig) -> nn.Sequential:
     The BatchNorm makes the Gaussian target reachable: the LayerNorm that ends the ViT fixes the norm of its output.
     """
     hidden = config.projector_width
-    norm = nn.BatchNorm1d(hidden) if config.head_norm == "batch" else nn.LayerNorm(hidden)
-    return nn.Sequential(nn.Linear(input_dim, hidden), norm, nn.GELU(), nn.Linear(hidden, config.latent_dim))
+    layers = nn.Linear(input_dim, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, config.latent_dim)
+    return nn.Sequential(*layers)
 
 
 class _CNN(nn.Sequential):
