@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -152,10 +152,6 @@ class ConditionalBlock(nn.Module):
         nn.init.zeros_(modulation.bias)
         self.modulation = nn.Sequential(nn.SiLU(), modulation)
 
-    def modulate(self, conditions: Tensor) -> Tensor:
-        """Shifts, scales and gates (B, T, 6 width) of both branches under conditions (B, T, width)."""
-        return self.modulation(conditions)
-
     def forward(
         self, x: Tensor, modulation: Tensor, layer: int, cache: KeyValueCache | None, last_only: bool
     ) -> Tensor:
@@ -216,30 +212,24 @@ class Predictor(nn.Module):
                 tokens, seen = slice(cache.length, end), cache
             else:
                 tokens, seen = slice(end - self.history, end), None
-            output = self.last(sequence[:, tokens], [m[:, tokens] for m in modulations], seen)
+            output = self._run(sequence[:, tokens], [m[:, tokens] for m in modulations], seen, last_only=True)
             sequence = torch.cat([sequence, head(output)], dim=1)
         return sequence[:, known.shape[1] :]
 
     def modulations(self, conditions: Tensor) -> list[Tensor]:
         """What each layer makes of the actions, (B, T, 6 width): the same wherever a token stands in the window."""
         conditions = self.condition_projection(conditions)
-        return [block.modulate(conditions) for block in self._layers()]
+        return [cast(ConditionalBlock, block).modulation(conditions) for block in self.blocks]
 
-    def last(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None = None) -> Tensor:
-        """The result of the last token alone, (B, 1, latent_dim).
+    def _run(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None, last_only: bool) -> Tensor:
+        """The results of all tokens, (B, T, latent_dim), or of the last alone.
 
         With a cache, ``latents`` and ``modulations`` are those of the new tokens only; the cache then holds them too.
         """
-        return self._run(latents, modulations, cache, last_only=True)
-
-    def _layers(self) -> list[ConditionalBlock]:
-        return [block for block in self.blocks if isinstance(block, ConditionalBlock)]
-
-    def _run(self, latents: Tensor, modulations: list[Tensor], cache: KeyValueCache | None, last_only: bool) -> Tensor:
         start = cache.length if cache is not None else 0
         end = start + latents.shape[1]
         x = self.latent_projection(latents + self.position[:, start:end])
-        for layer, (block, modulation) in enumerate(zip(self._layers(), modulations, strict=True)):
+        for layer, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             x = block(x, modulation, layer, cache, last_only and layer == len(self.blocks) - 1)
         if cache is not None:
             cache.length = end

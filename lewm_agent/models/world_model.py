@@ -108,16 +108,12 @@ class WorldModel(LatentModel):
     def rollout(self, latents: Tensor, past_blocks: Tensor, blocks: Tensor) -> Tensor:
         """As :meth:`LatentModel.rollout`; what the actions do to each layer is computed once."""
         count, samples = blocks.shape[:2]
-        modulations = self._rollout_modulations(past_blocks, blocks)
+        past = self.predictor.modulations(self.action_encoder(past_blocks))  # shared by the samples
+        future = self.predictor.modulations(self.action_encoder(blocks.flatten(0, 1)))
+        layers = zip(past, future, strict=True)
+        modulations = [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in layers]
         known = latents.repeat_interleave(samples, dim=0)
         return self.predictor.imagine(known, modulations, self._head).unflatten(0, (count, samples))
-
-    def _rollout_modulations(self, past_blocks: Tensor, blocks: Tensor) -> list[Tensor]:
-        """Per layer (N * S, H - 1 + P, 6 width), for executed blocks shared by the S samples and for candidates."""
-        past = self.predictor.modulations(self.action_encoder(past_blocks))
-        future = self.predictor.modulations(self.action_encoder(blocks.flatten(0, 1)))
-        samples = blocks.shape[1]
-        return [torch.cat([p.repeat_interleave(samples, 0), f], dim=1) for p, f in zip(past, future, strict=True)]
 
     def loss(self, batch: ClipBatch[Tensor]) -> Loss:
         """The objective on clips of T = clip_frames frames, ``frame_skip`` environment steps apart.

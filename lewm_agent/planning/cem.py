@@ -34,7 +34,7 @@ class CEM(Search):
         std = torch.full_like(mean, sampling.initial_std)
         lowest = mean.new_zeros(len(mean))
         for _ in range(sampling.iterations):
-            searching = self._spread_out(std)
+            searching = std.mean(dim=(1, 2), keepdim=True) >= self.stop_std  # each problem is judged alone
             if self.stop_std and not searching.any():
                 break
             noise = sampling.noise(mean, sampling.samples, generators)
@@ -44,10 +44,6 @@ class CEM(Search):
             std = torch.where(searching, elites.std(dim=1), std)
             lowest = torch.where(searching[:, 0, 0], costs[:, 0], lowest)
         return Plan(mean, lowest)
-
-    def _spread_out(self, std: Tensor) -> Tensor:
-        """(N, 1, 1), whether a problem's candidates still differ; each is judged alone."""
-        return std.mean(dim=(1, 2), keepdim=True) >= self.stop_std
 
 
 register("cem", CEM)

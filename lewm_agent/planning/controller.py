@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -44,9 +44,10 @@ class Controller(Decider):
         self.world_model = world_model
         self.planner = planner
         self.with_gradient = planner.search.needs_gradient
-        self.cost = cost or self._planner_cost
+        metric = world_model.metric if planner.metric == "slow" else None
+        self.cost = cost or functools.partial(goal_cost, kind=planner.cost, metric=metric)
         self.rollout = rollout or fast_rollout(world_model, planner)
-        if planner.metric == "slow" and world_model.metric is None:
+        if planner.metric == "slow" and metric is None:
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
         if self.device.type != "cpu":  # where batching gains nothing
             self.problems_at_once = world_model.problems_at_once
@@ -63,12 +64,6 @@ class Controller(Decider):
         limits = [model.codec.normalize(torch.as_tensor(bound, device=self.device)) for bound in (self.low, self.high)]
         return Bounds(*limits) if self.planner.clip_actions else None
 
-    def _planner_cost(self, latents: Tensor, goals: Tensor) -> Tensor:
-        metric = self.world_model.metric if self.planner.metric == "slow" else None
-        if metric is not None:
-            latents, goals = latents @ metric, goals @ metric
-        return goal_cost(latents, goals, self.planner.cost)
-
     def needs_frame(self, memory: EpisodeMemory) -> bool:
         """Whether the next decision looks at the frame; between action blocks it does not."""
         at_boundary = len(memory.executing) % self.world_model.config.frame_skip == 0
@@ -76,19 +71,7 @@ class Controller(Decider):
 
     def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
         """Frames at the ends of blocks become history; who has no actions left gets a plan."""
-        return self._planned([self._with_frame(m, seen[i]) if i in seen else m for i, m in enumerate(memories)])
-
-    def _with_frame(self, memory: EpisodeMemory, latent: Tensor) -> EpisodeMemory:
-        blocks = memory.blocks + (self._joined(memory.executing) if memory.executing else ())
-        keep = self.planner.history
-        latents = (*memory.latents, latent)[-keep:]
-        blocks = blocks[-(keep - 1) :] if keep > 1 else ()
-        return dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
-
-    def _joined(self, executed: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(self.world_model.codec.joined(torch.stack(list(executed))))
-
-    def _planned(self, memories: Memories) -> Memories:
+        memories = [self._with_frame(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
         alike = defaultdict(list)
         for i, memory in enumerate(memories):
             if not memory.queue:
@@ -100,11 +83,20 @@ class Controller(Decider):
                     memories[i] = memory
         return memories
 
+    def _with_frame(self, memory: EpisodeMemory, latent: Tensor) -> EpisodeMemory:
+        executed = self.world_model.codec.joined(torch.stack(memory.executing)) if memory.executing else ()
+        blocks = (*memory.blocks, *executed)
+        keep = self.planner.history
+        latents = (*memory.latents, latent)[-keep:]
+        blocks = blocks[-(keep - 1) :] if keep > 1 else ()
+        return dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
+
     def _search(self, memories: Memories) -> Memories:
         """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
         config, codec = self.world_model.config, self.world_model.codec
         latents = torch.stack([torch.stack(m.latents) for m in memories])
-        past = torch.stack([self._stack(m.blocks, config.block_dim) for m in memories])
+        nothing = latents.new_zeros(0, config.block_dim)
+        past = torch.stack([torch.stack(m.blocks) if m.blocks else nothing for m in memories])
         goals = torch.stack([m.goal_latent for m in memories if m.goal_latent is not None])
 
         not_finite = torch.zeros((), device=self.device)  # NaN once a cost was not finite; a GPU need not be waited for
@@ -155,9 +147,6 @@ class Controller(Decider):
     def _executable(self, plans: Tensor) -> Tensor:
         """Plans (..., A), choices made where actions are choices; vectors are clipped when they are executed."""
         return self.allowed.project(plans) if isinstance(self.allowed, Choices) else plans
-
-    def _stack(self, vectors: Sequence[Tensor], size: int) -> Tensor:
-        return torch.stack(list(vectors)) if vectors else torch.zeros(0, size, device=self.device)
 
     def _guesses(self, memory: EpisodeMemory) -> Tensor:
         """Where the search starts (G, T, action_dim): from nothing, or from what is left of the last plan."""

@@ -15,7 +15,7 @@ ARRIVAL_TIE_BREAK = 1e-3
 """Weight of the mean distance in cost ``best``: among plans that get equally close, the earlier one wins."""
 
 
-def goal_cost(latents: Tensor, goal: Tensor, kind: GoalCost) -> Tensor:
+def goal_cost(latents: Tensor, goal: Tensor, kind: GoalCost, metric: Tensor | None = None) -> Tensor:
     """Cost of S imagined futures for each of N goals.
 
     Args:
@@ -24,10 +24,13 @@ def goal_cost(latents: Tensor, goal: Tensor, kind: GoalCost) -> Tensor:
         kind: ``terminal`` is the paper's (arXiv 2603.19312, equation 4): the last latent only. ``best`` takes the
             closest of the P latents, which suits frequent replanning: with ``terminal`` each new plan may again put
             off its arrival to its last step. ``sum`` adds all P distances.
+        metric: (D, D), in whose units latents are measured; None for their own.
 
     Returns:
         (N, S): squared Euclidean distances, summed over D.
     """
+    if metric is not None:
+        latents, goal = latents @ metric, goal @ metric
     distance = (latents - goal[:, None, None]).square().sum(-1)
     if kind == "terminal":
         return distance[..., -1]
