@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lewm_agent.eval.command import write_json
-from lewm_agent.eval.reporting.provenance import provenance
+from lewm_agent.evaluation.provenance import provenance
+from lewm_agent.tools.replacing import write_json
 
 
 def write(output: Path, settings: dict[str, Any], results: Any) -> None:

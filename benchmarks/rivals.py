@@ -32,9 +32,9 @@ from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
-from lewm_agent.eval.reporting.intervals import compare, rate
 from lewm_agent.eval.reporting.pictures import save_picture
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.evaluation.intervals import compare, rate
 from lewm_agent.models.encoder import Backbone
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import say

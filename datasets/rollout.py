@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -71,9 +71,9 @@ def rollout(
     Returns:
         Columns of n + 1 rows for n actions. ``action`` (n + 1, A) float32: row t leaves frame t, the last row is NaN.
         ``reward`` float64, ``terminated`` and ``truncated`` bool: what the action of the row led to; the last row,
-        without action, has 0, False and False. ``state`` and ``goal_state`` (n + 1, S) float64, if the environment's
-        info has them in every row as numbers of one shape. ``pixels`` uint8, the frames of rows 0, frame_interval,
-        2 frame_interval, ..., if recorded.
+        without action, has 0, False and False. ``state`` and whatever else the environment
+        tells in every row as numbers of one shape (:func:`measured`), (n + 1, S) float64. ``pixels`` uint8, the frames
+        of rows 0, frame_interval, 2 frame_interval, ..., if recorded.
 
     Raises:
         TypeError: A frame that is not uint8.
@@ -83,13 +83,13 @@ def rollout(
     observation, info = _returned(env.reset(seed=env_seed), "reset", "observation, info")
     policy.reset(policy_seed)
     recorder = _Recorder(env, frame_interval)
-    recorder.add_situation(info)
+    recorder.add_situation(observation, info)
     for _ in steps_of(env):
         action = recorder.checked_action(policy(observation, info))
         outcome = _returned(env.step(action.astype(recorder.space.dtype)), "step", _OUTCOME)
         observation, reward, terminated, truncated, info = outcome
         recorder.add_outcome(action, reward, bool(terminated), bool(truncated))
-        recorder.add_situation(info)
+        recorder.add_situation(observation, info)
         if terminated or truncated:
             break
     return recorder.columns()
@@ -136,11 +136,11 @@ class _Recorder:
         self.situations: dict[str, list[NDArray[Any]]] = {name: [] for name in SOMETIMES_THERE}
         self.outcomes: dict[str, list[Any]] = {"action": [], "reward": [], "terminated": [], "truncated": []}
 
-    def add_situation(self, info: dict[str, Any]) -> None:
-        number = len(self.outcomes["action"])
+    def add_situation(self, observation: Any, info: dict[str, Any]) -> None:
+        number, told = len(self.outcomes["action"]), measured(observation, info)
         for name in SOMETIMES_THERE:
             rows = self.situations.get(name)
-            value = None if rows is None else _numbers(info.get(name))
+            value = told.get(name)
             if rows is None or value is None or (rows and value.shape != rows[0].shape):
                 self.situations.pop(name, None)
             else:
@@ -185,6 +185,21 @@ class _Recorder:
             "truncated": np.asarray([*self.outcomes["truncated"], False], np.bool_),
         }
         return {**{name: np.stack(rows) for name, rows in self.situations.items()}, **outcomes}
+
+
+def measured(observation: Any, info: Mapping[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """What an environment tells of its situation in numbers, by name.
+
+    ``state`` and ``goal_state`` are those of ``info``, or else a ``state`` in the observation. Where there is no state,
+    ``observation`` is the observation itself, or the one in it (Gymnasium-Robotics), if it is a vector; so is
+    ``achieved_goal``.
+    """
+    inside = observation if isinstance(observation, Mapping) else {"observation": observation}
+    vectors = {name: value for name, value in inside.items() if getattr(value, "ndim", 0) == 1}
+    told = {name: _numbers(info.get(name, vectors.get(name))) for name in ("state", "goal_state")}
+    seen = () if told["state"] is not None else ("observation",)
+    told |= {name: _numbers(vectors.get(name)) for name in (*seen, "achieved_goal")}
+    return {name: numbers for name, numbers in told.items() if numbers is not None}
 
 
 def _numbers(value: Any) -> NDArray[np.float64] | None:

@@ -25,7 +25,7 @@ Compression = Literal["gzip", "blosc"] | None
 COMPRESSIONS: tuple[Compression, ...] = ("gzip", "blosc", None)
 INDEX_COLUMNS = ("ep_len", "ep_offset")
 PLUGIN_ADVICE = 'pip install "lewm-agent[fast]"'
-SOMETIMES_THERE = ("state", "goal_state")
+SOMETIMES_THERE = ("state", "goal_state", "observation", "achieved_goal")
 """Columns that an environment need not have; they are kept if every episode has them, with rows of one shape."""
 FRAME_INTERVAL = "frame_interval"
 """Attribute of ``pixels``; files without it have a frame in every row."""
@@ -84,7 +84,7 @@ class ShardWriter:
         Args:
             episode: Columns of equal row count N: ``action`` (N, A) float, of which only the last row may be NaN,
                 ``pixels`` (N, H, W, 3) uint8, but with ``frame_interval`` k only every k-th row's, and any others.
-                Columns, row shapes and types must agree over the shard; but ``state`` and ``goal_state`` are left out
+                Columns, row shapes and types must agree over the shard; but those of ``SOMETIMES_THERE`` are left out
                 of a shard in which they do not.
 
         Raises:

@@ -35,14 +35,15 @@ from lewm_agent.eval import command
 from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.playing.views import gather, latents
 from lewm_agent.eval.reporting.ablation_picture import draw
-from lewm_agent.eval.reporting.intervals import of_mean, rate
-from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.evaluation.intervals import of_mean, rate
+from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.objectives import registry as objectives
 from lewm_agent.presets import preset
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.tools.replacing import write_json
 from lewm_agent.training.metrics_log import read_rows
 from lewm_agent.training.run_folder import OutputFolder, RunFolder
 
@@ -193,7 +194,7 @@ def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
     agent.save_pretrained(folder.model)
     curves = read_curves(RunFolder(folder.training))
     measured = {**request, **judge(options, agent), **curves, **provenance(agent, str(folder.model))}
-    command.write_json(result, measured)
+    write_json(result, measured)
     return measured
 
 
@@ -311,7 +312,7 @@ def _work(options: Options) -> None:
     with reserved(options.output / SUMMARY):
         results = run_cells(options, wanted) + (search_lambda(options) if options.find_lambda else [])
         told = {name: str(value) for name, value in dataclasses.asdict(options).items()}
-        command.write_json(options.output / SUMMARY, {"options": told, "results": results, **provenance()})
+        write_json(options.output / SUMMARY, {"options": told, "results": results, **provenance()})
         console(width=None if sys.stdout.isatty() else WIDTH).print(table(results))
         if options.find_lambda:
             best = max(grouped(results).items(), key=lambda item: np.mean([mean_success(run) for run in item[1]]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from lewm_agent.eval.reporting.pictures import picture_format
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.tools import command
 from lewm_agent.tools.outputs import reserved
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools.replacing import write_json
 
 OptionsT = TypeVar("OptionsT")
 
@@ -73,11 +72,6 @@ def keep(options: ModelOptions, result: dict[str, Any], draw: Callable[[Path], N
         write_json(options.output, result)
     if options.picture is not None:
         draw(options.picture)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a result, all or nothing. Raises ``ValueError`` for a figure that is not finite."""
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def run(

@@ -22,10 +22,11 @@ from lewm_agent.envs.two_room.geometry import WORLD_SIZE, Geometry, disk_is_clea
 from lewm_agent.eval import command
 from lewm_agent.eval.playing import views
 from lewm_agent.eval.reporting.geometry_picture import Distances, Picture, draw
-from lewm_agent.eval.reporting.provenance import model_record, provenance
 from lewm_agent.eval.worlds.held_out import held_out_episodes
+from lewm_agent.evaluation.provenance import model_record, provenance
 from lewm_agent.models.world_model import straightness
 from lewm_agent.tools.command import console
+from lewm_agent.tools.replacing import write_json
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 NEAR = 60.0
@@ -219,7 +220,7 @@ def _work(options: Options) -> None:
     if options.output is not None:
         content = {"env": ENVIRONMENT, "episodes": options.episodes, "seed": options.seed}
         content["models"] = [{**result, "model": of} for result, of in zip(results, records, strict=True)]
-        command.write_json(options.output, {**content, **provenance()})
+        write_json(options.output, {**content, **provenance()})
     if options.picture is not None:
         draw(pictures, options.picture)
 

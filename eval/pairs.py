@@ -7,10 +7,11 @@ The lists that ship with the package (``pair_lists/``) were made by this command
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ import safetensors.numpy
 import tyro
 
 from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.held_out import draw_pairs
-from lewm_agent.eval.worlds.protocols import Pair, ProtocolName
+from lewm_agent.eval.worlds.protocols import Pair, ProtocolName, RuleSays, States
+from lewm_agent.eval.worlds.world import make_environment
+from lewm_agent.evaluation.suite import Suite
 from lewm_agent.tools import command
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
@@ -70,6 +74,28 @@ class PairList:
         digest.update("".join(self._looks().values()).encode())
         return digest.hexdigest()
 
+    def suite(self, environment_kwargs: Mapping[str, Any] | None = None) -> Suite:
+        """What is played of them, by the rules of their protocol, in an environment made with some arguments."""
+        world = world_of(self.environment)
+        rules = world.protocol(self.protocol)
+        kwargs = {**(environment_kwargs or {}), **rules.environment_kwargs}
+        return Suite(
+            environment=self.environment,
+            protocol=self.protocol,
+            make=functools.partial(make_environment, self.environment, kwargs),
+            trials=[pair.trial for pair in self.pairs],
+            success=RuleSays(rules.success),
+            budget=rules.budget,
+            seed=self.seed,
+            sha256=self.sha256(),
+            floors=functools.partial(floors, world, self.pairs),
+            kinds={name: functools.partial(_starts_so, belongs) for name, belongs in world.starts.items()},
+        )
+
+    def origin(self) -> dict[str, Any]:
+        """How many they are, their seed and their hash, as results name them."""
+        return {"episodes": len(self.pairs), "seed": self.seed, "pairs_sha256": self.sha256()}
+
     def save(self, path: Path) -> None:
         """Write a safetensors file, all or nothing."""
         settings = {"environment_kwargs": json.dumps(self.environment_kwargs), "seed": str(self.seed)}
@@ -84,6 +110,10 @@ class PairList:
         """The factors of all pairs as JSON, if any pair has some."""
         factors = [pair.factors for pair in self.pairs]
         return {"factors": json.dumps(factors, sort_keys=True)} if any(factors) else {}
+
+
+def _starts_so(belongs: Callable[[States], bool], record: dict[str, Any]) -> bool:
+    return belongs(np.array(record["state"]))
 
 
 def load(path: Path) -> PairList:

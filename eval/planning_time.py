@@ -21,15 +21,16 @@ from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.playing.solving import play_shipped
-from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.reporting.planning_picture import draw
-from lewm_agent.eval.reporting.provenance import hardware, provenance
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.evaluation.intervals import rate
+from lewm_agent.evaluation.provenance import hardware, provenance
 from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import PlannerConfig, Precision
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.tools.replacing import write_json
 from lewm_agent.tools.settings import settings_to_dict
 
 Point = dict[str, Any]
@@ -93,7 +94,7 @@ def measure_all(options: Options) -> list[Point]:
         if found is None:
             found = {**request, **measure(options, world, agents[world].set_planner(settings))}
             known.append(found)
-            command.write_json(options.output, known)
+            write_json(options.output, known)
         points.append(found)
     return points
 
@@ -117,7 +118,7 @@ def measure(options: Options, world: str, agent: LeWMAgent) -> Point:
     environment = environment_id(world)
     pairs = play_shipped(agent, environment, options.protocol, options.episodes, options.planner_seed, to_the_end=True)
     traces, solved = zip(*pairs, strict=True)
-    origin = provenance(agent, world, shipped(environment, options.protocol).first(options.episodes))
+    origin = {**provenance(agent, world), **shipped(environment, options.protocol).first(options.episodes).origin()}
     steps = sum(len(trace.states) - 1 for trace in traces)
     return {
         **{key: origin[key] for key in ("model", "seed", "pairs_sha256", "command", "versions")},

@@ -31,8 +31,8 @@ from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
 from lewm_agent.eval.playing.views import Matrix, Views, gather, latents
 from lewm_agent.eval.reporting.pictures import save_picture
-from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds import world_of
+from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.command import console
 

@@ -26,12 +26,12 @@ from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.playing.rollouts import make_environment
 from lewm_agent.eval.playing.views import gather, latents
 from lewm_agent.eval.reporting.pictures import save_picture
-from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.surprise import BLOCKS, Trajectory, filmed, trajectories
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
+from lewm_agent.eval.worlds.world import make_environment
+from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.tools.command import console
 
 BATCH, PEAK, WARMUP, WEIGHT_DECAY = 64, 1e-3, 100, 1e-2

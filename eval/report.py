@@ -19,8 +19,8 @@ import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lewm_agent.eval import command
-from lewm_agent.eval.reporting.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.eval.reporting.runs import Rate, Record, Run, read
+from lewm_agent.evaluation.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.tools.command import say
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically

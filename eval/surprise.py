@@ -25,11 +25,11 @@ from scipy.stats import ttest_rel
 from lewm_agent import LeWMAgent
 from lewm_agent.eval import command
 from lewm_agent.eval.command import ModelOptions
-from lewm_agent.eval.playing.rollouts import make_environment
 from lewm_agent.eval.reporting.pictures import save_picture
-from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.held_out import held_out_episodes
+from lewm_agent.eval.worlds.world import make_environment
+from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.tools.command import console
 
 BLOCKS, EVENT = 12, 6

@@ -26,14 +26,16 @@ from lewm_agent import LeWMAgent
 from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.eval import command
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.playing.rollouts import make_environment, pair_seed, restore
 from lewm_agent.eval.playing.solving import play_shipped
-from lewm_agent.eval.reporting.intervals import rate
-from lewm_agent.eval.reporting.provenance import provenance
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import Pair, Protocol, ProtocolName
+from lewm_agent.eval.worlds.world import make_environment, restore
+from lewm_agent.evaluation.intervals import rate
+from lewm_agent.evaluation.playing import pair_seed
+from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.command import console
+from lewm_agent.tools.replacing import write_json
 
 States = NDArray[np.float64]
 FRAMES_AT_ONCE = 256
@@ -139,7 +141,8 @@ def measure(options: Options) -> dict[str, Any]:
         "env": environment,
         "protocol": options.protocol,
         "planner_seed": options.planner_seed,
-        **provenance(agent, options.model or options.env, chosen),
+        **provenance(agent, options.model or options.env),
+        **chosen.origin(),
         "true_dynamics": {**rate(sum(true), len(true)), "solved": true},
         "imagination": {**rate(sum(imagined), len(imagined)), "solved": imagined},
     }
@@ -153,7 +156,7 @@ def _work(options: Options) -> None:
         table.add_row(name.replace("_", " "), f"{result[name]['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
     console().print(table)
     if options.output is not None:
-        command.write_json(options.output, result)
+        write_json(options.output, result)
 
 
 def main(arguments: list[str] | None = None) -> int:

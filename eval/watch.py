@@ -28,8 +28,8 @@ from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.session import Session
-from lewm_agent.eval.watching.videos import save_gif
 from lewm_agent.eval.worlds import world_of
+from lewm_agent.evaluation.videos import save_gif
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.command import say
 from lewm_agent.tools.outputs import reserved

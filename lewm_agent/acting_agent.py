@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lewm_agent import environment
+from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.environment import Environment
 from lewm_agent.models.learner import Learner
@@ -139,6 +140,10 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
     @abstractmethod
     def controller(self) -> Decider:
         """Decides with the present weights."""
+
+    def weights_sha256(self) -> str:
+        """Hash of all weights, wherever they were loaded from; every result names it."""
+        return checkpoint.weights_sha256(self.model.state_dict())
 
     @property
     def planner_settings(self) -> dict[str, Any] | None:

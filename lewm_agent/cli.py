@@ -110,7 +110,7 @@ def train_policy(
     """
     from lewm_agent import environment
     from lewm_agent.agents.behavior.train_policy import count_successes, train_sac
-    from lewm_agent.eval.reporting.intervals import wilson
+    from lewm_agent.evaluation.intervals import wilson
     from lewm_agent.presets import preset
 
     if evaluation_episodes < 1:

@@ -215,10 +215,6 @@ class GoalAgent(ActingAgent[ConfigT, ModelT]):
         checkpoint.check_weights(self._stored_weights(), weights, source)
         self.model.load_state_dict(weights, strict=False)
 
-    def weights_sha256(self) -> str:
-        """Hash of all weights, wherever they were loaded from; every result names it."""
-        return checkpoint.weights_sha256(self.model.state_dict())
-
     def push_to_hub(
         self,
         repo_id: str,

@@ -32,7 +32,6 @@ def test_every_world_has_its_record_and_recipe() -> None:
     [
         lambda name: pairs.main(["--env", name, "--output", "never.safetensors"]),
         lambda name: probing.main(["--env", name]),
-        lambda name: success_rate.main(["--env", name]),
         lambda name: surprise.main(["--env", name]),
         lambda name: true_dynamics.main(["--env", name]),
         lambda name: watch.main(["--env", name]),

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm_agent.eval.playing.journal import Journal
-from lewm_agent.eval.playing.rollouts import Trace
-from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.reporting.runs import read
+from lewm_agent.evaluation.intervals import rate
+from lewm_agent.evaluation.journal import Journal
+from lewm_agent.evaluation.playing import Trace
 from lewm_agent.tools import strict_json
 
 REQUEST = {"budget": 2}
 
 
 def entry(**changes: Any) -> dict[str, Any]:
-    trace = Trace([np.zeros(2)] * 3, [1.0, 2.0, 3.0], 1, 0.1, 0.2)
-    changed = {**asdict(trace), "states": [[0.0, 0.0]] * 3, **changes.pop("trace", {})}
+    trace = Trace([np.zeros(2)] * 3, [1.0, 2.0, 3.0], [np.zeros(1)] * 2, False, 1, 0.1, 0.2)
+    changed = {**asdict(trace), "states": [[0.0, 0.0]] * 3, "actions": [[0.0]] * 2, **changes.pop("trace", {})}
     return {"pair": 0, "trace": changed, **changes}
 
 
@@ -34,7 +34,9 @@ def entry(**changes: Any) -> dict[str, Any]:
         entry(pair=True),
         entry(trace={"distances": [1.0, float("nan"), 3.0]}),
         entry(trace={"states": [[0.0, float("inf")]] * 3}),
-        entry(trace={"states": [[0.0, 0.0]] * 2, "distances": [1.0, 2.0]}),
+        entry(trace={"states": [[0.0, 0.0]] * 2, "distances": [1.0, 2.0], "actions": [[0.0]]}),
+        entry(trace={"actions": [[0.0], [float("nan")]]}),
+        entry(trace={"actions": [[0.0]]}),
         entry(trace={"states": [[0.0], [0.0, 0.0], [0.0]]}),
         entry(trace={"distances": [1.0]}),
         entry(trace={"seconds": "long"}),
@@ -57,7 +59,7 @@ def test_a_journal_with_impossible_entries_is_damaged(line: dict[str, Any], tmp_
 
 def test_a_journal_takes_no_trace_that_is_not_finite(tmp_path: Path) -> None:
     with Journal(tmp_path / "x", REQUEST) as journal, pytest.raises(ValueError, match="not finite"):
-        journal.add(0, Trace([np.full(2, np.nan)] * 3, [0.0] * 3))
+        journal.add(0, Trace([np.full(2, np.nan)] * 3, [0.0] * 3, [np.zeros(1)] * 2))
 
 
 def result(**changes: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lewm_agent.eval.reporting.intervals import compare, of_mean, over_runs, rate, wilson
+from lewm_agent.evaluation.intervals import compare, of_mean, over_runs, rate, wilson
 
 
 def outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:

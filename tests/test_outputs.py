@@ -30,9 +30,10 @@ from lewm_agent.eval import (
 )
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.reporting.pictures import save_picture
-from lewm_agent.eval.watching.videos import save_gif
+from lewm_agent.evaluation.videos import save_gif
 from lewm_agent.tools import replacing
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.tools.replacing import write_json
 
 Main = Callable[[list[str]], int]
 WRITING: list[tuple[Main, list[str], str]] = [
@@ -115,7 +116,7 @@ def test_a_picture_of_no_known_kind_is_refused(capsys: pytest.CaptureFixture[str
 
 
 def _json(path: Path) -> None:
-    eval_command.write_json(path, {})
+    write_json(path, {})
 
 
 def _picture(path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(
 
 def test_a_figure_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        eval_command.write_json(tmp_path / "x.json", {"x": float("nan")})
+        write_json(tmp_path / "x.json", {"x": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 

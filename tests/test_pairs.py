@@ -18,10 +18,11 @@ from lewm_agent.envs.factors import Factors
 from lewm_agent.envs.push_t.simulation import advance
 from lewm_agent.envs.two_room.geometry import Geometry, disk_is_clear
 from lewm_agent.eval import pairs, success_rate
-from lewm_agent.eval.playing.rollouts import make_environment, play_floor, restore
 from lewm_agent.eval.worlds import WORLDS
 from lewm_agent.eval.worlds.held_out import held_out_episodes
 from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, Pair
+from lewm_agent.eval.worlds.world import make_environment, restore
+from lewm_agent.evaluation.playing import play_floor
 
 SHA256 = json.loads((pairs.FOLDER / "sha256.json").read_text())
 
@@ -77,11 +78,10 @@ def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
         made = pairs.shipped(name, rules_name).first(25)
         solved = [bool(rules.success(pair.state[None], pair.goal_state)[0]) for pair in made.pairs]
         assert rules_name == "paper" or not any(solved)
-        one = made.first(1)
-        environment = make_environment(ENVIRONMENTS[name], {"image_size": 16, **rules.environment_kwargs})
-        (trace,) = play_floor(environment, lambda p, *_: np.zeros(p.actions.shape[1]), 0, 2, [0], one.pairs)
+        suite = dataclasses.replace(made.first(1).suite({"image_size": 16}), budget=2)
+        (trace,) = play_floor(suite, suite.make(), lambda trial, *_: np.zeros(trial.recorded.shape[1]), [0])
         assert len(trace.states) == 3
-        np.testing.assert_allclose(trace.states[0], one.pairs[0].state, atol=1e-9)
+        np.testing.assert_allclose(trace.states[0], made.pairs[0].state, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lewm_agent.eval import report, success_rate
-from lewm_agent.eval.reporting.intervals import rate
 from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES
+from lewm_agent.evaluation.intervals import rate
 from lewm_agent.planning.presets import PLANNERS
 from lewm_agent.tools.settings import settings_to_dict
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
 
 from lewm_agent import LeWMAgent, PlannerConfig
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.playing.rollouts import Player, make_environment
 from lewm_agent.eval.playing.solving import play_shipped
-from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.evaluation.playing import Player
 from lewm_agent.planning.presets import PLANNERS
 
 WORLD = "lewm/TwoRoom-v0"
@@ -31,16 +29,14 @@ def test_a_pair_is_played_until_it_is_solved(
     planner: PlannerConfig, solves: bool, name: ProtocolName, num_envs: int
 ) -> None:
     agent = LeWMAgent.from_pretrained("two_room", planner=planner, device="cpu")
-    rules, pairs = world_of(WORLD).protocol(name), shipped(WORLD, name).first(EPISODES).pairs
-    kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
-    make = functools.partial(make_environment, WORLD, kwargs)
-    whole = Player(make, agent, seed=0, budget=rules.budget).play(range(EPISODES), pairs)
+    suite = shipped(WORLD, name).first(EPISODES).suite(agent.description.environment_kwargs)
+    whole = Player(suite.make, agent, suite.success, seed=0, budget=suite.budget).play(range(EPISODES), suite.trials)
     played = list(play_shipped(agent, WORLD, name, EPISODES, num_envs=num_envs))
     assert len(played) == EPISODES
-    for (trace, solved), full, pair in zip(played, whole, pairs, strict=True):
-        success = rules.success(np.stack(full.states), pair.goal_state)[1:]
+    for (trace, solved), full, trial in zip(played, whole, suite.trials, strict=True):
+        success = full.solved(suite.success, trial)[1:]
         assert solved == success.any()
-        steps = int(success.argmax()) + 1 if solved else rules.budget
+        steps = int(success.argmax()) + 1 if solved else suite.budget
         np.testing.assert_array_equal(np.stack(trace.states), np.stack(full.states)[: steps + 1])
         assert trace.plans <= full.plans and trace.seconds > 0
     for (trace, solved), (_, before), full in zip(

@@ -21,14 +21,17 @@ from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.envs.two_room.geometry import Geometry
 from lewm_agent.eval import success_rate
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.playing.journal import Journal
-from lewm_agent.eval.playing.rollouts import Trace, make_environment, play_floor
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.worlds import WORLDS
-from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.held_out import Episode, draw_pairs, held_out_episodes
 from lewm_agent.eval.worlds.protocols import Pair
 from lewm_agent.eval.worlds.two_room import clean_crossing, legal_arrival, near_goal
+from lewm_agent.evaluation import measuring
+from lewm_agent.evaluation.intervals import rate
+from lewm_agent.evaluation.journal import Journal
+from lewm_agent.evaluation.playing import Player, Trace, play_floor
+from lewm_agent.evaluation.suite import Suite
+from lewm_agent.evaluation.trials import Trial
 
 ENVIRONMENT = "lewm/TwoRoom-v0"
 FIELDS = {
@@ -79,13 +82,13 @@ def test_the_json_holds_every_figure(trained_folder: Path, tmp_path: Path) -> No
 def test_far_goals_have_150_steps_and_no_replay(
     trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lengths, record = [], success_rate._record
+    lengths, record = [], measuring._record
 
-    def counted(pair: Pair, trace: Trace, holds: Any) -> dict[str, Any]:
+    def counted(trial: Trial, trace: Trace, suite: Suite) -> dict[str, Any]:
         lengths.append(len(trace.states))
-        return record(pair, trace, holds)
+        return record(trial, trace, suite)
 
-    monkeypatch.setattr(success_rate, "_record", counted)
+    monkeypatch.setattr(measuring, "_record", counted)
     one, two = (run(trained_folder, tmp_path / n, "--protocol", "far", "--num-envs", n) for n in ("1", "3"))
     assert one["budget"] == 150 and set(lengths) == {151}
     assert set(one["floors"]) == {"random", "zero_action", "straight_line", "expert"}  # type: ignore[call-overload]
@@ -114,20 +117,20 @@ def test_an_agent_sees_varied_pairs_in_their_colors(
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_expert_depends_on_seed_and_pair_alone(name: str) -> None:
-    rules, some = WORLDS[name].protocol("far"), shipped(name, "far").pairs[:2]
-    env = make_environment(ENVIRONMENTS[name], rules.environment_kwargs)
-    expert = floors(WORLDS[name], env, rules)["expert"]
-    _, second = play_floor(env, expert, 7, 4, [0, 1], some)
-    (alone,) = play_floor(env, expert, 7, 4, [1], some[1:])
+    suite = dataclasses.replace(shipped(name, "far").first(2).suite(), budget=4)
+    env = suite.make()
+    expert = suite.floors(env)["expert"]
+    _, second = play_floor(suite, env, expert, [0, 1])
+    (alone,) = play_floor(suite, env, expert, [1])
     np.testing.assert_array_equal(second.states, alone.states)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_the_expert_comes_nearer_to_a_far_goal(name: str) -> None:
-    rules, some = WORLDS[name].protocol("far"), shipped(name, "far").pairs[:1]
-    env = make_environment(ENVIRONMENTS[name], rules.environment_kwargs)
-    (trace,) = play_floor(env, floors(WORLDS[name], env, rules)["expert"], 7, rules.budget, [0], some)
-    assert rules.success(np.stack(trace.states), some[0].goal_state).any()
+    suite = shipped(name, "far").first(1).suite()
+    env = suite.make()
+    (trace,) = play_floor(suite, env, suite.floors(env)["expert"], [0])
+    assert trace.solved(suite.success, suite.trials[0]).any()
 
 
 def test_one_environment_or_eight_give_the_same_result(trained_folder: Path, tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_crossings_that_touch_a_wall_or_start_solved_are_not_eligible() -> None:
 
 def test_wilson_interval_of_a_known_case() -> None:
     # 48 of 50, as published for this method on Push-T: about 86.5 to 98.9.
-    assert success_rate.rate(48, 50)["success_rate_ci95"] == pytest.approx([86.54, 98.9], abs=0.05)
+    assert rate(48, 50)["success_rate_ci95"] == pytest.approx([86.54, 98.9], abs=0.05)
 
 
 def test_expert_is_the_behavior_of_the_held_out_episodes() -> None:
@@ -287,15 +290,15 @@ def test_an_interrupted_evaluation_continues(
     whole = run(trained_folder, tmp_path / "whole.json")
     arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "4", "--num-envs", "1"]
     arguments += ["--output", str(tmp_path / "out.json")]
-    play, played = success_rate.Player.play, []
+    play, played = Player.play, []
 
-    def stop_before_the_third(player: success_rate.Player, numbers: list[int], pairs: list[Pair]) -> list[Trace]:
+    def stop_before_the_third(player: Player, numbers: list[int], trials: list[Trial]) -> list[Trace]:
         if len(played) == 2:
             raise KeyboardInterrupt
         played.append(numbers)
-        return play(player, numbers, pairs)
+        return play(player, numbers, trials)
 
-    monkeypatch.setattr(success_rate.Player, "play", stop_before_the_third)
+    monkeypatch.setattr(Player, "play", stop_before_the_third)
     assert success_rate.main(arguments) == 130
     assert "the same command continues" in " ".join(capsys.readouterr().err.split())
     journal = tmp_path / "out.json.unfinished"
@@ -315,14 +318,14 @@ def test_an_evaluation_that_is_interrupted_in_its_floors_continues_there(
     arguments += ["--output", str(tmp_path / "out.json")]
     played: list[int] = []
 
-    def stop_after_six(env: Any, floor: Any, seed: int, budget: int, numbers: list[int], pairs: list[Pair]) -> Any:
-        for number, trace in zip(numbers, play_floor(env, floor, seed, budget, numbers, pairs), strict=True):
+    def stop_after_six(suite: Suite, env: Any, floor: Any, numbers: list[int]) -> Any:
+        for number, trace in zip(numbers, play_floor(suite, env, floor, numbers), strict=True):
             if len(played) == 6:
                 raise KeyboardInterrupt
             played.append(number)
             yield trace
 
-    monkeypatch.setattr(success_rate, "play_floor", stop_after_six)
+    monkeypatch.setattr(measuring, "play_floor", stop_after_six)
     assert success_rate.main(arguments) == 130
     assert played == [0, 1, 2, 3, 0, 1]  # of the second floor, two
     played[:] = [-1] * 7  # do not stop again
@@ -388,9 +391,9 @@ def test_what_was_played_outlives_a_stop_in_the_floors(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(success_rate, "play_floor", stop)
+        patch.setattr(measuring, "play_floor", stop)
         assert success_rate.main(arguments) == 130
-    monkeypatch.setattr(success_rate.Player, "play", stop)  # nothing is left to play
+    monkeypatch.setattr(Player, "play", stop)  # nothing is left to play
     assert success_rate.main([*arguments, "--workers", workers]) == 0
     assert json.loads((tmp_path / "out.json").read_text())["records"] == whole["records"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "whole.json"]

@@ -11,7 +11,7 @@ import pytest
 
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.eval import surprise
-from lewm_agent.eval.playing.rollouts import make_environment
+from lewm_agent.eval.worlds.world import make_environment
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

@@ -14,8 +14,8 @@ from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import true_dynamics
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.playing.rollouts import make_environment, restore
 from lewm_agent.eval.true_dynamics import TrueDynamics
+from lewm_agent.eval.worlds.world import make_environment, restore
 
 
 @pytest.mark.parametrize("world", ["two_room", "reacher"])

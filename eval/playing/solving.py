@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 
 from lewm_agent import LeWMAgent
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.playing.rollouts import Player, Trace, make_environment
-from lewm_agent.eval.worlds import world_of
-from lewm_agent.eval.worlds.protocols import Pair, ProtocolName
+from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.evaluation.playing import Player, Trace
+from lewm_agent.evaluation.trials import Trial
 
 
 def play_shipped(
@@ -36,16 +35,14 @@ def play_shipped(
         num_envs: pairs that are played side by side.
         to_the_end: play solved pairs on until the budget ends, so that times are those of whole plans.
     """
-    rules = world_of(environment).protocol(protocol_name)
-    pairs = shipped(environment, protocol_name).first(episodes).pairs
-    kwargs = {**agent.description.environment_kwargs, **rules.environment_kwargs}
-    make = functools.partial(make_environment, environment, kwargs)
+    suite = shipped(environment, protocol_name).first(episodes).suite(agent.description.environment_kwargs)
+    trials, success = suite.trials, suite.success
 
-    def solved(pair: Pair, states: NDArray[np.float64]) -> bool:
-        return bool(rules.success(states, pair.goal_state)[1:].any())
+    def solved(trial: Trial, states: NDArray[np.float64]) -> bool:
+        return bool(success.holds(states, trial)[1:].any())
 
-    player = Player(make, agent, planner_seed, rules.budget, ending=None if to_the_end else solved)
-    for first in range(0, len(pairs), num_envs):
-        batch = pairs[first : first + num_envs]
-        for pair, trace in zip(batch, player.play(range(first, first + len(batch)), batch), strict=True):
-            yield trace, solved(pair, np.stack(trace.states))
+    player = Player(suite.make, agent, success, planner_seed, suite.budget, ending=None if to_the_end else solved)
+    for first in range(0, len(trials), num_envs):
+        batch = trials[first : first + num_envs]
+        for trial, trace in zip(batch, player.play(range(first, first + len(batch)), batch), strict=True):
+            yield trace, solved(trial, np.stack(trace.states))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lewm_agent.eval.reporting.intervals import of_mean
 from lewm_agent.eval.reporting.pictures import save_picture
+from lewm_agent.evaluation.intervals import of_mean
 
 Result = dict[str, Any]
 OUTCOMES: dict[str, Callable[[Result], float]] = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import dacite
 
-from lewm_agent.eval.reporting.intervals import Interval, rate
 from lewm_agent.eval.worlds.protocols import BUDGET, PROTOCOL_NAMES
+from lewm_agent.evaluation.intervals import Interval, rate
 from lewm_agent.planning.presets import planner_name
 from lewm_agent.tools import strict_json
 

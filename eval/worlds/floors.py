@@ -1,4 +1,4 @@
-"""Controllers without a world model, whose success on the same pairs says what a number is worth."""
+"""What plays the pairs of a world beside an agent: the suite of a protocol, with floors and, after them, ceilings."""
 
 from __future__ import annotations
 
@@ -8,33 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.datasets.rollout import BehaviorPolicy
-from lewm_agent.environment import Environment, action_bounds
-from lewm_agent.eval.worlds.protocols import Pair, Protocol
-from lewm_agent.eval.worlds.world import Floor, World
-
-
-def _random(env: Environment) -> Floor:
-    bounds = action_bounds(env.action_space)
-
-    def act(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
-        return rng.uniform(*bounds)
-
-    return act
-
-
-def _zero(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
-    return np.zeros(pair.actions.shape[1])
-
-
-def _replay(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
-    """The recorded actions, then standing still."""
-    return pair.actions[step] if step < len(pair.actions) else _zero(pair, step, info, rng)
+from lewm_agent.environment import Environment
+from lewm_agent.eval.worlds.protocols import Pair
+from lewm_agent.eval.worlds.world import World
+from lewm_agent.evaluation.suite import Floor, usual_floors
+from lewm_agent.evaluation.trials import Trial
 
 
 def _expert(policy: BehaviorPolicy) -> Floor:
-    """A scripted expert, which sees states and the goal state; what it draws depends on the seed and the pair."""
+    """A scripted expert, which sees states and the goal state; what it draws depends on the seed and the trial."""
 
-    def act(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
+    def act(trial: Trial, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
         if step == 0:
             policy.reset(int(rng.integers(2**32)))
         return policy(None, info)
@@ -42,14 +26,15 @@ def _expert(policy: BehaviorPolicy) -> Floor:
     return act
 
 
-def floors(world: World, env: Environment, rules: Protocol) -> dict[str, Floor]:
-    """Floors and, after them, the ceilings.
+def floors(world: World, pairs: list[Pair], env: Environment) -> dict[str, Floor]:
+    """Controllers for pairs of a world; the ceilings come last.
 
     Args:
         world: whose pairs are played.
-        env: the one they will be played in, one after the other.
-        rules: of the pairs; recorded actions are replayed only where both ends of a pair are from one episode.
+        pairs: which; their recorded actions are replayed only where they have some, which those of ``far`` have not.
+        env: in which they will be played, one after the other.
     """
+    found = usual_floors(env, [pair.trial for pair in pairs])
+    replayed = {name: found.pop(name) for name in ("replay",) if name in found}
     line = {} if world.straight_line is None else {"straight_line": world.straight_line}
-    replay = {"replay": _replay} if rules.far is None else {}
-    return {"random": _random(env), "zero_action": _zero, **line, **replay, "expert": _expert(world.expert(env))}
+    return {**found, **line, **replayed, "expert": _expert(world.expert(env))}

@@ -16,6 +16,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm_agent.evaluation.success import Success
+from lewm_agent.evaluation.trials import Situation, Trial
+
 ProtocolName = Literal["paper", "moderate", "strict", "varied", "far"]
 PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
 """In the order in which results are shown."""
@@ -52,6 +55,23 @@ class Pair:
     actions: NDArray[np.float32]
     factors: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def trial(self) -> Trial:
+        """What is played of it."""
+        about = {
+            "episode": self.episode,
+            "start_row": self.start,
+            "state": self.state.tolist(),
+            "goal_state": self.goal_state.tolist(),
+            "factors": self.factors,
+        }
+        return Trial(
+            options={"state": self.state, "goal_state": self.goal_state, "factors": self.factors},
+            wanted={"state": self.goal_state},
+            recorded=self.actions,
+            about=about,
+        )
+
 
 @dataclass(frozen=True)
 class Far:
@@ -71,6 +91,24 @@ class Far:
         separations = self.separation(starts, goals)
         least, greatest = FARTHER
         return (separations >= least * self.moderate) & (separations <= greatest * self.moderate)
+
+
+@dataclass(frozen=True)
+class RuleSays(Success):
+    """The rule of a protocol says it, from the states of the whole episode so far."""
+
+    rule: Callable[[States, States], Booleans]
+
+    def __str__(self) -> str:
+        return "the protocol's"
+
+    def measure(self, situation: Situation, trial: Trial) -> States:
+        """The state (S,)."""
+        return np.array(situation.info["state"])
+
+    def holds(self, kept: States, trial: Trial) -> Booleans:
+        """Where the rule does, for the goal's state."""
+        return self.rule(kept, trial.wanted["state"])
 
 
 def any_window(states: States) -> bool:

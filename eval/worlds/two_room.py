@@ -23,8 +23,9 @@ from lewm_agent.envs.two_room.geometry import (
     nearest_clear,
     route_is_clear,
 )
-from lewm_agent.eval.worlds.protocols import Booleans, Far, Pair, Protocol, States
+from lewm_agent.eval.worlds.protocols import Booleans, Far, Protocol, States
 from lewm_agent.eval.worlds.world import Event, Task, Thing, View, World
+from lewm_agent.evaluation.trials import Trial
 
 PAPER_RADIUS = 16.0
 """px; the released success radius."""
@@ -83,7 +84,7 @@ def legal_arrival(states: States, goal: States) -> Booleans:
     return solved
 
 
-def straight_line(pair: Pair, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
+def straight_line(trial: Trial, step: int, info: dict[str, Any], rng: np.random.Generator) -> NDArray[Any]:
     """Unit speed towards the goal position, whatever wall is between; the goal's last pixels at less than that."""
     offset = info["goal_state"] - info["state"]
     distance = max(float(np.linalg.norm(offset)), 1e-9)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +16,8 @@ from lewm_agent.environment import Environment
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.envs.goal_env import GoalEnv, Vector
 from lewm_agent.eval.worlds.protocols import FAR_BUDGET, Far, Pair, Protocol, States
+from lewm_agent.evaluation.suite import Floor
 from lewm_agent.tools.checks import named
-
-Floor = Callable[[Pair, int, dict[str, Any], np.random.Generator], NDArray[Any]]
-"""A controller without a world model: pair, time step, info of the environment and a generator to an action."""
 
 
 @dataclass(frozen=True)
@@ -181,3 +180,14 @@ class World:
     def protocol(self, name: str) -> Protocol:
         """The rules called ``name``. Raises ``ValueError`` for unknown names."""
         return named(name, self.protocols, "protocol")
+
+
+def make_environment(environment: str, kwargs: dict[str, Any]) -> Environment:
+    """A world to play in. The task's own termination is off: an episode goes on after its first success."""
+    fixed = {"render_mode": "rgb_array", "terminate_on_success": False}
+    return gym.make(environment, disable_env_checker=True, **{**kwargs, **fixed})
+
+
+def restore(env: Environment, pair: Pair, state: States) -> tuple[Any, dict[str, Any]]:
+    """Put an environment into a state (S,), with the goal and the look of a pair."""
+    return env.reset(seed=0, options={**pair.trial.options, "state": state})

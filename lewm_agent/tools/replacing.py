@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 PART = ".part"
 """Ends the names of what is being written."""
@@ -56,6 +58,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part; text is written as UTF-8."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON as a file, all or nothing. Raises ``ValueError`` for a figure that is not finite."""
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_together(files: Mapping[Path, bytes], index: Path, content: str) -> None:

@@ -1,4 +1,4 @@
-"""Play pairs with an agent or with a simple controller, and record which states were visited."""
+"""Play trials with an agent or with a simple controller, and record what happened."""
 
 from __future__ import annotations
 
@@ -11,42 +11,52 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lewm_agent.acting_agent import ActingAgent
 from lewm_agent.environment import Environment, action_bounds
-from lewm_agent.eval.worlds.protocols import Pair
-from lewm_agent.eval.worlds.world import Floor
-from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.evaluation.success import Success
+from lewm_agent.evaluation.suite import Floor, MakeEnvironment, Suite
+from lewm_agent.evaluation.trials import Situation, Trial, as_vector, begin, goal_picture, step
+from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.frames import as_rgb, resized
 from lewm_agent.tools.workers import worker_pool
 
-MakeEnvironment = Callable[[], Environment]
-Ending = Callable[[Pair, NDArray[np.float64]], bool]
-"""Whether an episode ends here, from its pair and the states visited so far (T, S)."""
+Ending = Callable[[Trial, NDArray[np.float64]], bool]
+"""Whether an episode ends here, from its trial and the numbers that decide so far (T, M)."""
 Watcher = Callable[[Any, bool], None]
 """Is given the agent's memory of an episode after a decision, and whether a plan was made."""
 
 
 @dataclass
 class Trace:
-    """What happened on one pair: visited states (T + 1, S), distances (T + 1,), and the time to decide.
+    """What happened on one trial, and the time to decide.
 
     T is the budget, or less where the episode ended before. Seconds are wall-clock; time spent deciding for several
     environments at once is shared out evenly.
+
+    Attributes:
+        states: numbers (T + 1, M) that decide about success; in a world of this package its states.
+        distances: (T + 1,) from the goal, where the environment or the rule of success tells one.
+        actions: (T, A), as the environment was given them.
+        ended: whether the environment terminated the episode.
     """
 
     states: list[NDArray[np.float64]] = field(default_factory=list)
-    distances: list[float] = field(default_factory=list)
+    distances: list[float | None] = field(default_factory=list)
+    actions: list[NDArray[Any]] = field(default_factory=list)
+    ended: bool = False
     plans: int = 0
     planning_seconds: float = 0.0
     seconds: float = 0.0
 
-    def add(self, info: dict[str, Any]) -> None:
+    def add(self, situation: Situation, success: Success, trial: Trial) -> None:
         """Record the situation after a reset or a step."""
-        self.states.append(np.array(info["state"]))
-        self.distances.append(float(info["distance"]))
+        self.states.append(success.measure(situation, trial))
+        self.distances.append(success.distance(situation, trial))
+        self.ended = situation.ended
 
     def add_decision(self, seconds: float, planned: bool) -> None:
         """Count one decision, and whether it made a plan."""
@@ -55,76 +65,71 @@ class Trace:
             self.plans += 1
             self.planning_seconds += seconds
 
-
-def make_environment(environment: str, kwargs: dict[str, Any]) -> Environment:
-    """A world to play pairs in. The task's own termination is off: an episode goes on after its first success."""
-    fixed = {"render_mode": "rgb_array", "terminate_on_success": False}
-    return gym.make(environment, disable_env_checker=True, **{**kwargs, **fixed})
+    def solved(self, success: Success, trial: Trial) -> NDArray[np.bool_]:
+        """At which of its situations (T + 1,) the goal was reached."""
+        return success.holds(np.stack(self.states), trial)
 
 
-def play_floor(
-    env: Environment, floor: Floor, seed: int, budget: int, numbers: Sequence[int], pairs: Sequence[Pair]
-) -> Iterator[Trace]:
+def play_floor(suite: Suite, env: Environment, floor: Floor, numbers: Sequence[int]) -> Iterator[Trace]:
     """Traces of a controller that needs no frames, one after the other.
 
     Args:
-        env: where it plays.
+        suite: what is played; randomness depends on its seed and the trial's number only.
+        env: where.
         floor: the controller.
-        seed: its randomness depends on this and the pair's number only.
-        budget: environment steps.
-        numbers: places of the pairs in their list.
-        pairs: to be played.
+        numbers: of the trials.
     """
     low, high = action_bounds(env.action_space)
-    for number, pair in zip(numbers, pairs, strict=True):
-        rng = np.random.default_rng([seed, number])
-        trace = Trace()
-        _, info = restore(env, pair, pair.state)
-        trace.add(info)
-        for step in range(budget):
-            action = np.asarray(floor(pair, step, info, rng), dtype=np.float32)
-            info = env.step(np.clip(action, low, high))[-1]
-            trace.add(info)
+    for number in numbers:
+        trial, rng = suite.trials[number], np.random.default_rng([suite.seed, number])
+        trace, situation = Trace(), begin(env, trial)
+        trace.add(situation, suite.success, trial)
+        while situation.steps < suite.budget and not situation.ended:
+            action = np.asarray(floor(trial, situation.steps, situation.info, rng), dtype=np.float32)
+            situation = step(situation, np.clip(action, low, high))
+            trace.add(situation, suite.success, trial)
         yield trace
 
 
 @dataclass
 class Player:
-    """An agent that plays pairs, several at a time.
+    """An agent that plays trials, several at a time.
 
     Attributes:
         make: makes one environment that renders.
         agent: who acts.
-        seed: of the planner's noise; every pair has its own, so a trace does not depend on which others are played.
-        budget: environment steps on each pair.
-        watcher: is shown every decision of every pair.
+        success: when a goal counts as reached.
+        seed: of the planner's noise; every trial has its own, so a trace does not depend on which others are played.
+        budget: environment steps on each trial.
+        watcher: is shown every decision of every trial.
         ending: where an episode ends before the budget does; None: nowhere.
     """
 
     make: MakeEnvironment
-    agent: GoalAgent[Any, Any]
+    agent: ActingAgent[Any, Any]
+    success: Success
     seed: int
     budget: int
     watcher: Watcher | None = None
     ending: Ending | None = None
     _environments: list[Environment] = field(default_factory=list)
 
-    def play(self, numbers: Sequence[int], pairs: Sequence[Pair]) -> list[Trace]:
-        """Traces of some pairs, played side by side; ``numbers`` are their places in the list of pairs."""
-        while len(self._environments) < len(pairs):
+    def play(self, numbers: Sequence[int], trials: Sequence[Trial]) -> list[Trace]:
+        """Traces of some trials, played side by side; ``numbers`` are their places in the suite."""
+        while len(self._environments) < len(trials):
             self._environments.append(self.make())
-        envs = self._environments[: len(pairs)]
-        traces = [Trace() for _ in pairs]
-        for env, pair, trace in zip(envs, pairs, traces, strict=True):
-            trace.add(restore(env, pair, pair.state)[1])
-        goals = np.stack([env.unwrapped.goal_frame() for env in envs])  # type: ignore[attr-defined]
+        situations = [begin(env, trial) for env, trial in zip(self._environments, trials, strict=False)]
+        traces = [Trace() for _ in trials]
+        for situation, trial, trace in zip(situations, trials, traces, strict=True):
+            trace.add(situation, self.success, trial)
+        goals = np.stack([self._seen(goal_picture(s, trial)) for s, trial in zip(situations, trials, strict=True)])
         frames = np.zeros_like(goals)
         memories = list(self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers]))
-        going_on = list(range(len(pairs)))
+        going_on = list(range(len(trials)))
         for _ in range(self.budget):
             for i in going_on:
                 if self.agent.controller.needs_frame(memories[i]):
-                    frames[i] = envs[i].render()
+                    frames[i] = self._seen(situations[i].env.render())
             observation = {"pixels": frames[going_on], "goal": goals[going_on]}
             began = time.perf_counter()
             actions, decided = self.agent.predict(observation, [memories[i] for i in going_on])
@@ -135,27 +140,32 @@ class Player:
                 traces[i].add_decision(seconds, planned)
                 if self.watcher is not None:
                     self.watcher(memory, planned)
-                traces[i].add(envs[i].step(action)[-1])
-            going_on = [i for i in going_on if not self._is_over(pairs[i], traces[i])]
+                traces[i].actions.append(as_vector(situations[i].env, action))
+                situations[i] = step(situations[i], traces[i].actions[-1])
+                traces[i].add(situations[i], self.success, trials[i])
+            going_on = [i for i in going_on if not self._is_over(trials[i], traces[i])]
             if not going_on:
                 break
         return traces
 
-    def _is_over(self, pair: Pair, trace: Trace) -> bool:
-        return self.ending is not None and self.ending(pair, np.stack(trace.states))
+    def _seen(self, picture: Any) -> Frames:
+        return resized(as_rgb(np.asarray(picture)), self.agent.config.model.image_size)
+
+    def _is_over(self, trial: Trial, trace: Trace) -> bool:
+        return trace.ended or (self.ending is not None and self.ending(trial, np.stack(trace.states)))
 
 
 MakePlayer = Callable[[], Player]
-Batch = tuple[list[int], list[Pair]]
+Batch = tuple[list[int], list[Trial]]
 _player: Player | None = None
 
 
 def play_in_processes(make_player: MakePlayer, batches: Sequence[Batch], workers: int) -> Iterator[tuple[int, Trace]]:
-    """Number and trace of every pair of the batches, as they are finished; processor cores are shared out evenly.
+    """Number and trace of every trial of the batches, as they are finished; processor cores are shared out evenly.
 
     Args:
         make_player: makes the player, once in every process; picklable.
-        batches: pairs that are played side by side, with their numbers.
+        batches: trials that are played side by side, with their numbers.
         workers: processes.
 
     Raises:
@@ -184,11 +194,6 @@ def _play_in_worker(batch: Batch) -> list[Trace]:
     if _player is None:
         raise RuntimeError("a playing process was used without being prepared")
     return _player.play(*batch)
-
-
-def restore(env: Environment, pair: Pair, state: NDArray[np.float64]) -> tuple[Any, dict[str, Any]]:
-    """Put an environment into a state (S,), with the goal and the look of a pair."""
-    return env.reset(seed=0, options={"state": state, "goal_state": pair.goal_state, "factors": pair.factors})
 
 
 def pair_seed(seed: int, index: int) -> int:

@@ -12,32 +12,26 @@ from typing import Any
 
 import torch
 
-from lewm_agent.eval.pairs import PairList
-from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.acting_agent import ActingAgent
 
 PACKAGES = ("lewm-agent", "torch", "timm", "gymnasium", "numpy")
 
 
-def provenance(
-    agent: GoalAgent[Any, Any] | None = None, name: str = "", pairs: PairList | None = None
-) -> dict[str, Any]:
-    """Command, versions and hardware, and whose numbers these are on which pairs, where there are such; JSON-ready.
+def provenance(agent: ActingAgent[Any, Any] | None = None, name: str = "") -> dict[str, Any]:
+    """Command, versions and hardware, and whose numbers these are, if an agent's; JSON-ready.
 
     Args:
         agent: who was measured.
         name: by which the agent was asked for.
-        pairs: on which.
     """
     found: dict[str, Any] = {}
     if agent is not None:
         found |= {"agent": agent.kind, "planner": agent.planner_settings, "model": model_record(agent, name)}
-    if pairs is not None:
-        found |= {"episodes": len(pairs.pairs), "seed": pairs.seed, "pairs_sha256": pairs.sha256()}
     device = torch.device("cpu") if agent is None else agent.device
     return {**found, "command": command_line(), "versions": versions(), "hardware": hardware(device)}
 
 
-def model_record(agent: GoalAgent[Any, Any], name: str) -> dict[str, Any]:
+def model_record(agent: ActingAgent[Any, Any], name: str) -> dict[str, Any]:
     """Which weights, how they were trained, and their whole configuration."""
     hashed = {"name": name, "weights_sha256": agent.weights_sha256()}
     return {**hashed, **agent.description.origin, "config": agent.config.to_dict()}

@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lewm_agent.eval.playing.rollouts import Trace
+from lewm_agent.evaluation.playing import Trace
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.replacing import write_atomically
+
+ROWS = ("states", "actions")
+"""What a trace holds as arrays."""
 
 
 class Journal:
@@ -49,8 +52,8 @@ class Journal:
         """Keep the trace of a finished pair. Raises ``ValueError`` if it has figures that are not finite."""
         _check(trace, self._budget)
         self.finished[number] = trace
-        states = [state.tolist() for state in trace.states]
-        self._write({"pair": number, "trace": {**asdict(trace), "states": states}})
+        rows = {name: [row.tolist() for row in getattr(trace, name)] for name in ROWS}
+        self._write({"pair": number, "trace": {**asdict(trace), **rows}})
 
     def add_floor(self, name: str, number: int, solved: bool) -> None:
         """Keep whether a floor or ceiling has solved a pair."""
@@ -98,8 +101,8 @@ class Journal:
         if type(number) is not int or number < 0:
             raise ValueError("a pair has a number from 0")
         if floor is None:
-            states = [np.array(state, dtype=np.float64) for state in entry["trace"]["states"]]
-            trace = Trace(**{**entry["trace"], "states": states})
+            rows = {name: [np.array(row, dtype=np.float64) for row in entry["trace"][name]] for name in ROWS}
+            trace = Trace(**{**entry["trace"], **rows})
             _check(trace, self._budget)
             self.finished[number] = trace
         elif isinstance(floor, str) and isinstance(solved, bool):
@@ -110,8 +113,12 @@ class Journal:
 
 def _check(trace: Trace, budget: int | None) -> None:
     """Raise ``ValueError`` unless a trace is of a whole episode, and all its figures are finite."""
-    figures = np.array([*trace.distances, trace.plans, trace.planning_seconds, trace.seconds], dtype=np.float64)
-    if not (np.isfinite(figures).all() and np.isfinite(np.stack(trace.states)).all()):
+    told = [distance for distance in trace.distances if distance is not None]
+    figures = np.array([*told, trace.plans, trace.planning_seconds, trace.seconds], dtype=np.float64)
+    if not all(np.isfinite(values).all() for values in (figures, np.stack(trace.states), *trace.actions)):
         raise ValueError("the world gave a state or a distance that is not finite")
-    if len(trace.states) != len(trace.distances) or (budget is not None and len(trace.states) != budget + 1):
-        raise ValueError(f"an episode has {budget} steps, this one {len(trace.states) - 1}")
+    steps = len(trace.actions)
+    if not len(trace.states) == len(trace.distances) == steps + 1:
+        raise ValueError(f"an episode of {steps} actions has {steps + 1} states, not {len(trace.states)}")
+    if budget is not None and not (steps == budget or (trace.ended and 0 < steps < budget)):
+        raise ValueError(f"an episode has {budget} steps, this one {steps}")

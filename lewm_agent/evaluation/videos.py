@@ -9,9 +9,10 @@ import imageio.v3 as imageio
 import numpy as np
 
 from lewm_agent.environment import Environment
-from lewm_agent.eval.playing.rollouts import Trace, restore
-from lewm_agent.eval.worlds.protocols import Pair
+from lewm_agent.evaluation.playing import Trace
+from lewm_agent.evaluation.trials import Trial, begin, goal_picture, step
 from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.frames import as_rgb, resized
 from lewm_agent.tools.replacing import replacing
 
 SIDE = 224
@@ -24,30 +25,39 @@ SOLVED, UNSOLVED = (40, 160, 60), (210, 210, 210)
 def write_gif(
     path: Path,
     env: Environment,
-    pair: Pair,
+    trial: Trial,
     trace: Trace,
     solved_at: int | None,
     expected: Sequence[Frames] = (),
 ) -> None:
-    """Agent left, goal right, framed in green from the step at which the pair was solved.
+    """Agent left, goal right, framed in green from the step at which the trial was solved.
 
     Args:
         path: of the GIF; its folder is made.
-        env: draws the visited states anew.
-        pair: what was played.
+        env: in which the actions are taken once more.
+        trial: what was played.
         trace: what happened.
         solved_at: time step of the first success, or None.
         expected: for every step the frame that the plan led to, shown between the two.
     """
-    pictures = []
-    for step, state in enumerate(trace.states):
-        restore(env, pair, state)
-        goal = _enlarge(env.unwrapped.goal_frame())  # type: ignore[attr-defined]
-        color = SOLVED if solved_at is not None and step >= solved_at else UNSOLVED
-        now = _enlarge(np.asarray(env.render()))
-        between = [_enlarge(expected[min(step, len(expected) - 1)])] if expected else []
-        pictures.append(_beside([now, *between, goal], color))
+    situation = begin(env, trial)
+    first = _frame(env)
+    goal = _enlarge(resized(goal_picture(situation, trial), len(first)))
+    pictures = [_picture(first, goal, 0, solved_at, expected)]
+    for action in trace.actions:
+        situation = step(situation, action)
+        pictures.append(_picture(_frame(env), goal, situation.steps, solved_at, expected))
     save_gif(path, pictures, MILLISECONDS)
+
+
+def _picture(frame: Frames, goal: Frames, number: int, solved_at: int | None, expected: Sequence[Frames]) -> Frames:
+    color = SOLVED if solved_at is not None and number >= solved_at else UNSOLVED
+    between = [_enlarge(expected[min(number, len(expected) - 1)])] if expected else []
+    return _beside([_enlarge(frame), *between, goal], color)
+
+
+def _frame(env: Environment) -> Frames:
+    return as_rgb(np.array(env.render()))
 
 
 def save_gif(path: Path, pictures: Sequence[Frames], milliseconds: float) -> None:

@@ -1,0 +1,224 @@
+"""How often an agent reaches the goals of a suite: the result, its floors, its videos."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lewm_agent.acting_agent import ActingAgent
+from lewm_agent.evaluation.intervals import rate
+from lewm_agent.evaluation.journal import Journal
+from lewm_agent.evaluation.playing import Player, Trace, play_floor, play_in_processes
+from lewm_agent.evaluation.provenance import provenance
+from lewm_agent.evaluation.suite import Record, Suite
+from lewm_agent.evaluation.trials import Trial
+from lewm_agent.evaluation.videos import write_gif
+from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.command import console
+from lewm_agent.tools.replacing import write_json
+
+UNFINISHED = ".unfinished"
+"""Ending of the file in which an unfinished evaluation keeps what it has."""
+
+AnyAgent = ActingAgent[Any, Any]
+Expect = Callable[[int], list[Frames]]
+"""From the number of a trial to the frames that its plans expected, one for every step."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures one agent on one suite.
+
+    Attributes:
+        suite: what is played.
+        agent: who plays.
+        name: by which the agent was asked for.
+        planner_seed: of the planner's noise.
+        num_envs: environments planned for together; the result does not depend on it.
+        workers: processes that play; the result does not depend on it either.
+        load: gets the agent in another process; picklable. None: there are no other processes.
+        output: of the JSON; what has been played is kept beside it until :meth:`finish`. None keeps nothing.
+        progress: show it.
+    """
+
+    suite: Suite
+    agent: AnyAgent
+    name: str
+    planner_seed: int = 0
+    num_envs: int = 1
+    workers: int = 1
+    load: Callable[[], AnyAgent] | None = None
+    output: Path | None = None
+    progress: bool = True
+
+    def run(self) -> tuple[dict[str, Any], list[Trace]]:
+        """The result, ready for JSON (docs/reference/results-schema.md), and what happened on every trial."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        shown = Progress(
+            *columns, TimeRemainingColumn(), console=console(stderr=True), transient=True, disable=not self.progress
+        )
+        with shown, self._journal() as journal:
+            traces = self._play(journal, shown)
+            floors = self._play_floors(journal, shown)
+        return self._result(traces, floors), traces
+
+    def write(self, result: dict[str, Any]) -> None:
+        """Write the result, all or nothing, where an output was asked for."""
+        if self.output is not None:
+            write_json(self.output, result)
+
+    def finish(self) -> None:
+        """Remove what was kept for the case of an interruption."""
+        if self.output is not None:
+            _journal_of(self.output).unlink()
+
+    def player(self) -> Player:
+        """Plays as this measurement does."""
+        suite = self.suite
+        return Player(suite.make, self.agent, suite.success, self.planner_seed, suite.budget)
+
+    def draw_videos(
+        self, result: dict[str, Any], traces: Sequence[Trace], folder: Path, count: int, expect: Expect
+    ) -> int:
+        """GIFs of the nearest failures and of solved trials; their paths go into the result. Returns how many."""
+        env, records = self.suite.make(), result["records"]
+        start = self.output.parent if self.output else Path()
+        shown = _shown(records, count)
+        for number in shown:
+            record = records[number]
+            path = folder / f"pair-{number:03d}-{'solved' if record['success'] else 'failed'}.gif"
+            trial = self.suite.trials[number]
+            write_gif(path, env, trial, traces[number], record["first_success_step"], expect(number))
+            record["video"] = os.path.relpath(path, start)
+        return len(shown)
+
+    def _journal(self) -> Journal:
+        """What an interrupted run with the same outcome has played, and where this one keeps what it plays."""
+        suite = self.suite
+        request = {
+            "pairs_sha256": suite.sha256,
+            "seed": suite.seed,
+            "protocol": suite.protocol,
+            "success": str(suite.success),
+            "budget": suite.budget,
+            "weights_sha256": self.agent.weights_sha256(),
+            "planner": self.agent.planner_settings,
+            "planner_seed": self.planner_seed,
+        }
+        return Journal(_journal_of(self.output) if self.output else None, request)
+
+    def _play(self, journal: Journal, progress: Progress) -> list[Trace]:
+        """The traces of all trials, in their order; finished ones are taken from the journal."""
+        trials = self.suite.trials
+        bar = progress.add_task("episodes", total=len(trials), completed=len(journal.finished))
+        missing = [number for number in range(len(trials)) if number not in journal.finished]
+        rows = [missing[first : first + self.num_envs] for first in range(0, len(missing), self.num_envs)]
+        batches = [(numbers, [trials[number] for number in numbers]) for numbers in rows]
+        played: Iterator[tuple[int, Trace]]
+        if self.workers == 1 or self.load is None:
+            player = self.player()
+            played = (item for batch in batches for item in zip(batch[0], player.play(*batch), strict=True))
+        else:
+            suite = self.suite
+            make_player = functools.partial(
+                _make_player, self.load, suite.make, suite.success, self.planner_seed, suite.budget
+            )
+            played = play_in_processes(make_player, batches, self.workers)
+        for number, trace in played:
+            journal.add(number, trace)
+            progress.update(bar, advance=1)
+        return [journal.finished[number] for number in range(len(trials))]
+
+    def _play_floors(self, journal: Journal, progress: Progress) -> dict[str, Any]:
+        """Success of every floor and ceiling on all trials; what is in the journal is not played again."""
+        suite, env = self.suite, self.suite.make()
+        controllers, count = suite.floors(env), len(suite.trials)
+        bar = progress.add_task("floors", total=len(controllers) * count, completed=len(journal.solved))
+        for name, floor in controllers.items():
+            missing = [number for number in range(count) if (name, number) not in journal.solved]
+            for number, trace in zip(missing, play_floor(suite, env, floor, missing), strict=True):
+                solved = trace.solved(suite.success, suite.trials[number])[1:]
+                journal.add_floor(name, number, bool(solved.any()))
+                progress.update(bar, advance=1)
+        return {name: rate(sum(journal.solved[name, number] for number in range(count)), count) for name in controllers}
+
+    def _result(self, traces: list[Trace], floors: dict[str, Any]) -> dict[str, Any]:
+        suite = self.suite
+        records = [_record(trial, trace, suite) for trial, trace in zip(suite.trials, traces, strict=True)]
+        count = len(records)
+        plans, steps = sum(t.plans for t in traces), sum(len(t.actions) for t in traces)
+        return {
+            "env": suite.environment,
+            "protocol": suite.protocol,
+            "success": str(suite.success),
+            "budget": suite.budget,
+            "planner_seed": self.planner_seed,
+            **rate(sum(record["success"] for record in records), count),
+            "success_at_end": round(100 * sum(record["success_at_end"] for record in records) / count, 2),
+            "start_solved_percent": round(100 * sum(record["start_solved"] for record in records) / count, 2),
+            "starts": _by_kind(suite, records),
+            "floors": floors,
+            "seconds_per_plan": sum(t.planning_seconds for t in traces) / max(1, plans),
+            "seconds_per_decision": sum(t.seconds for t in traces) / steps,
+            "workers": self.workers,
+            **provenance(self.agent, self.name),
+            "episodes": count,
+            "seed": suite.seed,
+            "pairs_sha256": suite.sha256,
+            **suite.more,
+            "records": records,
+        }
+
+
+def _make_player(load: Callable[[], AnyAgent], *rest: Any) -> Player:
+    make, success, seed, budget = rest
+    return Player(make, load(), success, seed, budget)
+
+
+def _journal_of(output: Path) -> Path:
+    return output.with_name(output.name + UNFINISHED)
+
+
+def _record(trial: Trial, trace: Trace, suite: Suite) -> Record:
+    holds = trace.solved(suite.success, trial)
+    first = int(np.argmax(holds[1:])) + 1 if holds[1:].any() else None
+    told = [distance for distance in trace.distances[1:] if distance is not None]
+    last = trace.distances[-1]
+    return {
+        **trial.about,
+        "start_solved": bool(holds[0]),
+        "success": first is not None,
+        "success_at_end": bool(holds[-1]),
+        "first_success_step": first,
+        "final_distance": None if last is None else round(last, 4),
+        "least_distance": round(min(told), 4) if told else None,
+        "video": None,
+    }
+
+
+def _by_kind(suite: Suite, records: list[Record]) -> dict[str, Any]:
+    """Success on every kind of trial that is reported apart and occurs."""
+    outcomes = {
+        name: [record["success"] for record in records if belongs(record)] for name, belongs in suite.kinds.items()
+    }
+    return {name: {"pairs": len(o), **rate(sum(o), len(o))} for name, o in outcomes.items() if o}
+
+
+def _shown(records: list[Record], count: int) -> list[int]:
+    """Numbers of so many trials: half of them the nearest failures, then solved ones."""
+
+    def nearness(number: int) -> float:
+        distance = records[number]["least_distance"]
+        return float("inf") if distance is None else float(distance)
+
+    failed = sorted((number for number, record in enumerate(records) if not record["success"]), key=nearness)
+    solved = [number for number, record in enumerate(records) if record["success"]]
+    few = failed[: max(count // 2, count - len(solved))]
+    return [*few, *solved[: count - len(few)]]

@@ -1,0 +1,115 @@
+"""What an agent is asked to do once: a start, and the picture of a goal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.environment import Environment, has_choices
+from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.frames import as_rgb
+
+
+class Situation(NamedTuple):
+    """Where an environment is after a reset or a step.
+
+    ``steps`` were taken since the start of the trial; ``ended``: the environment has terminated the episode.
+    """
+
+    env: Environment
+    observation: Any
+    info: dict[str, Any]
+    steps: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A start and a goal.
+
+    Attributes:
+        seed: of the reset.
+        options: of the reset, such as a state.
+        actions: taken after the reset, (n, A) or (n,) choices; they end at the start.
+        goal: picture (H, W, 3) uint8; None for the one that the environment has of its own goal.
+        wanted: numbers of the goal by name, such as ``state``, which success may be measured by.
+        recorded: actions (m, A) that once led from the start to the goal, for the floor ``replay``; None if unknown.
+        about: what the JSON of a result says of it.
+    """
+
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    actions: Sequence[Any] | NDArray[Any] = ()
+    goal: Frames | None = None
+    wanted: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    recorded: NDArray[np.float32] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def begin(env: Environment, trial: Trial) -> Situation:
+    """Put an environment at the start. Raises ``ValueError`` if the episode ends on the way there."""
+    observation, info = env.reset(seed=trial.seed, options=dict(trial.options) or None)
+    situation = Situation(env, observation, info)
+    for number, action in enumerate(trial.actions):
+        situation = step(situation, action)
+        if situation.ended:
+            raise ValueError(
+                f"the episode of seed {trial.seed} ends after {number + 1} of the {len(trial.actions)} actions that "
+                "lead to the start"
+            )
+    return situation._replace(steps=0)
+
+
+def step(situation: Situation, action: Any) -> Situation:
+    """Go on with a vector (A,) or, where actions are choices, also with the number of one.
+
+    An episode that is only cut off, as by a time limit, goes on: an evaluation has a budget of its own.
+    """
+    env = situation.env
+    observation, _, terminated, _, info = env.step(as_vector(env, action))
+    return Situation(env, observation, info, situation.steps + 1, bool(terminated))
+
+
+def as_vector(env: Environment, action: Any) -> NDArray[Any]:
+    """An action as the adapted environment takes it: (A,), also for the number of a choice."""
+    if np.ndim(action) == 0 and has_choices(env):
+        action = env.get_wrapper_attr("vector")(action)
+    return np.asarray(action, env.action_space.dtype)
+
+
+def goal_picture(start: Situation, trial: Trial) -> Frames:
+    """The goal (H, W, 3) of a trial that has just begun.
+
+    Raises:
+        ValueError: neither the trial nor the environment has a picture of it.
+    """
+    if trial.goal is not None:
+        return as_rgb(np.asarray(trial.goal))
+    if start.info.get("goal_rendered") is not None:  # OGBench
+        return as_rgb(np.asarray(start.info["goal_rendered"]))
+    draw = getattr(start.env.unwrapped, "goal_frame", None)
+    if not callable(draw):
+        raise ValueError(
+            "the environment has no picture of its goal: neither info['goal_rendered'] after a reset nor a method "
+            "goal_frame(); take goals from recorded episodes, or give pictures"
+        )
+    return as_rgb(np.asarray(draw()))
+
+
+def trials_sha256(trials: Iterable[Trial]) -> str:
+    """Hash of starts, goals and recorded actions; pictures that the environment draws itself are not part of it."""
+    digest = hashlib.sha256()
+    for trial in trials:
+        arrays = {"actions": trial.actions, "goal": trial.goal, "recorded": trial.recorded, **trial.wanted}
+        given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        options = json.dumps(trial.options, sort_keys=True, default=lambda value: np.asarray(value).tolist())
+        digest.update(f"{trial.seed} {options}".encode())
+        for name, array in sorted(given.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
