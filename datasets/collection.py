@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -36,7 +37,7 @@ from lewm_agent.datasets.rollout import (
     rollout,
 )
 from lewm_agent.datasets.shard_folder import ShardFolder, next_shard
-from lewm_agent.datasets.shards import Compression, ShardWriter, frame_filter
+from lewm_agent.datasets.shards import FAMILY, Compression, ShardWriter, frame_filter
 from lewm_agent.tools.checks import json_object, whole_number
 from lewm_agent.tools.workers import end_with_parent
 
@@ -57,6 +58,7 @@ def collect(
     num_envs: int = 1,
     shard_episodes: int = 100,
     frame_interval: int = 1,
+    families: int | None = None,
     compression: Compression = "gzip",
     overwrite: bool = False,
     progress: bool = True,
@@ -79,6 +81,8 @@ def collect(
         num_envs: Processes that gather at the same time, one environment each; 1 stays in this process.
         shard_episodes: Episodes per file.
         frame_interval: Record the frame of every so many steps only, for trainings whose frame skip is a multiple.
+        families: Let episodes begin in so many ways only: number k like number k modulo ``families``. Which, is told in
+            column ``family``, and training and held-out episodes never share one. None: each begins in its own way.
         compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None, see :class:`ShardWriter`.
         overwrite: Replace the dataset that is there; it stays until its successor is whole.
         progress: Show a progress bar on the standard error stream.
@@ -92,12 +96,15 @@ def collect(
     num_envs = whole_number("num_envs", num_envs, 1)
     frame_filter(compression)
     _check_picklable(num_envs, environment=make_env, policy=make_policy)
+    if families is not None:
+        families = whole_number("families", families, 1)
+        policy = f"{policy}, {families} families"
     request = _requested(
         make_env, make_policy, environment_id=environment_id, environment_kwargs=environment_kwargs or {},
         policy=policy, seed=seed, episodes=episodes, shard_episodes=shard_episodes, frame_interval=frame_interval,
     )  # fmt: skip
     folder = ShardFolder(Path(path), request, overwrite)
-    job = _ShardJob(Path(path), make_env, make_policy, request, compression)
+    job = _ShardJob(Path(path), make_env, make_policy, request, compression, families)
     gather = _gather_here if num_envs == 1 else _gather_in_processes
     with folder.filling("collection"), _progress_bar(folder, progress) as advance:
         with contextlib.closing(gather(job, folder.missing, num_envs, advance)) as records:
@@ -166,6 +173,7 @@ class _ShardJob:
     make_policy: MakePolicy
     request: DatasetMetadata
     compression: Compression
+    families: int | None
 
 
 Advance = Callable[[int], None]
@@ -181,8 +189,11 @@ def _gather_shard(job: _ShardJob, index: int, advance: Advance) -> ShardRecord:
         policy = job.make_policy(env)
         with ShardWriter(next_shard(job.folder, index), job.compression, asked.frame_interval) as writer:
             for episode in range(first, min(first + asked.shard_episodes, asked.episodes)):
-                seeds = episode_seed(asked.seed, episode), policy_seed(asked.seed, episode)
+                family = episode % (job.families or asked.episodes)
+                seeds = episode_seed(asked.seed, family), policy_seed(asked.seed, episode)
                 columns = rollout(env, policy, *seeds, asked.frame_interval)
+                if job.families is not None:
+                    columns[FAMILY] = np.full(len(columns["action"]), family)
                 if columns["pixels"].shape[1:] != asked.frame_shape:
                     given = columns["pixels"].shape[1:]
                     raise ValueError(f"episode {episode} has frames {given}, the first frame was {asked.frame_shape}")

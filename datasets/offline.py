@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent.datasets.metadata import METADATA_FILE, DatasetMetadata, ShardRecord, file_sha256, shard_path
 from lewm_agent.datasets.shard_reader import ShardReader
-from lewm_agent.datasets.shards import SOMETIMES_THERE
+from lewm_agent.datasets.shards import FAMILY, SOMETIMES_THERE
 
 # A process may usually open 1024 files, and DataLoader workers spend some on shared memory.
 MAX_OPEN_SHARDS = 256
@@ -140,29 +140,43 @@ class OfflineDataset:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Split by episode into (training, held-out) episode indices, sorted; a function of number and seed.
 
-        At least one episode is held out if the fraction is above 0, and at least one is for training.
+        At least one episode is held out if the fraction is above 0, and at least one is for training. Where there is a
+        column ``family``, whole families are: episodes with the same number in their first rows.
 
         Args:
-            held_out_fraction: Share of the episodes, in [0, 1).
+            held_out_fraction: Share of the episodes or families, in [0, 1).
             seed: Of the choice.
             episodes: Indices (n,) of those to split; None for all.
 
         Raises:
-            ValueError: A fraction outside [0, 1), or a single episode that would have to be on both sides.
+            ValueError: A fraction outside [0, 1), or a single episode or family that would have to be on both sides.
         """
         if not 0 <= held_out_fraction < 1:
             raise ValueError(f"held_out_fraction must be in [0, 1), got {held_out_fraction}")
         chosen = self.episode_array(episodes)
-        held_out = 0 if held_out_fraction == 0 else max(1, round(held_out_fraction * len(chosen)))
-        if held_out >= len(chosen):
-            if len(chosen) < 2:
+        families = self._families(chosen)
+        distinct = np.unique(families)
+        held_out = 0 if held_out_fraction == 0 else max(1, round(held_out_fraction * len(distinct)))
+        if held_out >= len(distinct):
+            if len(distinct) < 2:
+                alike = ", all of one family," if FAMILY in self.columns else ","
                 raise ValueError(
-                    f"{len(chosen)} of the {self.num_episodes} episodes of {self.path} can be used, and one is needed "
-                    "to train on and another to be held out; collect more"
+                    f"{len(chosen)} of the {self.num_episodes} episodes of {self.path} can be used{alike} and one is "
+                    "needed to train on and another to be held out; collect more"
                 )
-            held_out = len(chosen) - 1
-        order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
-        return np.sort(order[held_out:]), np.sort(order[:held_out])
+            held_out = len(distinct) - 1
+        order = distinct[np.random.default_rng(seed).permutation(len(distinct))]
+        apart = np.isin(families, order[:held_out])
+        return np.sort(chosen[~apart]), np.sort(chosen[apart])
+
+    def _families(self, episodes: NDArray[np.int64]) -> NDArray[Any]:
+        """Number of the family of each episode (n,), or of itself where the data tell of no families."""
+        if FAMILY not in self.columns:
+            return episodes
+        numbers = self.column(FAMILY)
+        if numbers.ndim != 1:
+            raise ValueError(f"column {FAMILY} of {self.path} must have one number a row, got {numbers.shape[1:]}")
+        return numbers[self.episode_starts[episodes]]
 
     def read_frames(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the frames of rows (N,) numbered through all shards, in any order, as (N, H, W, 3) uint8.

@@ -19,6 +19,10 @@ MAX_STEPS = 10_000
 """Steps after which an episode must have ended in an environment that has no time limit."""
 
 
+class EpisodeOver(Exception):
+    """Raised instead of acting by a behavior policy that has done what it had to do: the episode ends, truncated."""
+
+
 class BehaviorPolicy(Protocol):
     """Who acts while data are collected."""
 
@@ -58,7 +62,7 @@ def _derived_seed(seed: int, *key: int) -> int:
 def rollout(
     env: gym.Env[Any, Any], policy: BehaviorPolicy, env_seed: int, policy_seed: int, frame_interval: int | None = 1
 ) -> dict[str, NDArray[Any]]:
-    """Play one episode until it terminates or is truncated.
+    """Play one episode until it terminates or is truncated, or until the policy raises :class:`EpisodeOver`.
 
     Args:
         env: An environment with a continuous action space of shape (A,).
@@ -85,7 +89,11 @@ def rollout(
     recorder = _Recorder(env, frame_interval)
     recorder.add_situation(observation, info)
     for _ in steps_of(env):
-        action = recorder.checked_action(policy(observation, info))
+        try:
+            action = recorder.checked_action(policy(observation, info))
+        except EpisodeOver:
+            recorder.cut()
+            break
         outcome = _returned(env.step(action.astype(recorder.space.dtype)), "step", _OUTCOME)
         observation, reward, terminated, truncated, info = outcome
         recorder.add_outcome(action, reward, bool(terminated), bool(truncated))
@@ -175,6 +183,12 @@ class _Recorder:
         row = {"action": action, "reward": number, "terminated": terminated, "truncated": truncated}
         for name, value in row.items():
             self.outcomes[name].append(value)
+
+    def cut(self) -> None:
+        """The last action was the last of the episode."""
+        if not self.outcomes["action"]:
+            raise ValueError("the policy has ended an episode before its first action")
+        self.outcomes["truncated"][-1] = True
 
     def columns(self) -> dict[str, NDArray[Any]]:
         no_action = np.full(self.space.shape, np.nan, np.float32)

@@ -27,6 +27,8 @@ INDEX_COLUMNS = ("ep_len", "ep_offset")
 PLUGIN_ADVICE = 'pip install "lewm-agent[fast]"'
 SOMETIMES_THERE = ("state", "goal_state", "observation", "achieved_goal")
 """Columns that an environment need not have; they are kept if every episode has them, with rows of one shape."""
+FAMILY = "family"
+"""Column of whole numbers that tells episodes that belong together, which training and held-out data never share."""
 FRAME_INTERVAL = "frame_interval"
 """Attribute of ``pixels``; files without it have a frame in every row."""
 

@@ -197,7 +197,8 @@ def measure(options: Options) -> dict[str, Any]:
 def _behaviors(agent: LeWMAgent, world: World, options: Options) -> dict[str, Recorded]:
     kwargs = {**agent.description.environment_kwargs, "render_mode": "rgb_array"}
     env = gym.make(world.environment, disable_env_checker=True, **kwargs)
-    names = [name for name, known in SCRIPTED.items() if world.environment in known and name != "mixed"]
+    scripted = [name for name, known in SCRIPTED.items() if world.environment in known]
+    names = [name for name in scripted if name not in ("mixed", "replays")]  # which are the others' in other words
     found = {
         name: record(agent, world, behavior_policy(name, env), env, options.episodes) for name in [*names, "random"]
     }

@@ -30,6 +30,7 @@ def collect(
     seed: int = 0,
     preset_name: Annotated[str, tyro.conf.arg(name="preset")] = "small",
     frame_interval: int = 1,
+    families: int | None = None,
     environment_kwargs: str = "{}",
     overwrite: bool = False,
 ) -> None:
@@ -38,12 +39,13 @@ def collect(
     Args:
         env: short name (two_room) or Gymnasium id.
         path: folder of the dataset.
-        policy: expert, random, weak or mixed (Push-T), or a Stable-Baselines3 .zip (unpickled: only files you trust).
+        policy: expert, random, weak, mixed or replays (Push-T), or a trusted Stable-Baselines3 .zip (unpickled).
         episodes: how many in all.
         num_envs: processes that gather at the same time; the data do not depend on it.
         seed: of environment and policy.
         preset_name: whose frame size the episodes get.
         frame_interval: record the frame of every so many steps only; the model's frame skip must be a multiple.
+        families: let episodes begin in so many ways only, of which training and held-out ones share none.
         environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
         overwrite: discard what the folder holds.
     """
@@ -55,7 +57,13 @@ def collect(
     world = environment.from_text(env, config.model.image_size, environment_kwargs)
     agent = LeWMAgent(world, config, device="cpu", seed=seed)
     dataset = agent.collect(
-        path, policy, episodes, num_envs=num_envs, frame_interval=frame_interval, overwrite=overwrite
+        path,
+        policy,
+        episodes,
+        num_envs=num_envs,
+        frame_interval=frame_interval,
+        families=families,
+        overwrite=overwrite,
     )
     command.say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {path}")
 

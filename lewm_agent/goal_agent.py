@@ -45,6 +45,7 @@ class GoalAgent(ActingAgent[ConfigT, ModelT]):
         *,
         num_envs: int = 1,
         frame_interval: int = 1,
+        families: int | None = None,
         seed: int | None = None,
         overwrite: bool = False,
         progress: bool = True,
@@ -58,6 +59,7 @@ class GoalAgent(ActingAgent[ConfigT, ModelT]):
             episodes: how many in all.
             num_envs: processes that gather at the same time; the data do not depend on it.
             frame_interval: record the frame of every so many steps only; the model's ``frame_skip`` must be a multiple.
+            families: let episodes begin in so many ways only, of which training and held-out ones share none.
             seed: the agent's by default.
             overwrite: replace the dataset in the folder; it stays until its successor is whole.
             progress: show a progress bar.
@@ -70,6 +72,7 @@ class GoalAgent(ActingAgent[ConfigT, ModelT]):
             seed=whole_number("seed", self.seed if seed is None else seed),
             num_envs=num_envs,
             frame_interval=frame_interval,
+            families=families,
             environment_id=self.description.environment or "unregistered",
             environment_kwargs=self.description.environment_kwargs,
             policy=_name_of(policy),

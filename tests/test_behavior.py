@@ -229,8 +229,12 @@ def test_files_that_are_no_models_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("expret", ValueError, "unknown behavior policy 'expret'; it is 'expert', 'weak', 'mixed', 'random'"),
-        (3, TypeError, "a behavior policy is 'expert', 'weak', 'mixed', 'random'.*got int"),
+        (
+            "expret",
+            ValueError,
+            "unknown behavior policy 'expret'; it is 'expert', 'weak', 'mixed', 'replays', 'random'",
+        ),
+        (3, TypeError, "a behavior policy is 'expert', 'weak', 'mixed', 'replays', 'random'.*got int"),
         (dict, TypeError, "a behavior policy is .*got the class dict"),
     ],
 )

@@ -20,6 +20,7 @@ import pytest
 
 import lewm_agent.envs  # noqa: F401  # registers lewm/TwoRoom-v0
 from lewm_agent.datasets import DatasetMetadata, OfflineDataset, collect, episode_seed, policy_seed, rollout
+from lewm_agent.datasets.rollout import EpisodeOver
 
 # The tests are no package, so a spawned process finds these classes only if their module is on its path under a name
 # of its own; `tiny_module` puts it there.
@@ -178,6 +179,40 @@ def test_metadata_says_where_the_data_come_from(reference: Path) -> None:
     mean, std = OfflineDataset(reference).action_statistics()
     np.testing.assert_allclose(content["action_mean"], mean)
     np.testing.assert_allclose(content["action_std"], std)
+
+
+def test_episodes_of_a_family_begin_alike_and_go_on_differently(tiny: Any, tmp_path: Path) -> None:
+    data = gathered(tiny, tmp_path / "data", families=3)
+    gathered(tiny, tmp_path / "other", families=3, num_envs=2)
+    assert_equal_data(tmp_path / "data", tmp_path / "other")
+    episodes = [data.episode(index) for index in range(10)]
+    assert [episode["family"].tolist() for episode in episodes] == [
+        [number % 3] * len(episode["action"]) for number, episode in enumerate(episodes)
+    ]
+    starts = np.stack([episode["state"][0] for episode in episodes])
+    np.testing.assert_array_equal(starts, starts[[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]])
+    assert len(np.unique(starts, axis=0)) == 3
+    assert len({episode["action"][0].tobytes() for episode in episodes}) == 10
+    with pytest.raises(ValueError, match=r"with policy 'gauss, 3 families', asked for is 'gauss, 4 families'"):
+        gathered(tiny, tmp_path / "data", families=4)
+    with pytest.raises(ValueError, match="families must be a whole number of at least 1, got 0"):
+        gathered(tiny, tmp_path / "none", families=0)
+
+
+def test_a_policy_may_end_an_episode(tiny: Any) -> None:
+    class Leaves(tiny.Gauss):
+        def __call__(self, observation: Any, info: dict[str, Any]) -> Any:
+            if self.left == 0:
+                raise EpisodeOver
+            self.left -= 1
+            return super().__call__(observation, info)
+
+    policy = Leaves(tiny.Walk())
+    policy.left = 2
+    episode = rollout(tiny.Walk(), policy, 0, 0)
+    assert episode["truncated"].tolist() == [False, True, False] and not episode["terminated"].any()
+    with pytest.raises(ValueError, match="ended an episode before its first action"):
+        rollout(tiny.Walk(), policy, 0, 0)
 
 
 def test_seeds_differ_by_episode_stream_and_purpose() -> None:

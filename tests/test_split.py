@@ -49,11 +49,34 @@ def test_where_every_episode_gives_clips_the_split_is_that_of_all(tmp_path: Path
         np.testing.assert_array_equal(found, expected)
 
 
+def with_families(path: Path, families: list[int]) -> OfflineDataset:
+    with ShardWriter(path / "families.h5") as writer:
+        for family in families:
+            told = {"action": np.zeros((4, 2), np.float32), "family": np.full(4, family)}
+            writer.append({"pixels": np.zeros((4, 8, 8, 3), np.uint8), **told})
+    return OfflineDataset(path / "families.h5")
+
+
+def test_no_family_is_on_both_sides(tmp_path: Path) -> None:
+    families = np.array([7, 2, 9, 7, 2, 9, 7, 4])
+    data = with_families(tmp_path, families.tolist())
+    held_out_families = set()
+    for seed in range(12):
+        train, held_out = data.split(0.25, seed)
+        assert sorted([*train, *held_out]) == list(range(8))
+        assert len({*families[held_out]}) == 1 and not {*families[held_out]} & {*families[train]}
+        held_out_families |= {*families[held_out].tolist()}
+    assert len(held_out_families) > 1
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_sentences_say_which_episodes_are_too_short(tmp_path: Path) -> None:
     data = dataset(tmp_path, [5, 20, 7])
     with pytest.raises(ValueError, match=r"1 of the 3 episodes of .*data.h5 can be used, and one is needed to train"):
         TrainingClips(data, CLIPS, TRAINING, 0, workers=0)
+    alone = with_families(tmp_path, [7, 7])
+    with pytest.raises(ValueError, match=r"2 of the 2 episodes of .* can be used, all of one family, and one"):
+        alone.split(0.1, 0)
     with pytest.raises(ValueError, match=r"the longest episode of 2 chosen ones has 7 rows, .* need 16"):
         CLIPS(data, [0, 2])
     with pytest.raises(ValueError, match=r"the longest episode has 20 rows, .* need 31"):

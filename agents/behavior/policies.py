@@ -14,6 +14,7 @@ import numpy as np
 
 from lewm_agent.agents.behavior.cube_expert import CubeExpert
 from lewm_agent.agents.behavior.push_t_expert import MixedPush, PushTExpert, WeakPush
+from lewm_agent.agents.behavior.push_t_replays import PushTReplays
 from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
 from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
 from lewm_agent.datasets.rollout import BehaviorPolicy
@@ -28,6 +29,7 @@ SCRIPTED: dict[str, dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]]] = 
     },
     "weak": {"lewm/PushT-v0": WeakPush},
     "mixed": {"lewm/PushT-v0": MixedPush},
+    "replays": {"lewm/PushT-v0": PushTReplays},
 }
 """Name of a scripted policy -> Gymnasium id of an environment -> its factory, with that class's default noise."""
 
@@ -36,10 +38,11 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
     """Make the policy that acts in ``env``.
 
     Args:
-        spec: ``"expert"`` (the scripted expert of the environment), ``"weak"`` (aimless pushes) or ``"mixed"`` (either,
-            by episode), where there is one, ``"random"``, a Stable-Baselines3 model, the path of one saved as ``.zip``
-            (it is unpickled: load only files you trust), a function of (observation, info) that returns an action, or
-            an object that already is a behavior policy, with ``reset(seed)`` and a call.
+        spec: ``"expert"`` (the scripted expert of the environment), ``"weak"`` (aimless pushes), ``"mixed"`` (either,
+            by episode) or ``"replays"`` (the expert's actions with noise), where there is one, ``"random"``, a
+            Stable-Baselines3 model, the path of one saved as ``.zip`` (it is unpickled: load only files you trust), a
+            function of (observation, info) that returns an action, or an object that already is a behavior policy,
+            with ``reset(seed)`` and a call.
         env: the environment it will act in, wrapped or not.
 
     Raises:

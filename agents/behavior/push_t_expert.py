@@ -92,7 +92,7 @@ class WeakPush:
         agent, block = info["state"][:2], info["state"][2:4]
         target = agent + ACTION_SCALE * self._generator.uniform(-1.0, 1.0, size=2)
         near, far = WALL_EDGES[0] + AGENT_RADIUS, WALL_EDGES[1] - AGENT_RADIUS
-        return _action_towards(np.clip(np.clip(target, block - WEAK_RANGE, block + WEAK_RANGE), near, far), agent)
+        return action_towards(np.clip(np.clip(target, block - WEAK_RANGE, block + WEAK_RANGE), near, far), agent)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class PushTExpert:
         """Return the action, (2,) float32 in [-1, 1]; the observation is not used."""
         state = np.asarray(info["state"], dtype=np.float64)
         noise = self._generator.normal(0.0, self.action_noise * ACTION_SCALE, size=2)
-        return _action_towards(self._target(state, info["goal_state"]) + noise, state[:2])
+        return action_towards(self._target(state, info["goal_state"]) + noise, state[:2])
 
     def _target(self, state: State, goal: State) -> State:
         """Where to head for, px."""
@@ -347,7 +347,8 @@ def _overlap_with_walls(pose: Pose) -> float:
     return max(0.0, WALL_EDGES[0] - float(corners.min()), float(corners.max()) - WALL_EDGES[1])
 
 
-def _action_towards(target: State, agent: State) -> Action:
+def action_towards(target: State, agent: State) -> Action:
+    """The action (2,) of an agent at one place (2,), px, that heads for another, or as far that way as one can."""
     return np.clip((target - agent) / ACTION_SCALE, -1.0, 1.0).astype(np.float32)
 
 
