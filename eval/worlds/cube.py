@@ -189,7 +189,15 @@ WORLD = World(
     expert=QuickCubeExpert,
     view=CubeView,
     event=Event("cube_color", (54, 120, 245), moved=slice(55, 74)),  # the whole of the first cube
-    thing=Thing(("cube_x", "cube_y", "cube_z"), "mm", 1000.0, moves=5.0, angle="cube_yaw"),
+    thing=Thing(
+        ("cube_x", "cube_y", "cube_z"),
+        "mm",
+        1000.0,
+        moves=5.0,
+        angle="cube_yaw",
+        radian=115.0,
+        mover=("effector_x", "effector_y", "effector_z"),
+    ),
     starts={
         "starts_at_the_cube": gripper_at_cube,
         "starts_away_from_the_cube": lambda state: not gripper_at_cube(state),

@@ -179,6 +179,8 @@ WORLD = World(
     expert=functools.partial(PushTExpert, action_noise=0.0),
     view=PushTView,
     event=Event("block_color", (205, 92, 92), moved=slice(None)),  # agent and block, as in the paper
-    thing=Thing(("block_x", "block_y"), "px", 1.0, moves=2.0, angle="block_angle"),
+    thing=Thing(
+        ("block_x", "block_y"), "px", 1.0, moves=2.0, angle="block_angle", radian=60.0, mover=("agent_x", "agent_y")
+    ),
     symmetry=Symmetry(8, turned_states, turned_actions, turned_frames),
 )
