@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import RecordConstructorArgs
+from gymnasium.utils import RecordConstructorArgs, seeding
 from gymnasium.wrappers import AddRenderObservation
 
 from lewm_agent.envs.registration import environment_id
@@ -105,6 +107,44 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         return vector
 
 
+class OwnRandomness(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Lets all that an environment draws follow the seed of its reset.
+
+    Some draw from NumPy's global generator (OGBench's mazes), or from spaces that nobody has seeded (its arms). Here
+    the former is a stream of the episode's own, and the latter are seeded from it; nobody else's numbers change.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap any environment."""
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        self._stream = np.random.RandomState(0).get_state()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; a seed begins its stream anew."""
+        if seed is not None:
+            self._stream = np.random.RandomState(seed).get_state()
+        with self._drawing():
+            return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        """Step the environment."""
+        with self._drawing():
+            return self.env.step(action)
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        outside, unseeded = np.random.get_state(), seeding.np_random
+        np.random.set_state(self._stream)
+        seeding.np_random = lambda seed=None: unseeded(int(np.random.randint(2**31)) if seed is None else seed)
+        try:
+            yield
+        finally:
+            seeding.np_random = unseeded
+            self._stream = np.random.get_state()
+            np.random.set_state(outside)
+
+
 class ResizedRender(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Makes the rendered frames (image_size, image_size, 3)."""
 
@@ -113,6 +153,11 @@ class ResizedRender(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, image_size=image_size)
         gym.Wrapper.__init__(self, env)
         self._image_size = image_size
+
+    @property
+    def render_mode(self) -> str | None:  # type: ignore[override]
+        """Frames, also where an environment that draws them does not say so."""
+        return "rgb_array"
 
     def render(self) -> Any:
         """The frame as RGB, averaged down or stretched to the size."""

@@ -295,7 +295,7 @@ def _videos(run: Run) -> list[Video]:
             found.append(Video(source, _video_name(run, pair, source), pair, record))
     failed = [video for video in found if not video.record.success]
     solved = [video for video in found if video.record.success]
-    return sorted(failed, key=lambda video: video.record.least_distance) + solved
+    return sorted(failed, key=lambda video: math.inf if (d := video.record.least_distance) is None else d) + solved
 
 
 def _video_name(run: Run, pair: int, source: Path) -> str:

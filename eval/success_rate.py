@@ -1,6 +1,7 @@
 """How often does an agent reach goal images it has never seen?
 
 python eval/success_rate.py --env two_room --episodes 200 --protocol strict --output out.json
+python eval/success_rate.py --env my_module:My-v0 --model runs/mine/model --goals data/mine --success state:0.05
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from lewm_agent import LeWMAgent
+from lewm_agent import LeWMAgent, environment
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoints.model_card import agent_title
+from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import bundled, check_world
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
@@ -47,12 +49,21 @@ class Options:
     """Environment: a short name (two_room) or a Gymnasium id."""
     episodes: int = 50
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
-    protocol: ProtocolName = "paper"
-    """Which pairs, and what counts as success: docs/reference/protocols.md."""
+    protocol: ProtocolName | None = None
+    """Which pairs of a world of this package, and what success is: docs/reference/protocols.md; paper by default."""
     pairs: Path | None = None
     """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
     seed: int | None = None
-    """Draw other pairs with this seed, from held-out episodes that are played anew."""
+    """Draw other pairs with this seed, in a world of this package from held-out episodes that are played anew."""
+    goals: str | None = None
+    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
+    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
+    offset: int = 25
+    """Environment steps from start to goal, with --goals DATASET."""
+    success: str | None = None
+    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
+    budget: int | None = None
+    """With --goals: steps the agent has; by default twice the offset, or until the environment's time limit."""
     planner_seed: int = 0
     """Of the planner's noise."""
     model: str | None = None
@@ -88,7 +99,7 @@ def _work(options: Options) -> None:
     with reserved(options.video and options.video / VIDEOS):
         agent = _agent(options)
         decoder = _decoder(options, agent)
-        suite = _world_suite(options, agent)
+        suite = _world_suite(options, agent) if options.goals is None else _any_suite(options, agent)
         load = functools.partial(_agent, options)
         name = options.model or options.env
         run = Measuring(
@@ -106,12 +117,38 @@ def _work(options: Options) -> None:
         run.finish()
 
 
+def _any_suite(options: Options, agent: Agent) -> Suite:
+    """Starts and goals of any environment, made as the agent knows it."""
+    if options.protocol is not None or options.pairs is not None:
+        raise ValueError("--protocol and --pairs choose among this package's own lists; leave them out with --goals")
+    kwargs = {**agent.description.environment_kwargs, "image_size": agent.config.model.image_size}
+    env = environment.make(options.env, **kwargs)
+    check_world(agent, environment.name_of(env))
+    with console(stderr=True).status("coming to the starts"):
+        return agent.suite(
+            env,
+            goals=options.goals,
+            success=options.success,
+            episodes=options.episodes,
+            offset=options.offset,
+            budget=options.budget,
+            seed=options.seed or 0,
+        )
+
+
 def _world_suite(options: Options, agent: Agent) -> Suite:
     """Pairs of one of this package's worlds and the rules of a protocol, in the environment the agent knows."""
-    environment, trained_in = world_of(options.env).environment, agent.description.environment_kwargs
-    check_world(agent, environment)
+    if environment_id(options.env) not in ENVIRONMENTS.values():
+        raise ValueError(
+            f"say where starts and goals in {options.env} come from: --goals DATASET (with --success), --goals task "
+            "for its own goals, or --goals LIST.json"
+        )
+    if options.success is not None or options.budget is not None:
+        raise ValueError("the protocol says what success and the budget are; --success and --budget go with --goals")
+    world, trained_in = world_of(options.env), agent.description.environment_kwargs
+    check_world(agent, world.environment)
     with console(stderr=True).status("drawing pairs"):
-        return _pairs(options, environment, trained_in).suite(trained_in)
+        return _pairs(options, world.environment, trained_in).suite(trained_in)
 
 
 def _agent(options: Options) -> Agent:
@@ -134,15 +171,15 @@ def _decoder(options: Options, agent: Agent) -> FrameDecoder | None:
     return FrameDecoder.load(options.decoder, agent.world_model)
 
 
-def _pairs(options: Options, environment: str, trained_in: dict[str, Any]) -> PairList:
+def _pairs(options: Options, world: str, trained_in: dict[str, Any]) -> PairList:
     """The list asked for: from a file, drawn anew, or the shipped one."""
     if options.pairs is not None and options.seed is not None:
         raise ValueError("give a list of pairs (--pairs) or a seed to draw others (--seed), not both")
-    kwargs = {name: value for name, value in trained_in.items() if name not in ONLY_IN_TRAINING}
+    kwargs, protocol = {k: v for k, v in trained_in.items() if k not in ONLY_IN_TRAINING}, options.protocol or "paper"
     if options.seed is not None:
-        return draw(environment, options.protocol, options.episodes, options.seed, kwargs)
-    pairs = load(options.pairs) if options.pairs else shipped(environment, options.protocol)
-    made_for, asked_for = (pairs.environment, pairs.protocol), (environment, options.protocol)
+        return draw(world, protocol, options.episodes, options.seed, kwargs)
+    pairs = load(options.pairs) if options.pairs else shipped(world, protocol)
+    made_for, asked_for = (pairs.environment, pairs.protocol), (world, protocol)
     if made_for != asked_for:
         raise ValueError(f"these pairs were made for {' and '.join(made_for)}, not for {' and '.join(asked_for)}")
     if pairs.environment_kwargs != kwargs:
@@ -155,9 +192,7 @@ def _pairs(options: Options, environment: str, trained_in: dict[str, Any]) -> Pa
 
 def summary(result: dict[str, Any]) -> Group:
     """The result for a terminal."""
-    title = (
-        f"{result['env']}, protocol {result['protocol']}, {result['episodes']} held-out pairs, seed {result['seed']}"
-    )
+    title = f"{result['env']}, protocol {result['protocol']}, {result['episodes']} pairs, seed {result['seed']}"
     table = Table("policy", "success %", "95 % interval")
     starts = {f"- {name} ({row['pairs']})": row for name, row in result["starts"].items()}
     rows = {f"{agent_title(result['agent'])} agent": result, **starts, **result["floors"]}
@@ -165,8 +200,8 @@ def summary(result: dict[str, Any]) -> Group:
         low, high = row["success_rate_ci95"]
         table.add_row(name.replace("_", " "), f"{row['success_rate']:.1f}", f"{low:.1f} to {high:.1f}")
     notes = (
-        f"still solved at the end: {result['success_at_end']:.1f} %; solved at the start: "
-        f"{result['start_solved_percent']:.1f} %; {1000 * result['seconds_per_plan']:.0f} ms per plan, "
+        f"success: {result['success']}; still solved at the end: {result['success_at_end']:.1f} %; solved at the "
+        f"start: {result['start_solved_percent']:.1f} %; {1000 * result['seconds_per_plan']:.0f} ms per plan, "
         f"{1000 * result['seconds_per_decision']:.1f} ms per decision"
     )
     return Group(title, table, notes)

@@ -16,8 +16,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.rollout import inner_bounds
 from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.envs.goal_env import GoalEnv
 from lewm_agent.envs.mujoco_gl import prepare_to_draw
-from lewm_agent.envs.wrappers import OneHotActions, ResizedRender
+from lewm_agent.envs.wrappers import OneHotActions, OwnRandomness, ResizedRender
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.checks import json_object
 from lewm_agent.tools.frames import as_rgb
@@ -88,12 +89,14 @@ def adapt(env: Environment, image_size: int) -> Environment:
     Raises:
         ValueError: it does not render RGB arrays, or its actions are neither choices nor a bounded vector.
     """
-    if env.render_mode != "rgb_array":
+    silent = env.render_mode is None and not env.metadata.get("render_modes")  # OGBench's arms draw all the same
+    if env.render_mode != "rgb_array" and not silent:
         raise ValueError(f"the environment must be made with render_mode='rgb_array', got {env.render_mode!r}")
     if isinstance(env.action_space, gym.spaces.Discrete) and env.action_space.start == 0:
         env = OneHotActions(env)
     action_bounds(env.action_space)
     prepare_to_draw(env)
+    env = env if isinstance(env.unwrapped, GoalEnv) else OwnRandomness(env)
     env.reset(seed=0)
     rendered = env.render()
     given = np.asarray(rendered)
@@ -101,7 +104,7 @@ def adapt(env: Environment, image_size: int) -> Environment:
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
         what = type(rendered).__name__ if given.dtype == object else f"{given.dtype} {given.shape}"
         raise ValueError(f"the environment renders {what}, not an RGB array (H, W, 3) of uint8")
-    return env if given.shape == (image_size, image_size, 3) else ResizedRender(env, image_size)
+    return env if given.shape == (image_size, image_size, 3) and not silent else ResizedRender(env, image_size)
 
 
 def factory(gymnasium_id: str, kwargs: dict[str, Any], image_size: int) -> Callable[[], Environment]:
@@ -137,7 +140,12 @@ def identity(env: Environment) -> tuple[str | None, dict[str, Any]]:
         return None, {}
 
 
-ADAPTERS = ("OneHotActions", "ResizedRender")
+def name_of(env: Environment) -> str:
+    """Its Gymnasium id, or the name of its class."""
+    return type(env.unwrapped).__name__ if env.spec is None else env.spec.id
+
+
+ADAPTERS = ("OneHotActions", "OwnRandomness", "ResizedRender")
 """Names of the wrappers that :func:`adapt` puts on."""
 
 

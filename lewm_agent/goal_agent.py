@@ -1,4 +1,4 @@
-"""What all goal-reaching agents share beside acting: gathering data, training, and files."""
+"""What all goal-reaching agents share beside acting and files: gathering data, training, and being measured."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import dataclasses
 import functools
 import tempfile
 from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lewm_agent.acting_agent import ActingAgent, ConfigT, ModelT
+from lewm_agent import environment
+from lewm_agent.acting_agent import ConfigT, ModelT, prepared
 from lewm_agent.agents.behavior.policies import behavior_policy
-from lewm_agent.checkpoints import checkpoint, hub
-from lewm_agent.checkpoints.checkpoint import CheckpointError, Description
-from lewm_agent.checkpoints.hub import HubOptions
-from lewm_agent.checkpoints.model_card import About, model_card, read_results
+from lewm_agent.checkpoints import checkpoint
+from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.collection import collect
-from lewm_agent.models.learner import STATISTICS
-from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.environment import Environment
+from lewm_agent.evaluation.goals import RecordedGoals, goals_from
+from lewm_agent.evaluation.measuring import Measuring
+from lewm_agent.evaluation.success import Judge, Success
+from lewm_agent.evaluation.suite import Suite
+from lewm_agent.stored_agent import StoredAgent
 from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.outputs import reserved
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.record import TrainingRecord
 from lewm_agent.training.run import FinishData, Identity, Run, Saved
@@ -32,7 +34,7 @@ from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.state import UnreadableError
 
 
-class GoalAgent(ActingAgent[ConfigT, ModelT]):
+class GoalAgent(StoredAgent[ConfigT, ModelT]):
     """An agent that learns from offline pixel episodes to reach goal images; arguments as for :class:`ActingAgent`."""
 
     # --- collect -----------------------------------------------------------------------------------------------------
@@ -165,133 +167,106 @@ class GoalAgent(ActingAgent[ConfigT, ModelT]):
             raise UnreadableError(str(error)) from error
         raise ValueError(f"{folder} was trained as agent {kind}, not {self.kind}: resume with that")
 
-    # --- save and load -----------------------------------------------------------------------------------------------
+    # --- evaluate ----------------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def about(self) -> About:
-        """What sets this agent apart, for its model card and for ``lewm info``."""
-
-    def save_pretrained(
-        self, path: str | Path, *, half_precision: bool = False, results: Sequence[str | Path] = ()
-    ) -> Path:
-        """Write ``config.json``, ``model.safetensors`` and a model card into a folder.
-
-        Args:
-            path: the folder.
-            half_precision: round trained weights to float16, for a file half as large; statistics stay as they are.
-            results: JSON files of ``eval/success_rate.py`` that the card is to show.
-
-        A model that lies there is replaced, all or nothing; other files stay.
-
-        Raises:
-            OSError: the disk is full, or the folder cannot be written to.
-            ValueError: a result that is none, or was measured with other weights; or weights that are not finite.
-        """
-        return self._save(Path(path), self.description, half_precision=half_precision, results=results)
-
-    def _save(
+    def evaluate(
         self,
-        folder: Path,
-        description: Description,
+        env: str | Environment | None = None,
         *,
-        half_precision: bool = False,
-        results: Sequence[str | Path] = (),
-    ) -> Path:
-        shown = read_results(results, self.weights_sha256()) if results else []
-        card = model_card(description, self.about(), shown)
-        weights = self._stored_weights()
-        if half_precision:
-            trained = {name: value.detach().half() for name, value in self.model.named_parameters()}
-            weights |= {name: value for name, value in trained.items() if name in weights}
-        checkpoint.write(folder, description, weights, card)
-        return folder
-
-    def _stored_weights(self) -> dict[str, Tensor]:
-        """What checkpoints hold: not what can be fetched anew, and no statistics of actions where they are missing."""
-        missing = set() if self.model.knows_actions else STATISTICS
-        weights = self.model.state_dict().items()
-        return {name: value for name, value in weights if self.model.is_stored(name) and name not in missing}
-
-    def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
-        """Take over the weights of a checkpoint. Raises ``CheckpointError`` naming its folder if they do not fit."""
-        self.model.make_room(weights.keys())
-        checkpoint.check_weights(self._stored_weights(), weights, source)
-        self.model.load_state_dict(weights, strict=False)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        results: Sequence[str | Path] = (),
-        private: bool = False,
-        token: str | None = None,
-        revision: str | None = None,
-    ) -> str:
-        """Upload to the Hugging Face Hub; returns the commit's URL.
-
-        Args:
-            repo_id: ``user/model``; created if it does not exist.
-            results: as for :meth:`save_pretrained`.
-            private: whether a new repository is.
-            token: by default the one that ``hf auth login`` has stored.
-            revision: branch to commit to; the main one by default.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            saved = self.save_pretrained(folder, results=results)
-            return hub.push(saved, repo_id, private=private, token=token, revision=revision)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        planner: str | PlannerConfig | None = None,
-        device: str = "auto",
+        goals: Any,
+        success: str | Judge | Success | None = None,
+        episodes: int = 50,
+        offset: int = 25,
+        budget: int | None = None,
         seed: int = 0,
-        **options: Unpack[HubOptions],
-    ) -> Self:
-        """A trained agent, ready to act.
+        planner_seed: int = 0,
+        workers: int = 1,
+        output: str | Path | None = None,
+        video: str | Path | None = None,
+        videos: int = 10,
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """How often the agent reaches goal images, beside what random and recorded actions reach on the same.
 
         Args:
-            name: a bundled model, a folder, or a Hub id (``user/model``); which of them, if it may be several, says
-                :func:`lewm_agent.checkpoints.hub.find_here`.
-            planner: other planner settings than the saved ones, for agents that plan.
-            device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-            seed: of whatever is random when it acts.
-            options: how a Hub id is fetched: ``revision``, ``cache_dir``, ``token``, ``local_files_only``
-                (:func:`lewm_agent.checkpoints.hub.locate`).
+            env: as for the agent, whose environment it is by default.
+            goals: where starts and goals come from: a dataset or its path, whose episodes that training did not see are
+                drawn from; ``task``, the environment's own goals; a list of :class:`Trial`, or a JSON file of them.
+            success: when a goal is reached: a key of info (``is_success``), a column with a tolerance (``state:0.05``,
+                ``state[0:2]:0.05``) or a function of (unwrapped environment, info, numbers of the goal). By default
+                info says so, which it can only of goals of the environment's own.
+            episodes: how many trials.
+            offset: environment steps from start to goal, of recorded ones.
+            budget: steps the agent has; by default twice the offset, or until the environment's time limit.
+            seed: of the choice of trials, and of random actions.
+            planner_seed: of the planner's noise.
+            workers: processes that play; the result does not depend on it.
+            output: where to write the result; an interrupted evaluation continues from OUTPUT.unfinished.
+            video: folder for GIFs of the agent beside its goal.
+            videos: how many of them, half of them the nearest failures.
+            progress: show it.
+
+        Returns:
+            What ``docs/reference/results-schema.md`` describes, as ``eval/report.py`` reads it.
 
         Raises:
-            CheckpointError: nothing by that name, or it is incomplete, damaged, foreign, or another kind of agent.
+            ValueError: the environment is another than the agent's, or does not fit the goals; the message says how.
         """
-        folder = hub.locate(name, **options)
-        agent = cls._from_folder(folder, device, seed)
-        return agent if planner is None else agent.set_planner(planner)
-
-    @classmethod
-    def _from_folder(cls, folder: Path, device: str, seed: int) -> Self:
-        kind = checkpoint.agent_kind(folder)
-        if not cls.accepts(kind):
-            raise CheckpointError(f"{folder} holds a `{kind}` agent: load it with lewm_agent.agents.load_agent")
-        description, weights = checkpoint.read(folder, cls.config_type.from_dict)
-        if cls.kind_of(description.agent) != kind:
-            raise CheckpointError(f"{folder} says that it holds a `{kind}` agent, and has the settings of another kind")
-        checkpoint.check_model(
-            lambda: cls._layout(description.agent, weights), description.agent.to_dict(), weights, folder
+        suite = self.suite(
+            env, goals=goals, success=success, episodes=episodes, offset=offset, budget=budget, seed=seed
         )
-        agent = cls(None, description, device=device, seed=seed)
-        if not all(map(agent.model.is_stored, agent.model.state_dict())):
-            agent.model.fetch()
-        agent.load_weights(weights, folder)
-        return agent
+        target = None if output is None else Path(output)
+        with tempfile.TemporaryDirectory() as folder, reserved(target):
+            load = None
+            if whole_number("workers", workers, 1) > 1:
+                load = functools.partial(type(self).from_pretrained, self.save_pretrained(folder), device="cpu")
+            measuring = Measuring(
+                suite, self, self.kind, planner_seed, workers=workers, load=load, output=target, progress=progress
+            )
+            result, traces = measuring.run()
+            measuring.write(result)
+            if video is not None:
+                measuring.draw_videos(result, traces, Path(video), videos, lambda number: [])
+                measuring.write(result)
+            measuring.finish()
+        return result
 
-    @classmethod
-    def _layout(cls, config: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a new model that a checkpoint with these weights is to hold."""
-        missing = set() if STATISTICS & weights.keys() else STATISTICS
-        model = cls.make_model(config)
-        model.make_room(weights.keys())
-        return {name: t for name, t in model.state_dict().items() if model.is_stored(name) and name not in missing}
+    def suite(
+        self,
+        env: str | Environment | None = None,
+        *,
+        goals: Any,
+        success: str | Judge | Success | None = None,
+        episodes: int = 50,
+        offset: int = 25,
+        budget: int | None = None,
+        seed: int = 0,
+    ) -> Suite:
+        """What :meth:`evaluate` plays; arguments as there."""
+        size = self.config.model.image_size
+        given = self.env if env is None else prepared(env, size)
+        low, high = environment.action_bounds(given.action_space)
+        known = self.description
+        same_choices = environment.has_choices(given) == self.config.model.discrete_actions
+        if (low, high) != (known.action_low, known.action_high) or not same_choices:
+            raise ValueError(f"the agent acts in other spaces than {given.action_space}, which {given} has")
+        gymnasium_id, kwargs = environment.identity(given)
+        make = environment.same(given) if gymnasium_id is None else environment.factory(gymnasium_id, kwargs, size)
+        source = goals_from(goals, offset)
+        if isinstance(source, RecordedGoals) and source.episodes is None:
+            source = dataclasses.replace(source, episodes=self.unseen_episodes(source.dataset))
+        name = environment.name_of(given)
+        return source.suite(name, make, episodes=episodes, seed=seed, success=success, budget=budget)
+
+    def unseen_episodes(self, dataset: OfflineDataset) -> NDArray[np.int64]:
+        """Indices (n,) of the episodes that training has not seen: all of a dataset that it was not made from."""
+        record, everything = self.description.training, np.arange(dataset.num_episodes)
+        seen = 0 if record is None else record.episodes_of(dataset)
+        if record is None or not seen:
+            return everything
+        used = self.make_clips(dataset, everything[:seen]).episodes
+        _, held_out = dataset.split(self.config.training.held_out_fraction, record.seed, used)
+        return np.concatenate([held_out, everything[seen:]])
 
 
 def _name_of(policy: Any) -> str:

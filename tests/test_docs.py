@@ -54,11 +54,11 @@ def test_examples_of_other_environments_run(
     brief = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
     head = InverseDynamicsConfig(steps=10)
     monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head))
-    examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "any_environment.md").read_text(), flags=re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "your_environment.md").read_text(), flags=re.DOTALL)
     assert len(examples) == 2
     namespace: dict[str, object] = {}
     for example in examples:
         for usual_size, brief_size in SHORTER.items():
             example = example.replace(usual_size, brief_size)
-        exec(compile(example, "any_environment.md", "exec"), namespace)
+        exec(compile(example, "your_environment.md", "exec"), namespace)
     assert re.fullmatch(r"(agent|random) \d of 2\n" * 4, capsys.readouterr().out)

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("presets",),
     ("acting_agent",),
+    ("stored_agent",),
     ("evaluation",),
     ("goal_agent",),
     ("planning_agent",),

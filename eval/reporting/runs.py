@@ -12,10 +12,13 @@ from typing import Any
 import dacite
 
 from lewm_agent.eval.worlds.protocols import BUDGET, PROTOCOL_NAMES
+from lewm_agent.evaluation.goals import ListedGoals, RecordedGoals, TaskGoals
 from lewm_agent.evaluation.intervals import Interval, rate
 from lewm_agent.planning.presets import planner_name
 from lewm_agent.tools import strict_json
 
+PROTOCOLS = (*PROTOCOL_NAMES, *(goals.protocol for goals in (RecordedGoals, TaskGoals, ListedGoals)))
+"""In the order in which results are shown."""
 MOST_STEPS = 10_000
 """Largest budget of a result; every step is a corner of a curve."""
 ONE_TRAINING = ("name", "weights_sha256", "seed", "inverse_dynamics_error")
@@ -43,7 +46,7 @@ class Record:
 
     success: bool
     first_success_step: int | None
-    least_distance: float
+    least_distance: float | None
     video: str | None = None
 
 
@@ -77,6 +80,7 @@ class Result(Rate):
     hardware: dict[str, Any]
     records: list[Record]
     budget: int = BUDGET
+    success: str = "the protocol's rule"
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Run:
     @property
     def pairs(self) -> tuple[str, int, str]:
         """World, protocol and pairs; the protocol as a number to sort by."""
-        return self.world, PROTOCOL_NAMES.index(self.result.protocol), self.result.pairs_sha256
+        return self.world, PROTOCOLS.index(self.result.protocol), self.result.pairs_sha256
 
     @property
     def agent(self) -> tuple[str, str]:
@@ -183,8 +187,8 @@ def _check(result: Result, fault: str) -> None:
     solved, count = sum(record.success for record in result.records), len(result.records)
     if not count:
         raise ValueError(f"{fault}the key `records` is empty")
-    if result.protocol not in PROTOCOL_NAMES:
-        raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOL_NAMES)}")
+    if result.protocol not in PROTOCOLS:
+        raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOLS)}")
     if not 1 <= result.budget <= MOST_STEPS:
         raise ValueError(f"{fault}the key `budget` holds {result.budget}, not a number of steps from 1 to {MOST_STEPS}")
     if rate(solved, count)["success_rate"] != result.success_rate:

@@ -100,7 +100,7 @@ class RuleSays(Success):
     rule: Callable[[States, States], Booleans]
 
     def __str__(self) -> str:
-        return "the protocol's"
+        return "the protocol's rule"
 
     def measure(self, situation: Situation, trial: Trial) -> States:
         """The state (S,)."""

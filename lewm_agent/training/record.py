@@ -32,11 +32,20 @@ class TrainingRecord:
     @staticmethod
     def begun(dataset: OfflineDataset, batch_size: int, seed: int) -> TrainingRecord:
         """The record before the first step."""
-        source = dataset.metadata
-        origin = f"policy {source.policy}, seed {source.seed}" if source else dataset.path.name
+        data = f"{dataset.num_episodes} episodes, {_origin(dataset)}"
         versions = f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-        return TrainingRecord(f"{dataset.num_episodes} episodes, {origin}", 0, False, batch_size, seed, versions)
+        return TrainingRecord(data, 0, False, batch_size, seed, versions)
+
+    def episodes_of(self, dataset: OfflineDataset) -> int:
+        """How many of a dataset's episodes, from the first, the training had; 0 if its data were others."""
+        count, _, origin = self.data.partition(" episodes, ")
+        return min(int(count), dataset.num_episodes) if origin == _origin(dataset) and count.isdigit() else 0
 
     def values(self) -> dict[str, Any]:
         """Its fields, ready for JSON and for tables, without what is missing."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def _origin(dataset: OfflineDataset) -> str:
+    source = dataset.metadata
+    return f"policy {source.policy}, seed {source.seed}" if source else dataset.path.name
