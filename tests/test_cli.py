@@ -148,7 +148,7 @@ def test_lists_environments_and_evaluates(capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(["envs"]) == 0
     assert "push_t" in capsys.readouterr().out
     assert cli.main(["eval", "--env", "two_room", "--episodes", "2"]) == 0
-    assert "2 held-out pairs" in capsys.readouterr().out
+    assert "2 pairs" in capsys.readouterr().out
 
 
 def test_a_missing_extra_is_one_sentence_with_the_line_that_installs_it(
