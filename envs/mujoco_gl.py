@@ -43,6 +43,12 @@ def import_mujoco() -> ModuleType:
         raise RuntimeError(_advice()) from error
 
 
+def prepare_to_make() -> None:
+    """Have MuJoCo draw without a display, if it is yet to be imported with an environment of others."""
+    if "mujoco" not in sys.modules and not _has_display():
+        _choose_backend()
+
+
 def prepare_to_draw(env: gym.Env[Any, Any]) -> None:
     """Have an environment of others draw without a display, one of MuJoCo as ours do.
 
@@ -52,7 +58,7 @@ def prepare_to_draw(env: gym.Env[Any, Any]) -> None:
     Raises:
         RuntimeError: there is neither a display nor a library to draw with; the message says what to install.
     """
-    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+    if _has_display():
         return
     if not hasattr(env.unwrapped, "mujoco_renderer"):
         if not isinstance(env.unwrapped, GoalEnv):  # ours draw without SDL's display
@@ -84,6 +90,11 @@ def make_renderer(model: Any, height: int, width: int) -> Any:
 def _close_renderers() -> None:
     for renderer in list(_RENDERERS):
         renderer.close()
+
+
+def _has_display() -> bool:
+    """Whether there is one; elsewhere than on Linux none is asked for."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _choose_backend() -> None:

@@ -17,7 +17,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.rollout import inner_bounds
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.envs.goal_env import GoalEnv
-from lewm_agent.envs.mujoco_gl import prepare_to_draw
+from lewm_agent.envs.mujoco_gl import prepare_to_draw, prepare_to_make
 from lewm_agent.envs.wrappers import OneHotActions, OwnRandomness, ResizedRender
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.checks import json_object
@@ -177,4 +177,5 @@ class _KeptOpen(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _make(environment: str | EnvSpec, kwargs: dict[str, Any], image_size: int) -> Environment:
+    prepare_to_make()
     return adapt(gym.make(environment, **{**kwargs, "render_mode": "rgb_array"}), image_size)

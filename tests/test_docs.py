@@ -19,6 +19,10 @@ from lewm_agent.planning import search as searches
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORTER = {
     "episodes=150": "episodes=6",
+    "episodes=100": "episodes=16",
+    "epochs=2.0": "epochs=0.1, batch_size=16",
+    "output=": "episodes=2, offset=5, output=",
+    "n_eval_episodes=10": "n_eval_episodes=1",
     "episodes=300": "episodes=16",
     "max_episode_steps=200": "max_episode_steps=50",
     "(40, 2": "(2, 2",
@@ -55,10 +59,14 @@ def test_examples_of_other_environments_run(
     head = InverseDynamicsConfig(steps=10)
     monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "your_environment.md").read_text(), flags=re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 5
+    (tmp_path / "dot.py").write_text(examples[0])
+    monkeypatch.syspath_prepend(tmp_path)
     namespace: dict[str, object] = {}
-    for example in examples:
+    for example in examples[1:]:
         for usual_size, brief_size in SHORTER.items():
             example = example.replace(usual_size, brief_size)
         exec(compile(example, "your_environment.md", "exec"), namespace)
-    assert re.fullmatch(r"(agent|random) \d of 2\n" * 4, capsys.readouterr().out)
+    shown = r"[\d.]+ \[[\d., ]+\] \{'random'.*'replay': .*\}\n" + r"(agent|random) \d of 2\n" * 4
+    assert re.fullmatch(shown, capsys.readouterr().out)
+    assert (tmp_path / "dot.json").is_file() and list((tmp_path / "dot_gifs").glob("*.gif"))

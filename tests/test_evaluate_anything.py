@@ -118,6 +118,19 @@ class Numbered(Settable):
         return observation, {"success": float(info["is_success"])}
 
 
+class Robotic(Dot):
+    """Observes as Gymnasium-Robotics' environments do."""
+
+    observation_space = gym.spaces.Dict(
+        dict.fromkeys(("observation", "achieved_goal", "desired_goal"), Dot.observation_space)
+    )
+
+    def told(self) -> Any:
+        place = self.place.astype(np.float32)
+        observed = {"observation": place, "achieved_goal": place, "desired_goal": self.goal.astype(np.float32)}
+        return observed, {"is_success": False}
+
+
 class Four(Dot):
     """Goes in one of four directions, and ends at the edge."""
 
@@ -129,7 +142,7 @@ class Four(Dot):
         return observation, 0.0, bool(np.abs(self.place).max() == 1), False, info
 
 
-KINDS = {kind.__name__: kind for kind in (Dot, Settable, Global, Unseeded, Forgetful, Numbered, Four)}
+KINDS = {kind.__name__: kind for kind in (Dot, Settable, Global, Unseeded, Forgetful, Numbered, Robotic, Four)}
 for name, kind in KINDS.items():
     gym.register(f"tests/{name}-v0", kind, max_episode_steps=30)
 
@@ -165,6 +178,16 @@ def test_recorded_starts_are_reached_by_seed_and_actions(made: dict[str, Made], 
         assert record["least_distance"] is not None
 
 
+@pytest.mark.parametrize("name", ["Dot", "Settable"])
+def test_every_row_is_reached_the_first_as_well(made: dict[str, Made], name: str) -> None:
+    agent, data = made[name]
+    source = RecordedGoals(data, offset=28, episodes=np.array([0, 1]))
+    suite = agent.suite(goals=source, success="observation:0.1" if name == "Dot" else None, episodes=6)
+    assert [trial.about for trial in suite.trials] == [
+        {"episode": episode, "start_row": row} for episode in (0, 1) for row in (0, 1, 2)
+    ]
+
+
 def test_a_settable_environment_is_told_start_and_goal_and_says_itself_what_success_is(made: dict[str, Made]) -> None:
     agent, data = made["Settable"]
     suite = agent.suite(goals=data, offset=6, episodes=3)
@@ -173,6 +196,15 @@ def test_a_settable_environment_is_told_start_and_goal_and_says_itself_what_succ
     assert result["floors"]["replay"]["success_rate"] == 100
     kinds = {"is_success", "success"}
     assert result["success"] == " or ".join(sorted(kinds))
+
+
+def test_recorded_goals_of_an_environment_as_in_gymnasium_robotics(made: dict[str, Made]) -> None:
+    agent, data = made["Robotic"]
+    assert {"observation", "achieved_goal"} < set(data.columns)
+    result = agent.evaluate(goals=data, success="achieved_goal:0.05", offset=4, episodes=3, progress=False)
+    assert result["floors"]["replay"]["success_rate"] == 100
+    with pytest.raises(ValueError, match="about a goal of its own"):
+        agent.evaluate(goals=data, success="is_success", offset=4, episodes=3, progress=False)
 
 
 def test_an_environment_that_does_not_come_back_is_refused(made: dict[str, Made]) -> None:

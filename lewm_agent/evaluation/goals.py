@@ -179,8 +179,8 @@ class RecordedGoals(Goals):
 
     def _reached(self, env: Environment, chosen: Sequence[tuple[int, int]]) -> Iterator[Trial]:
         """The trials, by the first way that brings the environment to all their starts."""
-        ways: Sequence[Way] = WAYS_TO_START
         numbers = self._numbers([episode for episode, _ in chosen])
+        ways: list[Way] = [*([_with_states, _with_state] if "state" in numbers else []), _with_actions]
         for episode, row in chosen:
             at = {name: rows[episode] for name, rows in numbers.items()}
             start = {name: rows[row] for name, rows in at.items()}
@@ -224,19 +224,17 @@ Way = Callable[[Trial, Mapping[str, NDArray[Any]]], Trial]
 
 
 def _with_states(trial: Trial, start: Mapping[str, NDArray[Any]]) -> Trial:
-    options = {"state": start.get("state"), "goal_state": trial.wanted.get("state")}
-    return dataclasses.replace(trial, options=options, actions=())
+    options = {"state": start["state"], "goal_state": trial.wanted["state"]}
+    return dataclasses.replace(trial, seed=0, options=options, actions=())
 
 
 def _with_state(trial: Trial, start: Mapping[str, NDArray[Any]]) -> Trial:
-    return dataclasses.replace(trial, options={"state": start.get("state")}, actions=())
+    """With another seed than the episode's, at whose first row whoever ignores options would arrive as well."""
+    return dataclasses.replace(trial, seed=0, options={"state": start["state"]}, actions=())
 
 
 def _with_actions(trial: Trial, start: Mapping[str, NDArray[Any]]) -> Trial:
     return trial
-
-
-WAYS_TO_START: tuple[Way, ...] = (_with_states, _with_state, _with_actions)
 
 
 def _arrives(env: Environment, trial: Trial, start: Mapping[str, NDArray[Any]], frame: Frames) -> bool:

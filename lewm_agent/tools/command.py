@@ -41,6 +41,7 @@ def run(work: Callable[[list[str]], int | None], arguments: Sequence[str] | None
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _write_any_name()
+    _find_modules_here()
     with _sigterm_interrupts(), _warnings_told(DEBUG in given):
         try:
             with _flushed():
@@ -132,6 +133,12 @@ def _drop_output() -> None:
     """Let what is still to be written vanish, which Python would complain of at its end."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _find_modules_here() -> None:
+    """Let ``module:Name-v0`` name a file of the folder that one is in, after all that is installed."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 def _write_any_name() -> None:
