@@ -321,9 +321,9 @@ def _work(options: Options) -> None:
             say(f"drawn: {picture}")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments, continues="the same command continues")
+    return command.run(Options, _work, arguments, continues="the same command continues", prog=prog)
 
 
 if __name__ == "__main__":

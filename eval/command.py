@@ -12,7 +12,6 @@ import tyro
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoints import hub
 from lewm_agent.envs import ENVIRONMENTS, environment_id
-from lewm_agent.eval.reporting.pictures import picture_format
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.tools import command
 from lewm_agent.tools.outputs import reserved
@@ -99,6 +98,8 @@ def run(
         chosen = tyro.cli(options, args=given, description=options.__doc__, prog=prog)
         outputs = {name: getattr(chosen, name) for name in writes}
         if outputs.get("picture") is not None:
+            from lewm_agent.eval.reporting.pictures import picture_format  # matplotlib takes long to import
+
             picture_format(outputs["picture"])
         with reserved(*outputs.values()):
             return work(chosen)

@@ -34,10 +34,10 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 46, 20, 14, 46
 
 @dataclass(frozen=True)
 class Options:
-    """Make one HTML page, which opens without a server or network, from results of eval/success_rate.py."""
+    """Make one HTML page, which opens without a server or network, from results of lewm eval."""
 
     results: tyro.conf.Positional[tuple[Path, ...]]
-    """JSON files written with eval/success_rate.py --output."""
+    """JSON files written with lewm eval --output."""
     output: Path = Path("report")
     """Folder for index.html and videos/; what else is in it stays."""
 
@@ -122,9 +122,9 @@ class Video:
     record: Record
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments, continues="a page that was there is as it was")
+    return command.run(Options, _work, arguments, continues="a page that was there is as it was", prog=prog)
 
 
 def _work(options: Options) -> None:

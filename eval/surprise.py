@@ -189,9 +189,9 @@ def draw(result: dict[str, Any], moment: dict[str, NDArray[np.uint8]], path: Pat
     save_picture(figure, path, dpi=120)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, _work, arguments, writes=("output", "picture"))
+    return command.run(Options, _work, arguments, writes=("output", "picture"), prog=prog)
 
 
 def _work(options: Options) -> None:

@@ -70,9 +70,9 @@ class Options:
     """auto, cpu, cuda or mps."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
-    return command.run(Options, watch, arguments)
+    return command.run(Options, watch, arguments, prog=prog)
 
 
 def watch(options: Options) -> None:

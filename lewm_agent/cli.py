@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -208,40 +209,52 @@ def envs() -> None:
     command.console().print(table)
 
 
-def learn() -> None:
-    """Train an agent on a dataset and save it in OUTPUT/model."""
+@dataclass(frozen=True)
+class Elsewhere:
+    """A command whose options need torch: the ``main`` of a module, imported when it runs, and what help says of it."""
+
+    module: str
+    summary: str
+
+    def run(self, name: str, arguments: list[str]) -> int:
+        """Run it; returns the exit code."""
+        run: Callable[..., int] = importlib.import_module(self.module).main
+        return run(arguments, prog=f"lewm {name}")
+
+    def mention(self) -> Callable[..., None]:
+        """What stands in the list of commands."""
+
+        def command_of_a_module() -> None: ...
+
+        command_of_a_module.__doc__ = self.summary
+        return command_of_a_module
 
 
-def evaluate() -> None:
-    """Measure the success rate of an agent on held-out pairs of start and goal, as eval/success_rate.py does."""
-
-
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "collect": collect,
-    "learn": learn,
-    "eval": evaluate,
-    "reproduce": reproduce,
-    "train-policy": train_policy,
+    "learn": Elsewhere("lewm_agent.learn_command", "Train an agent on a dataset and save it in OUTPUT/model."),
+    "eval": Elsewhere("lewm_agent.eval.success_rate", "Measure success on held-out pairs of start and goal."),
+    "report": Elsewhere("lewm_agent.eval.report", "Make one HTML page from results of lewm eval."),
+    "watch": Elsewhere("lewm_agent.eval.watch", "Watch an agent plan towards goals that you choose with the mouse."),
+    "probe": Elsewhere("lewm_agent.eval.probing", "Read positions and angles from latents."),
+    "surprise": Elsewhere("lewm_agent.eval.surprise", "See whether a model is surprised by what cannot happen."),
+    "ablate": Elsewhere("lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting."),
     "info": info,
     "convert": convert,
     "envs": envs,
+    "reproduce": reproduce,
+    "train-policy": train_policy,
 }
-ELSEWHERE = {"learn": "lewm_agent.learn_command", "eval": "lewm_agent.eval.success_rate"}
-"""Commands whose options need torch, which ``main`` of these modules reads."""
 CONTINUES = "the same command continues (train-policy: with --resume)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lewm``; returns the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given and given[0] in ELSEWHERE:
-        return command.run(lambda _: _run_elsewhere(given), given)
+    elsewhere = COMMANDS.get(given[0]) if given else None
+    if isinstance(elsewhere, Elsewhere):
+        return command.run(lambda _: elsewhere.run(given[0], given[1:]), given)
     return command.run(_dispatch, given, continues=CONTINUES)
-
-
-def _run_elsewhere(given: list[str]) -> int:
-    run: Callable[..., int] = importlib.import_module(ELSEWHERE[given[0]]).main
-    return run(given[1:], prog=f"lewm {given[0]}")
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -251,7 +264,8 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
         named(arguments[0], COMMANDS, "command")
     told = "Learn latent world models and act with them. --version names the version; --debug shows where errors arise."
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="lewm", description=told, args=arguments or ["--help"])
+    listed = {name: one.mention() if isinstance(one, Elsewhere) else one for name, one in COMMANDS.items()}
+    tyro.extras.subcommand_cli_from_dict(listed, prog="lewm", description=told, args=arguments or ["--help"])
 
 
 if __name__ == "__main__":

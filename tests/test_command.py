@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -105,14 +106,35 @@ def test_a_reader_who_leaves_is_no_error(what: str, tmp_path: Path) -> None:
     assert process.wait() == 141
 
 
-def test_help_and_version_load_no_torch() -> None:
-    """Nor do the processes that collect, which import the module again."""
-    code = "import sys; from lewm_agent import cli; cli.main(['--help'])"
-    lines = (
-        f"import atexit, sys\natexit.register(lambda: print('torch' in sys.modules, 'scipy' in sys.modules))\n{code}"
-    )
+@pytest.mark.parametrize(
+    ("code", "left_out"),
+    [
+        ("import lewm_agent", "torch numpy gymnasium tyro rich"),
+        ("from lewm_agent import cli; cli.main(['--help'])", "torch numpy gymnasium scipy"),
+        ("from lewm_agent import cli; cli.main(['lern'])", "torch numpy gymnasium scipy"),
+        ("from lewm_agent.eval import success_rate", "torch._dynamo timm lightning_fabric scipy.stats matplotlib"),
+    ],
+)
+def test_nothing_is_imported_too_early(code: str, left_out: str) -> None:
+    """Nor do the processes that collect, which import the command line again, load torch."""
+    told = f"print(sorted(set({left_out!r}.split()) & set(sys.modules)))"
+    lines = f"import atexit, sys\natexit.register(lambda: {told})\n{code}"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False False" and "train-policy" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    listed = re.findall(r"• (\S+)", capsys.readouterr().out)
+    assert listed == list(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: lewm {name} ")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from lewm_agent import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
@@ -139,6 +141,10 @@ def test_an_unpacked_wheel_imports_without_the_checkout(wheel: Path, tmp_path: P
         archive.extractall(site)
     origin = run_python("-c", "import lewm_agent.envs as m; print(m.__file__)", cwd=tmp_path, path=site)
     assert Path(origin) == site / "lewm_agent" / "envs" / "__init__.py"
+    modules = [one.module for one in cli.COMMANDS.values() if isinstance(one, cli.Elsewhere)]
+    code = f"import importlib; print(*(importlib.import_module(name).__file__ for name in {modules}))"
+    homes = [Path(file) for file in run_python("-c", code, cwd=tmp_path, path=site).split()]
+    assert len(homes) == len(modules) and all(home.is_relative_to(site) for home in homes)
 
 
 def test_an_editable_install_imports_the_checkout_from_anywhere(tmp_path: Path) -> None:

@@ -7,9 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -115,7 +113,7 @@ class TimmPatches(PatchEncoder):
             self.register_buffer(buffer, 255 * values.view(3, 1, 1), persistent=False)
 
     def _vit(self, **settings: Any) -> Any:
-        return timm.create_model(self.name, num_classes=0, img_size=self.side, **settings)
+        return _create(self.name, num_classes=0, img_size=self.side, **settings)
 
     def features(self, frames: Tensor) -> Tensor:
         """The tokens."""
@@ -150,9 +148,18 @@ class TimmPatches(PatchEncoder):
 
 def is_timm_vit(name: str) -> bool:
     """Whether timm has a plain ViT of that name."""
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
     return timm.is_model(name) and isinstance(_without_weights(name), VisionTransformer)
 
 
 def _without_weights(name: str) -> Any:
     with torch.device("meta"):
-        return timm.create_model(name, pretrained=False)
+        return _create(name, pretrained=False)
+
+
+def _create(name: str, **settings: Any) -> Any:
+    import timm  # takes longer to import than all the rest, and most agents need none of it
+
+    return timm.create_model(name, **settings)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 RESAMPLES = 10_000
 """Of every bootstrap; its random numbers are the same each time."""
@@ -20,7 +19,7 @@ Interval = tuple[float, float]
 
 def wilson(successes: int, trials: int) -> Interval:
     """Wilson 95 % interval of a success rate, in percent."""
-    interval = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
+    interval = _binomial(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
@@ -49,6 +48,12 @@ def of_mean(runs: Sequence[Sequence[bool]]) -> Interval:
         return low, high
     lowest, highest = over_runs([100 * float(np.mean(run)) for run in runs])
     return min(low, lowest), max(high, highest)
+
+
+def _binomial(successes: int, trials: int) -> Any:
+    from scipy.stats import binomtest  # a second to import, which whoever acts does without
+
+    return binomtest(successes, trials)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
         neither=count - both - apart,
         difference=100 * (only_first - only_second) / count,
         interval=_paired_bootstrap(only_first, only_second, count),
-        p_value=float(binomtest(only_first, apart).pvalue) if apart else 1.0,
+        p_value=float(_binomial(only_first, apart).pvalue) if apart else 1.0,
     )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import lightning_fabric
 import torch
 from torch import Tensor
 
@@ -83,6 +82,8 @@ class Trainer:
         checkpoint_every: int = 1000,
         progress: bool = True,
     ) -> None:
+        import lightning_fabric  # takes as long to import as all the rest, and whoever acts does without
+
         rounded = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
         precision: Any = "bf16-mixed" if rounded else "32-true"
         devices = [device.index] if device.type == "cuda" and device.index is not None else 1
