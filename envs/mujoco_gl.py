@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 
 from lewm_agent.envs.goal_env import GoalEnv
+from lewm_agent.tools.load_order import load_triton
 
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}  # value of MUJOCO_GL -> library it needs; the first one found is used
 _ADVICE = (
@@ -36,6 +37,7 @@ def import_mujoco() -> ModuleType:
         RuntimeError: if ``MUJOCO_GL`` names a library that is not there; the message says what to install.
     """
     if "mujoco" not in sys.modules:
+        load_triton()
         _choose_backend()
     try:
         return importlib.import_module("mujoco")

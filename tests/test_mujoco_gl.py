@@ -88,3 +88,21 @@ def test_an_environment_of_others_drawn_by_pygame_is_silent_without_a_display() 
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run([sys.executable, "-c", script], check=True, env=env, capture_output=True, text=True)
     assert "XDG_RUNTIME_DIR" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        "from lewm_agent.envs import make_pixel_env\nenv = make_pixel_env('reacher', image_size=64)",
+        "from lewm_agent import LeWMAgent\nimport gymnasium as gym\n"
+        "env = gym.make('InvertedPendulum-v5', render_mode='rgb_array', width=64, height=64)",
+    ],
+    ids=["ours", "of_others"],
+)
+def test_what_training_needs_can_be_imported_after_drawing(draw: str) -> None:
+    """Triton's LLVM after Mesa's would end the process."""
+    script = f"{draw}\nenv.reset(seed=0)\nassert env.render() is not None\nimport lightning_fabric, timm"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={"MUJOCO_GL": "egl", **os.environ}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

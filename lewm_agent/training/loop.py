@@ -16,12 +16,15 @@ from torch import Tensor
 from lewm_agent.datasets.batch import ClipBatch, GoalBatch
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.interruption import Interruption
+from lewm_agent.tools.load_order import load_triton
 from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.training.metrics_log import FIRST_ALARM, MetricsLog, described, not_finite
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.schedule import Schedule
 from lewm_agent.training.settings import TrainingConfig
 from lewm_agent.training.state import TrainingState, other_random_numbers, random_states, set_random_states
+
+load_triton()  # now, as somebody may draw before lightning_fabric is imported
 
 LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""
