@@ -234,6 +234,10 @@ class OfflineDataset:
         """Number of episodes."""
         return self.num_episodes
 
+    def __getitem__(self, index: int) -> dict[str, NDArray[Any]]:
+        """All columns of one episode, as :meth:`episode` reads them; -1 is the last."""
+        return self.episode(index + self.num_episodes if index < 0 else index)
+
     def __repr__(self) -> str:
         """Name the size and the place."""
         return f"OfflineDataset({str(self.path)!r}: {self.num_episodes} episodes, {self.num_frames} frames)"

@@ -236,6 +236,7 @@ COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "eval": Elsewhere("lewm_agent.eval.success_rate", "Measure success on held-out pairs of start and goal."),
     "report": Elsewhere("lewm_agent.eval.report", "Make one HTML page from results of lewm eval."),
     "watch": Elsewhere("lewm_agent.eval.watch", "Watch an agent plan towards goals that you choose with the mouse."),
+    "diagnose": Elsewhere("lewm_agent.eval.diagnose", "Tell whether a model is good enough, why not, and what to do."),
     "probe": Elsewhere("lewm_agent.eval.probing", "Read positions and angles from latents."),
     "surprise": Elsewhere("lewm_agent.eval.surprise", "See whether a model is surprised by what cannot happen."),
     "ablate": Elsewhere("lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting."),

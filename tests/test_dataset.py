@@ -57,6 +57,15 @@ def folder(tmp_path: Path, episodes: list[dict[str, np.ndarray]]) -> Path:
     return path
 
 
+def test_a_dataset_is_a_sequence_of_episodes(folder: Path) -> None:
+    dataset = OfflineDataset(folder)
+    assert repr(dataset).endswith(f": {len(dataset)} episodes, {sum(LENGTHS)} frames)")
+    assert [len(episode["action"]) for episode in dataset] == list(LENGTHS)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(dataset[-1]["pixels"], dataset.episode(len(LENGTHS) - 1)["pixels"])
+    with pytest.raises(IndexError, match=f"episode {len(LENGTHS)} does not exist"):
+        dataset[len(LENGTHS)]
+
+
 def test_episodes_come_back_from_every_shard(folder: Path, episodes: list[dict[str, np.ndarray]]) -> None:
     dataset = OfflineDataset(folder)
     assert (dataset.num_episodes, dataset.num_frames, dataset.action_dim) == (len(LENGTHS), sum(LENGTHS), 2)

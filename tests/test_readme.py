@@ -45,6 +45,7 @@ SHORTER = {
     "num_envs=2": "num_envs=1",  # processes are started in tests of their own
     "--num-envs 2": "--num-envs 1",
     "--workers 2": "--workers 1",
+    "--families 185 --episodes 18685": "--families 2 --episodes 4",
     "--steps 20000": "--steps 110 --evaluation-episodes 1",
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
@@ -90,7 +91,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measuring = (ablation, latent_geometry, latent_precision, planning_time, probing, reconstruction, report)
     measuring += (success_rate, surprise, true_dynamics)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 7 + 2 + 11
+    assert len(commands()) == 7 + 3 + 12
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -100,7 +101,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert evaluations[arguments[0]].main(arguments[1:]) == 0, command
     made = {"data/two_room", "runs/mine/model", "runs/reproduced/model", "out.json", "gifs", "planning.png"}
     made |= {"probing.json", "probing.png", "surprise.json", "surprise.png"}
-    made |= {"reconstruction.png", "decoder.safetensors", "runs/ablation/objective.sigreg_weight.png"}
+    made |= {"reconstruction.png", "decoder.safetensors", "diagnosis.html", "runs/ablation/objective.sigreg_weight.png"}
     made |= {"latent_maps.png", "geometry.json", "true_dynamics.json", "report/index.html", "mine/index.html"}
     made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
     assert all((tmp_path / name).exists() for name in made)
