@@ -29,6 +29,7 @@ _LEAST_SCALE = 0.2  # what varies less, such as the shape of a disk, is not blow
 _CANDIDATES, _ROUNDS = 300, 5  # of the search for a palette
 _SOLID = 0.9  # share of a pixel from which its color is the thing's own
 _MOST_PIXELS = 30_000
+_SHADES = 24  # levels of each color that are told apart where shades are counted
 
 
 class Moments(nn.Module):
@@ -135,14 +136,29 @@ def shares(colors: Tensor, backgrounds: Tensor, palette: Tensor) -> tuple[Tensor
     return share, left.clamp(min=0)
 
 
+def of_every_shade(colors: Tensor) -> Tensor:
+    """Indices of some of the pixels (n, 3), in which each shade counts by the root of its share.
+
+    Otherwise a palette would be of what is large: arm and shadow, but not the cube.
+    """
+    levels = (colors * _SHADES).long().clamp(max=_SHADES - 1)
+    shade = (levels * levels.new_tensor([_SHADES**2, _SHADES, 1])).sum(dim=-1)
+    _, which, counts = shade.unique(return_inverse=True, return_counts=True)
+    order = which.argsort(stable=True)
+    reached = counts[which[order]].double().rsqrt().cumsum(dim=0)
+    evenly = (torch.arange(_MOST_PIXELS, device=colors.device) + 0.5) * (reached[-1] / _MOST_PIXELS)
+    return order[torch.searchsorted(reached, evenly).clamp(max=len(order) - 1)]
+
+
 def find_palette(colors: Tensor, backgrounds: Tensor, count: int) -> Tensor:
     """The colors (count, 3) that together explain pixels (n, 3) before backgrounds (n, 3) best.
 
-    Greedily chosen among the pixels themselves, then replaced by the median of the pixels that each covers wholly.
+    Greedily chosen among pixels of every shade, then replaced by the median of the pixels that each covers wholly.
     """
-    candidates = colors[:: -(-len(colors) // _CANDIDATES)]
-    left = (colors - backgrounds).square().sum(-1)
-    errors = shares(colors, backgrounds, candidates)[1]
+    shown = of_every_shade(colors)
+    candidates = colors[shown[:: -(-len(shown) // _CANDIDATES)]]
+    left = (colors - backgrounds).square().sum(-1)[shown]
+    errors = shares(colors[shown], backgrounds[shown], candidates)[1]
     chosen = []
     for _ in range(count):
         best = int(torch.minimum(errors, left[:, None]).sum(dim=0).argmin())
