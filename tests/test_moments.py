@@ -69,6 +69,15 @@ def test_mixed_pixels_count_in_part() -> None:
     assert left[0, 0] < 1e-8 < left[0, 1]
 
 
+def test_a_small_thing_has_its_color_in_the_palette() -> None:
+    """Twenty pixels of it, beside ten thousand of two shades that differ more from one another than the background."""
+    shades, red = torch.tensor([[0.05, 0.05, 0.05], [0.8, 0.8, 0.8]]), torch.tensor([[0.8, 0.1, 0.15]])
+    noise = torch.rand(10_020, 3, generator=torch.Generator().manual_seed(0)) * 0.02
+    colors = torch.cat([shades.repeat_interleave(5000, dim=0), red.expand(20, 3)]) + noise
+    palette = find_palette(colors, torch.full_like(colors, 0.4), 3)
+    assert (palette - red).norm(dim=-1).min() < 0.05
+
+
 def test_a_palette_of_fewer_colors_than_asked_for_repeats_some() -> None:
     one = COLORS[:1].expand(50, 3) / 255
     assert torch.allclose(find_palette(one, FLOOR.expand(50, 3) / 255, 2), one[:2])
