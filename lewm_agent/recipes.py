@@ -45,7 +45,7 @@ class Recipe:
     def config(self) -> AgentConfig:
         """The preset, with this recipe's training length, planner and other settings."""
         config = configured(preset(self.preset), {"training.epochs": self.epochs, **self.settings})
-        planner = planner_preset(self.planner) if self.planner else config.planner
+        planner = planner_preset(self.planner, config.model) if self.planner else config.planner
         return dataclasses.replace(config, planner=planner)
 
 
@@ -55,9 +55,35 @@ _ANY_COLORS = {"model.color_jitter": 0.2}
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
     "cube": Recipe(
-        "cube", "expert", 1000, "fine", 5.0, frame_interval=5, environment_kwargs={"terminate_on_success": False}
+        "cube",
+        "expert",
+        1200,
+        "moments",
+        60.0,
+        frame_interval=5,
+        environment_kwargs={"terminate_on_success": False},
+        settings={
+            "model.image_size": 96,
+            "model.masks": 8,
+            "model.latent_dim": 80,
+            "inverse_dynamics.successful_only": False,
+            "inverse_dynamics.steps": 12_000,
+        },
     ),
-    "push_t": Recipe("push_t", "expert", 3500, "shapes", 2.75),
+    # The experts' episodes teach what to imitate, aimless pushes what pushes do.
+    "push_t": Recipe(
+        "push_t",
+        "mixed",
+        4200,
+        "moments",
+        12.0,
+        settings={
+            "model.symmetry": "square",
+            "model.predictor_width": 384,
+            "model.predictor_depth": 3,
+            "inverse_dynamics.steps": 16_000,
+        },
+    ),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
         "reacher",
