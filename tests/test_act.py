@@ -211,7 +211,7 @@ def test_planner_presets(trained_folder: Path) -> None:
 
 def test_a_planner_preset_uses_no_more_frames_than_the_model() -> None:
     agent = LeWMAgent.from_pretrained("push_t", planner="small")
-    assert (agent.config.planner.history, agent.config.planner.samples) == (1, 64)
+    assert (agent.config.planner.history, agent.config.planner.samples) == (2, 64)
 
 
 def test_any_cost_on_latents(trained_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Objectives: PLDM's terms by hand, the registry, and that old checkpoints mean LeWM's."""
+"""Objectives: PLDM's terms by hand, the registry, and what the bundled models are trained on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
 from lewm_agent.models.objectives.pldm import PLDMConfig, collapse_terms, covariance_energy, variance_hinge
+from lewm_agent.models.objectives.slow import SlowConfig
 from lewm_agent.models.world_model import WorldModel
 
 
@@ -69,12 +70,13 @@ def test_configuration_names_its_objective(tiny_config: AgentConfig) -> None:
         AgentConfig.from_dict({**values, "objective": {"kind": "pldm", "sigreg_weight": 1.0}})
 
 
-def test_bundled_checkpoints_are_trained_on_lewms_objective() -> None:
+def test_bundled_checkpoints_say_what_they_are_trained_on() -> None:
+    of_moments = {"cube", "push_t"}
     for name, folder in bundled().items():
         text = (folder / "config.json").read_text()
-        assert "agent_kind" not in text
         agent = LeWMAgent.from_pretrained(name, device="cpu")
-        assert agent.kind == "lewm" and type(agent.config.objective) is ObjectiveConfig
+        objective = SlowConfig if name in of_moments else ObjectiveConfig
+        assert agent.kind == "lewm" and type(agent.config.objective) is objective
         values = agent.config.to_dict()
         for part, written in json.loads(text)["agent"].items():
             assert written is None or written.items() <= values[part].items()
