@@ -75,8 +75,8 @@ def test_bundled_checkpoints_say_what_they_are_trained_on() -> None:
     for name, folder in bundled().items():
         text = (folder / "config.json").read_text()
         agent = LeWMAgent.from_pretrained(name, device="cpu")
-        objective = SlowConfig if name in of_moments else ObjectiveConfig
-        assert agent.kind == "lewm" and type(agent.config.objective) is objective
+        kind, objective = ("slow", SlowConfig) if name in of_moments else ("lewm", ObjectiveConfig)
+        assert agent.kind == kind and type(agent.config.objective) is objective
         values = agent.config.to_dict()
         for part, written in json.loads(text)["agent"].items():
             assert written is None or written.items() <= values[part].items()

@@ -20,9 +20,13 @@ Result = dict[str, Any]
 """One JSON of ``eval/success_rate.py`` (docs/reference/results-schema.md)."""
 
 
+_TITLES = {"lewm": "LeWM", "slow": "Moments"}
+"""Of agents whose name is no abbreviation; `slow` is the objective of an encoder of moments."""
+
+
 def agent_title(kind: str) -> str:
     """Name of a kind of agent for people."""
-    return "LeWM" if kind == "lewm" else kind.upper().replace("_", "-")
+    return _TITLES.get(kind, kind.upper().replace("_", "-"))
 
 
 def search_summary(planner: PlannerConfig) -> str:
