@@ -76,7 +76,7 @@ class Rule:
 
 
 # Good is what the bundled models of Two-Room and Reacher reach, which solve 97 % and more, with a margin; those of
-# Push-T (half) and Cube set no bar (docs/guide/measuring.md has the numbers of all four). Poor is where a figure says
+# earlier ones of Push-T and Cube set no bar (docs/guide/measuring.md has the numbers of all four). Poor is where a figure says
 # next to nothing: an error near that of standing still, an order near that of chance, latents that have collapsed.
 RULES = {
     "one_block": Rule(
