@@ -75,9 +75,10 @@ class Rule:
         return Verdict.POOR if sign * value >= sign * self.poor else Verdict.FAIR
 
 
-# Good is what the bundled models of Two-Room and Reacher reach, which solve 97 % and more, with a margin; those of
-# earlier ones of Push-T and Cube set no bar (docs/guide/measuring.md has the numbers of all four). Poor is where a figure says
-# next to nothing: an error near that of standing still, an order near that of chance, latents that have collapsed.
+# Good is what the bundled models of Two-Room and Reacher reach, which solve 97 % and more, with a margin; earlier
+# models of Push-T and Cube, which did not, set no bar (docs/guide/measuring.md has the numbers of all four). Poor is
+# where a figure says next to nothing: an error near that of standing still, an order near that of chance, collapsed
+# latents.
 RULES = {
     "one_block": Rule(
         "error after one block, of that of standing still",
