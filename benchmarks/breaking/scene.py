@@ -15,7 +15,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
 from breaking.trial import run
@@ -25,6 +24,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.collection import collect
 from lewm_agent.datasets.conversion import convert
 from lewm_agent.eval import success_rate
+from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.inspection import describe
 
 SIDE = 16
@@ -100,13 +100,30 @@ class Scene:
             agent = LeWMAgent("two_room", config, device="cpu", seed=seed)
             agent.set_action_statistics(*OfflineDataset(self.data).action_statistics()).save_pretrained(folder)
         write_source(self.source)
-        options = evaluation(self.model, self.root / "out.json")
-        success_rate.evaluate(tyro.cli(success_rate.Options, args=options))
+        with stopped_before_its_result():
+            success_rate.main(evaluation(self.model, self.root / "out.json"))
+        if not self.journal.exists():
+            raise RuntimeError("the evaluation that is to be broken leaves nothing to continue from")
 
     def make_run(self) -> None:
         """Train until a few checkpoints are there, then stop as a kill would."""
         with contextlib.suppress(KeyboardInterrupt), stopped_after(5):
             train(self.data, self.run, seed=0)
+
+
+@contextlib.contextmanager
+def stopped_before_its_result() -> Iterator[None]:
+    """Evaluations stop with ``KeyboardInterrupt`` when all is played."""
+    write = Measuring.write
+
+    def stop(measuring: Measuring, result: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    Measuring.write = stop  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Measuring.write = write  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
