@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -100,7 +101,7 @@ class Scene:
             agent = LeWMAgent("two_room", config, device="cpu", seed=seed)
             agent.set_action_statistics(*OfflineDataset(self.data).action_statistics()).save_pretrained(folder)
         write_source(self.source)
-        with stopped_before_its_result():
+        with mock.patch.object(Measuring, "write", side_effect=KeyboardInterrupt):  # when all is played
             success_rate.main(evaluation(self.model, self.root / "out.json"))
         if not self.journal.exists():
             raise RuntimeError("the evaluation that is to be broken leaves nothing to continue from")
@@ -109,21 +110,6 @@ class Scene:
         """Train until a few checkpoints are there, then stop as a kill would."""
         with contextlib.suppress(KeyboardInterrupt), stopped_after(5):
             train(self.data, self.run, seed=0)
-
-
-@contextlib.contextmanager
-def stopped_before_its_result() -> Iterator[None]:
-    """Evaluations stop with ``KeyboardInterrupt`` when all is played."""
-    write = Measuring.write
-
-    def stop(measuring: Measuring, result: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
-
-    Measuring.write = stop  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Measuring.write = write  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -139,11 +125,8 @@ def stopped_after(steps: int) -> Iterator[None]:
                 raise KeyboardInterrupt
             yield batch
 
-    TrainingClips.train_batches = few  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(TrainingClips, "train_batches", few):
         yield
-    finally:
-        TrainingClips.train_batches = batches  # type: ignore[method-assign]
 
 
 def gather(path: Path, episodes: int, num_envs: int = 1) -> OfflineDataset:
