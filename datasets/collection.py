@@ -81,8 +81,7 @@ def collect(
         num_envs: Processes that gather at the same time, one environment each; 1 stays in this process.
         shard_episodes: Episodes per file.
         frame_interval: Record the frame of every so many steps only, for trainings whose frame skip is a multiple.
-        families: Let episodes begin in so many ways only: number k like number k modulo ``families``. Which, is told in
-            column ``family``, and training and held-out episodes never share one. None: each begins in its own way.
+        families: Let episode k begin like k modulo this, which column ``family`` tells; no split divides a family.
         compression: ``"gzip"``, ``"blosc"`` (extra ``fast``) or None, see :class:`ShardWriter`.
         overwrite: Replace the dataset that is there; it stays until its successor is whole.
         progress: Show a progress bar on the standard error stream.
@@ -103,8 +102,12 @@ def collect(
         make_env, make_policy, environment_id=environment_id, environment_kwargs=environment_kwargs or {},
         policy=policy, seed=seed, episodes=episodes, shard_episodes=shard_episodes, frame_interval=frame_interval,
     )  # fmt: skip
-    folder = ShardFolder(Path(path), request, overwrite)
     job = _ShardJob(Path(path), make_env, make_policy, request, compression, families)
+    return _filled(ShardFolder(Path(path), request, overwrite), job, num_envs, progress)
+
+
+def _filled(folder: ShardFolder, job: _ShardJob, num_envs: int, progress: bool) -> OfflineDataset:
+    """The dataset, with the shards gathered that the folder lacks."""
     gather = _gather_here if num_envs == 1 else _gather_in_processes
     with folder.filling("collection"), _progress_bar(folder, progress) as advance:
         with contextlib.closing(gather(job, folder.missing, num_envs, advance)) as records:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import tempfile
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -217,9 +218,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         )
         target = None if output is None else Path(output)
         with tempfile.TemporaryDirectory() as folder, reserved(target):
-            load = None
-            if whole_number("workers", workers, 1) > 1:
-                load = functools.partial(type(self).from_pretrained, self.save_pretrained(folder), device="cpu")
+            load = self._loader(folder) if whole_number("workers", workers, 1) > 1 else None
             measuring = Measuring(
                 suite, self, self.kind, planner_seed, workers=workers, load=load, output=target, progress=progress
             )
@@ -230,6 +229,10 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
                 measuring.write(result)
             measuring.finish()
         return result
+
+    def _loader(self, folder: str) -> Callable[[], Self]:
+        """What gives a process that plays its own copy of this agent, saved in a folder."""
+        return functools.partial(type(self).from_pretrained, self.save_pretrained(folder), device="cpu")
 
     def suite(
         self,

@@ -37,9 +37,12 @@ class Success(ABC):
     def measure(self, situation: Situation, trial: Trial) -> Vector:
         """Numbers (M,) that decide."""
 
-    @abstractmethod
     def holds(self, kept: Vector, trial: Trial) -> Booleans:
-        """At which of the situations of an episode, whose numbers are (T, M), the goal is reached, (T,)."""
+        """At which of the situations of an episode, whose numbers are (T, M), the goal is reached, (T,).
+
+        By default where the first number is positive.
+        """
+        return kept[:, 0] > 0
 
     def distance(self, situation: Situation, trial: Trial) -> float | None:
         """How far the goal still is, if the environment's info says so."""
@@ -63,10 +66,6 @@ class InfoSays(Success):
             raise ValueError(f"the environment's info has no {self}; say what success is: {WAYS}")
         return np.array([float(any(said))])
 
-    def holds(self, kept: Vector, trial: Trial) -> Booleans:
-        """Where it is 1."""
-        return kept[:, 0] > 0
-
 
 @dataclass(frozen=True)
 class Judged(Success):
@@ -81,10 +80,6 @@ class Judged(Success):
     def measure(self, situation: Situation, trial: Trial) -> Vector:
         """1 or 0."""
         return np.array([float(bool(self.judge(situation.env.unwrapped, situation.info, trial.wanted)))])
-
-    def holds(self, kept: Vector, trial: Trial) -> Booleans:
-        """Where it is 1."""
-        return kept[:, 0] > 0
 
 
 @dataclass(frozen=True)
