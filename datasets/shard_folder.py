@@ -37,6 +37,8 @@ _SAME_REQUEST = (
     "frame_interval",
     "action_space",
 )
+JOBS = "jobs"
+"""Folder in a dataset's where jobs of a cluster put what they gather, and their logs."""
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -60,7 +62,7 @@ class ShardFolder:
         self.request = request
         self._succeeds = _holds_dataset(folder) and overwrite
         if _holds_dataset(folder) and not overwrite:
-            _check_same_request(folder, request, DatasetMetadata.load(folder))
+            check_same_request(folder, request, DatasetMetadata.load(folder))
 
     @property
     def missing(self) -> list[int]:
@@ -154,7 +156,7 @@ class ShardFolder:
         """What an earlier call with the same request has recorded."""
         try:
             present = DatasetMetadata.load(self.folder, self._metadata_file.name)
-            _check_same_request(self.folder, self.request, present)
+            check_same_request(self.folder, self.request, present)
         except FileNotFoundError:
             return None
         except ValueError:
@@ -200,13 +202,14 @@ def _holds_dataset(folder: Path) -> bool:
         raise ValueError(f"{folder} is a file; give a folder for the dataset")
     if (folder / METADATA_FILE).is_file():
         return True
-    left_over = [folder / LOCK_FILE, *_unfinished(folder)]
+    left_over = [folder / LOCK_FILE, folder / JOBS, *_unfinished(folder)]
     if folder.exists() and any(file not in left_over for file in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no dataset; give another path")
     return False
 
 
-def _check_same_request(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> None:
+def check_same_request(folder: Path, request: DatasetMetadata, present: DatasetMetadata) -> None:
+    """Raise ``ValueError`` unless what a folder has, whole or in part, belongs to the request."""
     for name in _SAME_REQUEST:
         given, there = getattr(request, name), getattr(present, name)
         if given != there:

@@ -4,7 +4,7 @@ python eval/ablation.py --env two_room --data runs/two_room/data --output runs/a
     --vary objective.sigreg_weight=0,0.01,0.09,0.5 model.latent_dim=8,32,128
 
 Each setting is varied on its own around the preset; --grid takes all combinations instead. What is finished is not
-done again, and a training that was cut off goes on. --cluster slurm hands every training to submitit.
+done again, and a training that was cut off goes on. --cluster slurm has a job of its own for every training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -41,6 +41,7 @@ from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.objectives import registry as objectives
 from lewm_agent.presets import preset
 from lewm_agent.tools import strict_json
+from lewm_agent.tools.cluster import Cluster, Kind, call_folder
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_json
@@ -100,8 +101,8 @@ class Options:
     """Pairs of each shipped list."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
-    cluster: Literal["none", "slurm", "local"] = "none"
-    """none: one training after the other, here. Else submitit's executor (extra cluster): all at once."""
+    cluster: Kind = "none"
+    """none: one training after the other, here. slurm, or local for the same way here: all at once."""
     cluster_options: str = "{}"
     """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
 
@@ -195,7 +196,7 @@ def run_cell(options: Options, cell: Cell) -> dict[str, Any]:
     curves = read_curves(RunFolder(folder.training))
     measured = {**request, **judge(options, agent), **curves, **provenance(agent, str(folder.model))}
     write_json(result, measured)
-    return measured
+    return dict(strict_json.read(result))  # the same whoever has measured it, and when
 
 
 def _agent(options: Options, config: AgentConfig, seed: int) -> LeWMAgent:
@@ -234,20 +235,16 @@ def read_curves(run: RunFolder) -> dict[str, Any]:
 
 def run_cells(options: Options, wanted: Sequence[Cell]) -> list[dict[str, Any]]:
     """All results, trained here or by a cluster."""
-    if options.cluster == "none":
-        results = []
-        for number, cell in enumerate(wanted):
-            console(stderr=True).print(f"[{number + 1}/{len(wanted)}] {cell.name}")
-            results.append(run_cell(options, cell))
-        return results
-    try:
-        import submitit
-    except ImportError as error:
-        raise ValueError("--cluster needs submitit: pip install 'lewm-agent[cluster]'") from error
-    executor = submitit.AutoExecutor(options.output / "jobs", cluster=options.cluster)
-    executor.update_parameters(name="lewm-ablation", **json.loads(options.cluster_options))
-    jobs = executor.map_array(run_cell, [options] * len(wanted), list(wanted))
-    return [job.result() for job in jobs]
+    cluster = Cluster.from_text(options.cluster, max(1, len(wanted)), options.cluster_options)
+    if cluster is not None:
+        with call_folder(options.output / "jobs") as place:
+            for _ in cluster.run(place, functools.partial(run_cell, options), wanted):
+                pass
+    results = []
+    for number, cell in enumerate(wanted):
+        console(stderr=True).print(f"[{number + 1}/{len(wanted)}] {cell.name}")
+        results.append(run_cell(options, cell))
+    return results
 
 
 def search_lambda(options: Options) -> list[dict[str, Any]]:

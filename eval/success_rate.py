@@ -27,10 +27,12 @@ from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import ProtocolName
+from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import named
+from lewm_agent.tools.cluster import Cluster, Kind
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
 
@@ -76,6 +78,12 @@ class Options:
     """Environments planned for together; the result does not depend on it."""
     workers: int = 1
     """Processes that play; the result does not depend on it."""
+    cluster: Kind = "none"
+    """slurm, or local for the same way here: jobs play, each a part of the pairs with so many --workers."""
+    jobs: int = 8
+    """How many, with --cluster; the result does not depend on it."""
+    cluster_options: str = "{}"
+    """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     output: Path | None = None
@@ -96,6 +104,9 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
 def _work(options: Options) -> None:
     """Measure, show and write. The numbers are written before any video is drawn: they do not depend on one."""
     command.at_least(options, num_envs=1, workers=1, planner_seed=0, videos=0)
+    cluster = Cluster.from_text(options.cluster, options.jobs, options.cluster_options)
+    if cluster is not None:
+        jobs.check(cluster, options.episodes, options.output)
     with reserved(options.video and options.video / VIDEOS):
         agent = _agent(options)
         decoder = _decoder(options, agent)
@@ -105,6 +116,8 @@ def _work(options: Options) -> None:
         run = Measuring(
             suite, agent, name, options.planner_seed, options.num_envs, options.workers, load, options.output
         )
+        if cluster is not None:
+            jobs.play(run, cluster)
         result, traces = run.run()
         console().print(summary(result))
         run.write(result)

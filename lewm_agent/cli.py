@@ -20,6 +20,7 @@ from rich.text import Text
 from lewm_agent import __version__
 from lewm_agent.tools import command
 from lewm_agent.tools.checks import named
+from lewm_agent.tools.cluster import Cluster, Kind
 
 
 def collect(
@@ -34,6 +35,9 @@ def collect(
     families: int | None = None,
     environment_kwargs: str = "{}",
     overwrite: bool = False,
+    cluster: Kind = "none",
+    jobs: int = 8,
+    cluster_options: str = "{}",
 ) -> None:
     """Gather pixel episodes; an interrupted collection continues.
 
@@ -49,12 +53,15 @@ def collect(
         families: let episodes begin in so many ways only, of which training and held-out ones share none.
         environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
         overwrite: discard what the folder holds.
+        cluster: slurm, or local, for the same way here: jobs gather into PATH, with num_envs processes each.
+        jobs: how many, with --cluster; each writes whole files of 100 episodes.
+        cluster_options: for submitit, as a JSON object: '{"slurm_partition": "cpu", "timeout_min": 240}'.
     """
     from lewm_agent import environment
     from lewm_agent.agent import LeWMAgent
     from lewm_agent.presets import preset
 
-    config = preset(preset_name)
+    config, machines = preset(preset_name), Cluster.from_text(cluster, jobs, cluster_options)
     world = environment.from_text(env, config.model.image_size, environment_kwargs)
     agent = LeWMAgent(world, config, device="cpu", seed=seed)
     dataset = agent.collect(
@@ -65,6 +72,7 @@ def collect(
         frame_interval=frame_interval,
         families=families,
         overwrite=overwrite,
+        cluster=machines,
     )
     command.say(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames in {path}")
 

@@ -27,6 +27,7 @@ from lewm_agent.evaluation.success import Judge, Success
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.stored_agent import StoredAgent
 from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.record import TrainingRecord
@@ -52,6 +53,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         seed: int | None = None,
         overwrite: bool = False,
         progress: bool = True,
+        cluster: Cluster | None = None,
     ) -> OfflineDataset:
         """Gather episodes of a behavior policy; an interrupted collection continues where it stopped.
 
@@ -66,6 +68,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             seed: the agent's by default.
             overwrite: replace the dataset in the folder; it stays until its successor is whole.
             progress: show a progress bar.
+            cluster: has jobs gather, with ``num_envs`` processes each; the data do not depend on it either.
         """
         return collect(
             path,
@@ -81,6 +84,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             policy=_name_of(policy),
             overwrite=overwrite,
             progress=progress,
+            cluster=cluster,
         )
 
     # --- learn -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -44,9 +45,16 @@ class Journal:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         header = json.dumps(request)
-        kept = self._read(path, json.loads(header))
+        self._request = json.loads(header)
+        kept = self._read(path)
         write_atomically(path, "".join(f"{line}\n" for line in [header, *kept]))
         self._file = path.open("a")
+
+    def absorb(self, path: Path) -> None:
+        """Take over what another file has of the same request. Raises ``ValueError`` as for one's own."""
+        if lines := self._read(path):
+            self._file.write("".join(f"{line}\n" for line in lines))
+            self._file.flush()
 
     def add(self, number: int, trace: Trace) -> None:
         """Keep the trace of a finished pair. Raises ``ValueError`` if it has figures that are not finite."""
@@ -73,21 +81,23 @@ class Journal:
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._path is not None:
+            if not self._path.is_file():
+                raise FileNotFoundError(errno.ENOENT, "was removed while it was written", str(self._path))
             try:
                 self._file.write(json.dumps(entry) + "\n")
                 self._file.flush()
             except OSError as error:
                 raise OSError(error.errno, str(error.strerror), str(self._path)) from None
 
-    def _read(self, path: Path, request: Any) -> list[str]:
-        """Take over what the file has of the same request; returns these lines."""
+    def _read(self, path: Path) -> list[str]:
+        """Take over what a file has of the same request; returns these lines."""
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         for number, line in enumerate(lines, start=1):
             try:
                 entry = strict_json.parse(line)
                 if number > 1:
                     self._take(entry)
-                elif entry != request:
+                elif entry != self._request:
                     return []
             except (ValueError, KeyError, TypeError):
                 raise ValueError(

@@ -64,10 +64,25 @@ class Measuring:
         shown = Progress(
             *columns, TimeRemainingColumn(), console=console(stderr=True), transient=True, disable=not self.progress
         )
-        with shown, self._journal() as journal:
-            traces = self._play(journal, shown)
-            floors = self._play_floors(journal, shown)
-        return self._result(traces, floors), traces
+        numbers = range(len(self.suite.trials))
+        with shown, self.journal() as journal:
+            self._play(journal, numbers, shown)
+            self._play_floors(journal, numbers, shown)
+        traces = [journal.finished[number] for number in numbers]
+        return self._result(traces, self._floors(journal)), traces
+
+    def play(self, numbers: Sequence[int]) -> None:
+        """Play only the trials of these numbers, for whoever takes up the journal."""
+        hidden = Progress(disable=True)
+        with self.journal() as journal:
+            self._play(journal, numbers, hidden)
+            self._play_floors(journal, numbers, hidden)
+
+    def missing(self, journal: Journal) -> list[int]:
+        """Numbers of the trials that the agent or one of the floors has not played."""
+        floors, numbers = self.suite.floors(self.suite.make()), range(len(self.suite.trials))
+        whole = set(journal.finished).intersection(*({n for n in numbers if (f, n) in journal.solved} for f in floors))
+        return [number for number in numbers if number not in whole]
 
     def write(self, result: dict[str, Any]) -> None:
         """Write the result, all or nothing, where an output was asked for."""
@@ -77,7 +92,7 @@ class Measuring:
     def finish(self) -> None:
         """Remove what was kept for the case of an interruption."""
         if self.output is not None:
-            _journal_of(self.output).unlink()
+            journal_of(self.output).unlink()
 
     def player(self) -> Player:
         """Plays as this measurement does."""
@@ -99,7 +114,7 @@ class Measuring:
             record["video"] = os.path.relpath(path, start)
         return len(shown)
 
-    def _journal(self) -> Journal:
+    def journal(self) -> Journal:
         """What an interrupted run with the same outcome has played, and where this one keeps what it plays."""
         suite = self.suite
         request = {
@@ -112,13 +127,13 @@ class Measuring:
             "planner": self.agent.planner_settings,
             "planner_seed": self.planner_seed,
         }
-        return Journal(_journal_of(self.output) if self.output else None, request)
+        return Journal(journal_of(self.output) if self.output else None, request)
 
-    def _play(self, journal: Journal, progress: Progress) -> list[Trace]:
-        """The traces of all trials, in their order; finished ones are taken from the journal."""
+    def _play(self, journal: Journal, numbers: Sequence[int], progress: Progress) -> None:
+        """Have the journal hold the traces of trials; what it has is not played again."""
         trials = self.suite.trials
-        bar = progress.add_task("episodes", total=len(trials), completed=len(journal.finished))
-        missing = [number for number in range(len(trials)) if number not in journal.finished]
+        missing = [number for number in numbers if number not in journal.finished]
+        bar = progress.add_task("episodes", total=len(numbers), completed=len(numbers) - len(missing))
         rows = [missing[first : first + self.num_envs] for first in range(0, len(missing), self.num_envs)]
         batches = [(numbers, [trials[number] for number in numbers]) for numbers in rows]
         played: Iterator[tuple[int, Trace]]
@@ -134,20 +149,24 @@ class Measuring:
         for number, trace in played:
             journal.add(number, trace)
             progress.update(bar, advance=1)
-        return [journal.finished[number] for number in range(len(trials))]
 
-    def _play_floors(self, journal: Journal, progress: Progress) -> dict[str, Any]:
-        """Success of every floor and ceiling on all trials; what is in the journal is not played again."""
+    def _play_floors(self, journal: Journal, numbers: Sequence[int], progress: Progress) -> None:
+        """Have the journal hold whether floors and ceilings solve trials; what it has is not played again."""
         suite, env = self.suite, self.suite.make()
-        controllers, count = suite.floors(env), len(suite.trials)
-        bar = progress.add_task("floors", total=len(controllers) * count, completed=len(journal.solved))
+        controllers = suite.floors(env)
+        bar = progress.add_task("floors", total=len(controllers) * len(numbers))
         for name, floor in controllers.items():
-            missing = [number for number in range(count) if (name, number) not in journal.solved]
+            missing = [number for number in numbers if (name, number) not in journal.solved]
+            progress.update(bar, advance=len(numbers) - len(missing))
             for number, trace in zip(missing, play_floor(suite, env, floor, missing), strict=True):
                 solved = trace.solved(suite.success, suite.trials[number])[1:]
                 journal.add_floor(name, number, bool(solved.any()))
                 progress.update(bar, advance=1)
-        return {name: rate(sum(journal.solved[name, number] for number in range(count)), count) for name in controllers}
+
+    def _floors(self, journal: Journal) -> dict[str, Any]:
+        """Success of every floor and ceiling on all trials."""
+        names, count = self.suite.floors(self.suite.make()), len(self.suite.trials)
+        return {name: rate(sum(journal.solved[name, number] for number in range(count)), count) for name in names}
 
     def _result(self, traces: list[Trace], floors: dict[str, Any]) -> dict[str, Any]:
         suite = self.suite
@@ -182,7 +201,8 @@ def _make_player(load: Callable[[], AnyAgent], *rest: Any) -> Player:
     return Player(make, load(), success, seed, budget)
 
 
-def _journal_of(output: Path) -> Path:
+def journal_of(output: Path) -> Path:
+    """Where the measurement for an output keeps what it has played."""
     return output.with_name(output.name + UNFINISHED)
 
 
