@@ -176,6 +176,34 @@ def test_a_mixture_does_not_settle_between_two_ways() -> None:
     assert plan.actions.item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("deeper", [-2.0, 2.0])
+def test_a_mixture_searches_around_every_guess(deeper: float) -> None:
+    """Valleys around both guesses, too far apart for one Gaussian; the deeper one wins, whichever guess it is."""
+
+    def cost(candidates: Tensor) -> Tensor:
+        x = candidates[..., 0, 0]
+        return torch.minimum((x - deeper).square(), (x + deeper).square() + 0.01)
+
+    sampling = Sampling(samples=64, elites=8, iterations=6, initial_std=0.1)
+    guesses = torch.tensor([-1.8, 1.8]).view(1, 2, 1, 1)
+    plan = Mixture(components=2).plan(cost, guesses, generators(0), sampling)
+    assert plan.actions.item() == pytest.approx(deeper, abs=0.05)
+
+
+@pytest.mark.parametrize(("wide_std", "found"), [(0.0, 3.0), (1.0, -1.0)])
+def test_a_wide_component_looks_far_from_a_good_guess(wide_std: float, found: float) -> None:
+    """A valley at the guess, 3, and a deeper one at -1, which only a search around doing nothing comes upon."""
+
+    def cost(candidates: Tensor) -> Tensor:
+        x = candidates[..., 0, 0]
+        return torch.minimum((x + 1).square(), (x - 3).square() + 0.01)
+
+    sampling = Sampling(samples=64, elites=8, iterations=6, initial_std=0.1)
+    search = Mixture(components=2, wide_std=wide_std)
+    plan = search.plan(cost, torch.full((1, 1, 1, 1), 3.0), generators(0), sampling)
+    assert plan.actions.item() == pytest.approx(found, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -184,6 +212,7 @@ def test_a_mixture_does_not_settle_between_two_ways() -> None:
         (lambda: PlannerConfig(Mixture(), samples=20, elites=4), r"elites \(4\) must be .* 4 components"),
         (lambda: Sampling(samples=0, elites=2, iterations=1), "samples must be at least 1, got 0"),
         (lambda: Mixture(components=0), "components must be at least 1, got 0"),
+        (lambda: Mixture(wide_std=-1), "wide_std must not be negative, got -1"),
         (lambda: Mixture(stop_std=-1), "stop_std must not be negative, got -1"),
         (lambda: MPPI(temperature=0), "temperature must be positive, got 0"),
         (lambda: Gradient(learning_rate=0), "learning_rate must be positive, got 0"),

@@ -31,7 +31,12 @@ class CEM(Search):
     ) -> Plan:
         """The mean after the last refit; the other guesses are not used. See :meth:`Search.plan`."""
         mean = guesses[:, 0]
-        std = torch.full_like(mean, sampling.initial_std)
+        return self.refined(cost, mean, torch.full_like(mean, sampling.initial_std), generators, sampling)
+
+    def refined(
+        self, cost: CostFunction, mean: Tensor, std: Tensor, generators: Sequence[torch.Generator], sampling: Sampling
+    ) -> Plan:
+        """The mean after the last refit of Gaussians with means and standard deviations (N, T, A)."""
         lowest = mean.new_zeros(len(mean))
         for _ in range(sampling.iterations):
             searching = std.mean(dim=(1, 2), keepdim=True) >= self.stop_std  # each problem is judged alone

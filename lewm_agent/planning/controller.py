@@ -16,6 +16,7 @@ from lewm_agent.planning.decider import Decider, require_finite
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 from lewm_agent.planning.fast_rollout import Rollout, fast_rollout
 from lewm_agent.planning.goal_cost import LatentCost, goal_cost
+from lewm_agent.planning.search import cheapest
 from lewm_agent.planning.settings import PlannerConfig
 
 
@@ -114,7 +115,7 @@ class Controller(Decider):
                 require_finite(not_finite, "the cost of a plan")
                 return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
             starts = torch.stack([guesses[:, 0], proposed], dim=1)
-            guesses[:, 0] = starts[torch.arange(len(starts)), cost(starts).argmin(dim=1)]
+            guesses = torch.cat([cheapest(starts, cost(starts), 2)[0], guesses[:, 1:]], dim=1)
         found = self.planner.search.plan(cost, guesses, [self._generator(m) for m in memories], self.sampling)
         require_finite(not_finite, "the cost of a plan")
         plans = found.actions.unsqueeze(1)

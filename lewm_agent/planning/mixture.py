@@ -22,11 +22,15 @@ class Mixture(CEM):
     """
 
     components: int = 4
-    """Gaussians, which share samples and elites. They begin at draws around the guess, the first at the guess."""
+    """Gaussians, which share samples and elites. They begin at the guesses, the others at draws around the first."""
+    wide_std: float = 0.0
+    """Standard deviation of the last of them, which then begins at doing nothing, so that a search near good guesses
+    also looks far from them; 0: it begins as the others do."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.components >= 1, f"components must be at least 1, got {self.components}")
+        require(self.wide_std >= 0, f"wide_std must not be negative, got {self.wide_std}")
 
     @property
     def fewest_elites(self) -> int:
@@ -44,9 +48,9 @@ class Mixture(CEM):
     def plan(
         self, cost: CostFunction, guesses: Tensor, generators: Sequence[torch.Generator], sampling: Sampling
     ) -> Plan:
-        """The mean of the cheapest component; the other guesses are not used. See :meth:`Search.plan`."""
-        mean, count = guesses[:, 0], self.components
-        starts = sampling.admitted(mean.unsqueeze(1) + sampling.initial_std * sampling.noise(mean, count, generators))
+        """The mean of the cheapest component. See :meth:`Search.plan`."""
+        count = self.components
+        starts, stds = self._begin(guesses, generators, sampling)
         each = [generator for generator in generators for _ in range(count)]
 
         def cost_of_all(candidates: Tensor) -> Tensor:
@@ -54,10 +58,22 @@ class Mixture(CEM):
             return cost(together).unflatten(1, (count, -1)).flatten(0, 1)
 
         share = dataclasses.replace(sampling, samples=sampling.samples // count, elites=sampling.elites // count)
-        found = super().plan(cost_of_all, starts.flatten(0, 1).unsqueeze(1), each, share)
+        found = self.refined(cost_of_all, starts.flatten(0, 1), stds.flatten(0, 1), each, share)
         lowest, best = found.cost.unflatten(0, (-1, count)).min(dim=1)
         rows = torch.arange(len(best), device=best.device)
         return Plan(found.actions.unflatten(0, (-1, count))[rows, best], lowest)
+
+    def _begin(
+        self, guesses: Tensor, generators: Sequence[torch.Generator], sampling: Sampling
+    ) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (N, components, T, A) of the first candidates."""
+        first, given = guesses[:, :1], guesses[:, : self.components]
+        starts = first + sampling.initial_std * sampling.noise(first[:, 0], self.components, generators)
+        starts[:, : given.shape[1]] = given
+        stds = torch.full_like(starts, sampling.initial_std)
+        if self.wide_std:
+            starts[:, -1], stds[:, -1] = 0, self.wide_std
+        return sampling.admitted(starts), stds
 
 
 register("mixture", Mixture)
