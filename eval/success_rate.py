@@ -6,6 +6,7 @@ python eval/success_rate.py --env my_module:My-v0 --model runs/mine/model --goal
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.suite import Suite
+from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.cluster import Cluster, Kind
@@ -66,6 +68,8 @@ class Options:
     """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
     budget: int | None = None
     """With --goals: steps the agent has; by default twice the offset, or until the environment's time limit."""
+    goal_state: bool = False
+    """Tell the agent its goals in numbers, in place of pictures: the same pairs otherwise."""
     planner_seed: int = 0
     """Of the planner's noise."""
     model: str | None = None
@@ -113,6 +117,9 @@ def _work(options: Options) -> None:
         suite = _world_suite(options, agent) if options.goals is None else _any_suite(options, agent)
         load = functools.partial(_agent, options)
         name = options.model or options.env
+        if options.goal_state and agent.model.goal_states is None:
+            raise ValueError(NO_GOAL_STATES)
+        suite = dataclasses.replace(suite, goal_state=options.goal_state)
         run = Measuring(
             suite, agent, name, options.planner_seed, options.num_envs, options.workers, load, options.output
         )
@@ -146,6 +153,7 @@ def _any_suite(options: Options, agent: Agent) -> Suite:
             offset=options.offset,
             budget=options.budget,
             seed=options.seed or 0,
+            goal_state=options.goal_state,
         )
 
 
@@ -205,7 +213,10 @@ def _pairs(options: Options, world: str, trained_in: dict[str, Any]) -> PairList
 
 def summary(result: dict[str, Any]) -> Group:
     """The result for a terminal."""
-    title = f"{result['env']}, protocol {result['protocol']}, {result['episodes']} pairs, seed {result['seed']}"
+    numbers = ", goals in numbers" if "goal_state" in result else ""
+    title = (
+        f"{result['env']}, protocol {result['protocol']}, {result['episodes']} pairs, seed {result['seed']}{numbers}"
+    )
     table = Table("policy", "success %", "95 % interval")
     starts = {f"- {name} ({row['pairs']})": row for name, row in result["starts"].items()}
     rows = {f"{agent_title(result['agent'])} agent": result, **starts, **result["floors"]}

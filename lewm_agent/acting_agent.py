@@ -17,9 +17,10 @@ from lewm_agent import environment
 from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.environment import Environment
+from lewm_agent.models.goal_states import GoalState
 from lewm_agent.models.learner import Learner
-from lewm_agent.planning.decider import Decider
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Memories, begin_episodes, episode_seed
+from lewm_agent.planning.decider import NO_GOAL_STATES, Decider
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Goal, Memories, begin_episodes, episode_seed
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.frames import checked_frames
@@ -180,12 +181,14 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
         self._episodes = getattr(self, "_episodes", -1) + 1
         self._memory: Memories = self.initial_memories([episode_seed(self.seed, 0, self._episodes)])
 
-    def act(self, obs: Any, goal_obs: Frames | None = None) -> Actions:
-        """The next action towards a goal image; remembers the episode until :meth:`reset` or another goal.
+    def act(self, obs: Any, goal_obs: Frames | None = None, *, goal_state: GoalState | None = None) -> Actions:
+        """The next action towards a goal; remembers the episode until :meth:`reset` or another goal.
 
         Args:
             obs: frame (H, W, 3) uint8 of any size, or a dict with ``pixels`` (and ``goal``).
             goal_obs: goal frame (H, W, 3) uint8; may be left out when ``obs`` has ``goal``.
+            goal_state: numbers instead of a picture: (S,) of the column that training data say where the environment is
+                by, or of columns by name; NaN for those that do not matter.
 
         Returns:
             (action_dim,) float32, inside the action space; the number of the choice where actions are discrete.
@@ -194,6 +197,9 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
         if pixels is None:
             raise ValueError(f"act needs a frame: act(frame, goal_obs), or a dict with `pixels`, not with {list(obs)}")
         goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
+        if goal_state is not None:
+            action, self._memory = self.predict({"pixels": pixels, "goal_state": goal_state}, self._memory)
+            return action
         if goal is None:
             raise ValueError("act needs a goal image: act(obs, goal_obs), or an observation dict with `goal`")
         action, self._memory = self.predict({"pixels": pixels, "goal": goal}, self._memory)
@@ -201,7 +207,7 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
 
     def predict(
         self,
-        observation: dict[str, Frames],
+        observation: dict[str, Any],
         state: Memories | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
@@ -209,7 +215,8 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
         """Actions for one observation or a batch, the plan travelling in ``state`` (SB3's ``PolicyPredictor``).
 
         Args:
-            observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8, of any height and width.
+            observation: ``pixels`` and ``goal``, each (H, W, 3) or (N, H, W, 3) uint8, of any height and width; or
+                ``goal_state`` in place of ``goal``, (S,) or (N, S), as for :meth:`act`.
             state: what the previous call returned; None begins new episodes.
             episode_start: (N,) true where an episode has just begun.
             deterministic: accepted for the protocol; actions are always a function of frames, seed and memory.
@@ -225,15 +232,25 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
                 stacklevel=2,
             )
         side = self.config.model.image_size
-        pixels, goals = (checked_frames(observation, key, side) for key in ("pixels", "goal"))
+        pixels = checked_frames(observation, "pixels", side)
+        goals = self._wanted(observation["goal_state"]) if "goal_state" in observation else None
+        goals = checked_frames(observation, "goal", side) if goals is None else goals
         if len(goals) not in (1, len(pixels)):
             raise ValueError(f"there are {len(goals)} goals for {len(pixels)} frames; give one goal, or one for each")
         memories = begin_episodes(self.seed, state, episode_start, len(pixels))
-        actions, memories = self.controller.decide(memories, pixels, np.broadcast_to(goals, pixels.shape))
+        goals = np.broadcast_to(goals, (len(pixels), *goals.shape[1:]))
+        actions, memories = self.controller.decide(memories, pixels, goals)
         if self.config.model.discrete_actions:
             actions = actions.argmax(axis=1)
         single = np.ndim(observation["pixels"]) < 4
         return (actions[0] if single else actions), memories
+
+    def _wanted(self, goal_state: GoalState) -> Goal:
+        """Numbers (N, S) of a goal. Raises ``ValueError`` if this model knows none, or others."""
+        head = self.model.goal_states
+        if head is None:
+            raise ValueError(NO_GOAL_STATES)
+        return np.atleast_2d(head.vector(goal_state))
 
     def initial_memories(self, seeds: Sequence[int]) -> Memories:
         """A ``state`` for :meth:`predict` in which episode i plans with the noise of ``seeds[i]``."""

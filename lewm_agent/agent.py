@@ -19,6 +19,7 @@ from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
+from lewm_agent.models.goal_states import GoalStates
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.objectives.slow import SlowPrediction
@@ -26,7 +27,8 @@ from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
-from lewm_agent.training import slow_metric
+from lewm_agent.tools.checks import whole_number
+from lewm_agent.training import goal_states, slow_metric
 from lewm_agent.training.encoding import encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit, successful
 from lewm_agent.training.run import FinishData
@@ -97,6 +99,8 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             "latent": f"{model.latent_dim} numbers per frame",
             "planner": search_summary(self.config.planner),
         }
+        if self.model.goal_states is not None:
+            traits["goals in numbers"] = _told(self.model.goal_states)
         if self.kind == "lewm":
             sentence = "A latent world model (LeWorldModel, arXiv 2603.19312) that reaches goal images by planning."
         else:
@@ -136,7 +140,12 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         return latents
 
     def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
-        """Fit the slow metric and train the inverse-dynamics head, if there is one, on the latents as they now are."""
+        """Fit slow metric, head for goals in numbers and inverse-dynamics head to the latents as they now are.
+
+        The heads only where the data record such numbers, and where the agent has one.
+        """
+        if goal_states.recorded_columns(data.dataset):
+            model.goal_states = goal_states.fit(model, data, seed, brief=brief, progress=progress)
         model.metric = slow_metric.fit(model, data.dataset, data.train, self.config.training.metric_power)
         config, head = self.config.inverse_dynamics, model.inverse_dynamics
         if config is None or head is None:
@@ -147,6 +156,30 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         held_out = HindsightPairs(model, data.dataset, data.held_out)
         settings = dataclasses.replace(config, steps=1) if brief else config
         return round(fit(head, training, held_out, settings, seed, progress), 4)
+
+    def learn_goal_states(
+        self, dataset: OfflineDataset | str | Path, *, seed: int | None = None, progress: bool = True
+    ) -> Self:
+        """Fit only what takes goals in numbers, to a model that is trained: then ``act(obs, goal_state=...)`` works.
+
+        Args:
+            dataset: with numbers of the situation (``state``) and the model's frames; the held-out share of its
+                episodes tells the error.
+            seed: of the split and of the fit; the agent's by default.
+            progress: show progress.
+
+        Raises:
+            ValueError: the data record no such numbers, or have other frames.
+        """
+        data = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
+        seed = self.seed if seed is None else whole_number("seed", seed)
+        side = self.config.model.image_size
+        if data.frame_shape != (side, side, 3):
+            raise ValueError(f"the dataset's frames are {data.frame_shape}, the model needs {(side, side, 3)}")
+        parts = FinishData(data, *data.split(self.config.training.held_out_fraction, seed))
+        self.model.goal_states = goal_states.fit(self.model, parts, seed, progress=progress)
+        self._forget_controller()
+        return self
 
     # --- save and load -----------------------------------------------------------------------------------------------
 
@@ -239,3 +272,8 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         agent.world_model.load_state_dict(weights, strict=False)
         agent.world_model.forget_actions()
         return agent if dataset is None else agent.set_action_statistics(*dataset.action_statistics())
+
+
+def _told(head: GoalStates) -> str:
+    columns = ", ".join(f"{name} ({size})" for name, size in head.sizes.items())
+    return f"{columns}; held-out error {float(head.error):.3f} of the latents' variance"

@@ -141,6 +141,31 @@ def train_policy(
     command.say(f"saved in {output}")
 
 
+def goal_states(
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")],
+    dataset: Annotated[Path, tyro.conf.arg(metavar="DATASET")],
+    output: Annotated[Path, tyro.conf.arg(metavar="OUTPUT")],
+    /,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Fit to a trained model what takes goals in numbers instead of pictures, which training does where data have them.
+
+    Args:
+        model: output of a training, folder, bundled name or Hub id.
+        dataset: of the model's frames, with numbers of the situation (`state`).
+        output: folder for the model with it.
+        seed: of the fit, and of the episodes held out to tell its error.
+        device: auto, cpu, cuda or mps.
+    """
+    from lewm_agent.agent import LeWMAgent
+
+    agent = LeWMAgent.from_pretrained(model, device=device)
+    agent.learn_goal_states(dataset, seed=seed)
+    command.say(f"goals in numbers: {agent.about().traits['goals in numbers']}")
+    command.say(f"saved in {agent.save_pretrained(output)}")
+
+
 def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
     """Tell what a dataset, a checkpoint or a training run is, and whether it is whole.
 
@@ -248,6 +273,7 @@ COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "probe": Elsewhere("lewm_agent.eval.probing", "Read positions and angles from latents."),
     "surprise": Elsewhere("lewm_agent.eval.surprise", "See whether a model is surprised by what cannot happen."),
     "ablate": Elsewhere("lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting."),
+    "goal-states": goal_states,
     "info": info,
     "convert": convert,
     "envs": envs,

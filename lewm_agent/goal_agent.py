@@ -25,6 +25,7 @@ from lewm_agent.evaluation.goals import RecordedGoals, goals_from
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.success import Judge, Success
 from lewm_agent.evaluation.suite import Suite
+from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.stored_agent import StoredAgent
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.cluster import Cluster
@@ -184,6 +185,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         offset: int = 25,
         budget: int | None = None,
         seed: int = 0,
+        goal_state: bool = False,
         planner_seed: int = 0,
         workers: int = 1,
         output: str | Path | None = None,
@@ -204,6 +206,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             offset: environment steps from start to goal, of recorded ones.
             budget: steps the agent has; by default twice the offset, or until the environment's time limit.
             seed: of the choice of trials, and of random actions.
+            goal_state: tell the agent the goals in numbers (:meth:`act`), in place of pictures.
             planner_seed: of the planner's noise.
             workers: processes that play; the result does not depend on it.
             output: where to write the result; an interrupted evaluation continues from OUTPUT.unfinished.
@@ -218,7 +221,14 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             ValueError: the environment is another than the agent's, or does not fit the goals; the message says how.
         """
         suite = self.suite(
-            env, goals=goals, success=success, episodes=episodes, offset=offset, budget=budget, seed=seed
+            env,
+            goals=goals,
+            success=success,
+            episodes=episodes,
+            offset=offset,
+            budget=budget,
+            seed=seed,
+            goal_state=goal_state,
         )
         target = None if output is None else Path(output)
         with tempfile.TemporaryDirectory() as folder, reserved(target):
@@ -248,9 +258,12 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         offset: int = 25,
         budget: int | None = None,
         seed: int = 0,
+        goal_state: bool = False,
     ) -> Suite:
         """What :meth:`evaluate` plays; arguments as there."""
         size = self.config.model.image_size
+        if goal_state and self.model.goal_states is None:
+            raise ValueError(NO_GOAL_STATES)
         given = self.env if env is None else prepared(env, size)
         low, high = environment.action_bounds(given.action_space)
         known = self.description
@@ -263,7 +276,9 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         if isinstance(source, RecordedGoals) and source.episodes is None:
             source = dataclasses.replace(source, episodes=self.unseen_episodes(source.dataset))
         name = environment.name_of(given)
-        return source.suite(name, make, episodes=episodes, seed=seed, success=success, budget=budget)
+        return source.suite(
+            name, make, episodes=episodes, seed=seed, success=success, budget=budget, goal_state=goal_state
+        )
 
     def unseen_episodes(self, dataset: OfflineDataset) -> NDArray[np.int64]:
         """Indices (n,) of the episodes that training has not seen: all of a dataset that it was not made from."""

@@ -69,7 +69,7 @@ class StoredAgent(ActingAgent[ConfigT, ModelT]):
 
     def load_weights(self, weights: dict[str, Tensor], source: Path) -> None:
         """Take over the weights of a checkpoint. Raises ``CheckpointError`` naming its folder if they do not fit."""
-        self.model.make_room(weights.keys())
+        self.model.make_room(weights)
         checkpoint.check_weights(self._stored_weights(), weights, source)
         self.model.load_state_dict(weights, strict=False)
 
@@ -145,5 +145,5 @@ class StoredAgent(ActingAgent[ConfigT, ModelT]):
         """The tensors of a new model that a checkpoint with these weights is to hold."""
         missing = set() if STATISTICS & weights.keys() else STATISTICS
         model = cls.make_model(config)
-        model.make_room(weights.keys())
+        model.make_room(weights)
         return {name: t for name, t in model.state_dict().items() if model.is_stored(name) and name not in missing}

@@ -114,7 +114,13 @@ class Run:
     @property
     def label(self) -> str:
         """Enough to tell it from the other runs."""
-        return f"{self.number}: {self.result.model.name}, planner {self.planner}, seed {self.result.planner_seed}"
+        aim = ", goals in numbers" if self.in_numbers else ""
+        return f"{self.number}: {self.result.model.name}, planner {self.planner}, seed {self.result.planner_seed}{aim}"
+
+    @property
+    def in_numbers(self) -> bool:
+        """Whether the agent was told its goals in numbers, and not shown pictures of them."""
+        return "goal_state" in self.values
 
     @property
     def outcomes(self) -> list[bool]:
@@ -127,9 +133,9 @@ class Run:
         return self.world, PROTOCOLS.index(self.result.protocol), self.result.pairs_sha256
 
     @property
-    def agent(self) -> tuple[str, str]:
-        """Weights and planner settings, whatever they are called."""
-        return self.result.model.weights_sha256, json.dumps(self.result.planner, sort_keys=True)
+    def agent(self) -> tuple[str, str, bool]:
+        """Weights and planner settings, whatever they are called, and how goals are given."""
+        return self.result.model.weights_sha256, json.dumps(self.result.planner, sort_keys=True), self.in_numbers
 
     @property
     def identity(self) -> Hashable:
@@ -142,7 +148,7 @@ class Run:
         record = self.values["model"]
         kept = {key: value for key, value in record.items() if key not in ONE_TRAINING}
         weights = "" if "config" in record else self.result.model.weights_sha256
-        return self.pairs, self.agent[1], self._device, weights, json.dumps(kept, sort_keys=True)
+        return self.pairs, self.agent[1:], self._device, weights, json.dumps(kept, sort_keys=True)
 
     @property
     def _device(self) -> str:

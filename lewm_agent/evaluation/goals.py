@@ -19,7 +19,7 @@ from lewm_agent.datasets.rollout import episode_seed, measured
 from lewm_agent.environment import Environment
 from lewm_agent.evaluation.success import KEYS, WAYS, InfoSays, Judge, Success, named_object, success_of
 from lewm_agent.evaluation.suite import MakeEnvironment, Record, Suite, usual_floors
-from lewm_agent.evaluation.trials import Situation, Trial, begin, goal_picture, trials_sha256
+from lewm_agent.evaluation.trials import Situation, Trial, begin, goal_numbers, goal_picture, trials_sha256
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.checks import whole_number
@@ -73,6 +73,7 @@ class Goals(ABC):
         seed: int,
         success: str | Judge | Success | None = None,
         budget: int | None = None,
+        goal_state: bool = False,
     ) -> Suite:
         """The trials with all that is needed to play them; whatever does not fit is told here, before anything is.
 
@@ -84,6 +85,7 @@ class Goals(ABC):
             success: what it is (:func:`lewm_agent.evaluation.success.success_of`); None for what the environment says,
                 where that is about these goals.
             budget: steps the agent has; None for what the source says.
+            goal_state: tell the agent the goals in numbers, in place of pictures.
 
         Raises:
             ValueError: there are not so many, the environment cannot be brought to their starts, or nothing says when
@@ -92,7 +94,7 @@ class Goals(ABC):
         env = make()
         found = self.trials(env, whole_number("episodes", episodes, 1), whole_number("seed", seed))
         start = begin(env, found[0])
-        goal_picture(start, found[0])
+        (goal_numbers if goal_state else goal_picture)(start, found[0])
         chosen = self.success(None if success is None else success_of(success), start, found[0])
         chosen.measure(start, found[0])
         return Suite(
@@ -107,6 +109,7 @@ class Goals(ABC):
             floors=functools.partial(usual_floors, trials=found),
             kinds=self.kinds(env),
             more=self.more(),
+            goal_state=goal_state,
         )
 
 

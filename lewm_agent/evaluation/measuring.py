@@ -97,7 +97,9 @@ class Measuring:
     def player(self) -> Player:
         """Plays as this measurement does."""
         suite = self.suite
-        return Player(suite.make, self.agent, suite.success, self.planner_seed, suite.budget)
+        return Player(
+            suite.make, self.agent, suite.success, self.planner_seed, suite.budget, goal_state=suite.goal_state
+        )
 
     def draw_videos(
         self, result: dict[str, Any], traces: Sequence[Trace], folder: Path, count: int, expect: Expect
@@ -126,6 +128,7 @@ class Measuring:
             "weights_sha256": self.agent.weights_sha256(),
             "planner": self.agent.planner_settings,
             "planner_seed": self.planner_seed,
+            "goal_state": suite.goal_state,
         }
         return Journal(journal_of(self.output) if self.output else None, request)
 
@@ -143,7 +146,7 @@ class Measuring:
         else:
             suite = self.suite
             make_player = functools.partial(
-                _make_player, self.load, suite.make, suite.success, self.planner_seed, suite.budget
+                _make_player, self.load, suite.make, suite.success, self.planner_seed, suite.budget, suite.goal_state
             )
             played = play_in_processes(make_player, batches, self.workers)
         for number, trace in played:
@@ -177,6 +180,7 @@ class Measuring:
             "env": suite.environment,
             "protocol": suite.protocol,
             "success": str(suite.success),
+            **self._aims(),
             "budget": suite.budget,
             "planner_seed": self.planner_seed,
             **rate(sum(record["success"] for record in records), count),
@@ -195,10 +199,17 @@ class Measuring:
             "records": records,
         }
 
+    def _aims(self) -> dict[str, Any]:
+        """What the result says of goals in numbers, if the agent is told such."""
+        head = self.agent.model.goal_states
+        if not self.suite.goal_state or head is None:
+            return {}
+        return {"goal_state": {"columns": head.sizes, "error": round(float(head.error), 5)}}
+
 
 def _make_player(load: Callable[[], AnyAgent], *rest: Any) -> Player:
-    make, success, seed, budget = rest
-    return Player(make, load(), success, seed, budget)
+    make, success, seed, budget, goal_state = rest
+    return Player(make, load(), success, seed, budget, goal_state=goal_state)
 
 
 def journal_of(output: Path) -> Path:

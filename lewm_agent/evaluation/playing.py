@@ -19,8 +19,9 @@ from lewm_agent.acting_agent import ActingAgent
 from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.evaluation.success import Success
 from lewm_agent.evaluation.suite import Floor, MakeEnvironment, Suite
-from lewm_agent.evaluation.trials import Situation, Trial, as_vector, begin, goal_picture, step
-from lewm_agent.planning.episodes import Frames
+from lewm_agent.evaluation.trials import Situation, Trial, as_vector, begin, goal_numbers, goal_picture, step
+from lewm_agent.planning.decider import NO_GOAL_STATES
+from lewm_agent.planning.episodes import Frames, Goal
 from lewm_agent.tools.frames import as_rgb, resized
 from lewm_agent.tools.workers import worker_pool
 
@@ -103,6 +104,7 @@ class Player:
         budget: environment steps on each trial.
         watcher: is shown every decision of every trial.
         ending: where an episode ends before the budget does; None: nowhere.
+        goal_state: whether goals are told in numbers, and not shown.
     """
 
     make: MakeEnvironment
@@ -112,6 +114,7 @@ class Player:
     budget: int
     watcher: Watcher | None = None
     ending: Ending | None = None
+    goal_state: bool = False
     _environments: list[Environment] = field(default_factory=list)
 
     def play(self, numbers: Sequence[int], trials: Sequence[Trial]) -> list[Trace]:
@@ -122,15 +125,16 @@ class Player:
         traces = [Trace() for _ in trials]
         for situation, trial, trace in zip(situations, trials, traces, strict=True):
             trace.add(situation, self.success, trial)
-        goals = np.stack([self._seen(goal_picture(s, trial)) for s, trial in zip(situations, trials, strict=True)])
-        frames = np.zeros_like(goals)
+        goals = np.stack([self._goal(s, trial) for s, trial in zip(situations, trials, strict=True)])
+        side = self.agent.config.model.image_size
+        frames = np.zeros((len(trials), side, side, 3), np.uint8)
         memories = list(self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers]))
         going_on = list(range(len(trials)))
         for _ in range(self.budget):
             for i in going_on:
                 if self.agent.controller.needs_frame(memories[i]):
                     frames[i] = self._seen(situations[i].env.render())
-            observation = {"pixels": frames[going_on], "goal": goals[going_on]}
+            observation = {"pixels": frames[going_on], "goal_state" if self.goal_state else "goal": goals[going_on]}
             began = time.perf_counter()
             actions, decided = self.agent.predict(observation, [memories[i] for i in going_on])
             seconds = (time.perf_counter() - began) / len(going_on)
@@ -147,6 +151,15 @@ class Player:
             if not going_on:
                 break
         return traces
+
+    def _goal(self, start: Situation, trial: Trial) -> Goal:
+        """As the agent is given it: a picture (H, W, 3), or numbers."""
+        if not self.goal_state:
+            return self._seen(goal_picture(start, trial))
+        head = self.agent.model.goal_states
+        if head is None:
+            raise ValueError(NO_GOAL_STATES)
+        return head.vector(goal_numbers(start, trial))
 
     def _seen(self, picture: Any) -> Frames:
         return resized(as_rgb(np.asarray(picture)), self.agent.config.model.image_size)

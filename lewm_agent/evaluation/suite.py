@@ -61,6 +61,7 @@ class Suite:
         floors: makes the controllers that play beside the agent, in the environment given.
         kinds: kinds of trials that are also reported apart, by what the result records of them.
         more: what else the result says, ready for JSON.
+        goal_state: whether the agent is told its goals in numbers, and not shown pictures of them.
     """
 
     environment: str
@@ -74,3 +75,4 @@ class Suite:
     floors: Callable[[Environment], dict[str, Floor]]
     kinds: Mapping[str, Callable[[Record], bool]] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+    goal_state: bool = False

@@ -89,17 +89,44 @@ def goal_picture(start: Situation, trial: Trial) -> Frames:
     Raises:
         ValueError: neither the trial nor the environment has a picture of it.
     """
+    picture = picture_if_any(start, trial)
+    if picture is None:
+        raise ValueError(
+            "the environment has no picture of its goal: neither info['goal_rendered'] after a reset nor a method "
+            "goal_frame(); take goals from recorded episodes, give pictures, or tell goals in numbers (goal_state)"
+        )
+    return picture
+
+
+def picture_if_any(start: Situation, trial: Trial) -> Frames | None:
+    """The goal (H, W, 3) of a trial that has just begun; None where nobody has a picture."""
     if trial.goal is not None:
         return as_rgb(np.asarray(trial.goal))
     if start.info.get("goal_rendered") is not None:  # OGBench
         return as_rgb(np.asarray(start.info["goal_rendered"]))
     draw = getattr(start.env.unwrapped, "goal_frame", None)
-    if not callable(draw):
+    return as_rgb(np.asarray(draw())) if callable(draw) else None
+
+
+def goal_numbers(start: Situation, trial: Trial) -> Mapping[str, NDArray[Any]]:
+    """The goal of a trial that has just begun in numbers, by column.
+
+    Raises:
+        ValueError: neither the trial nor the environment says it in numbers.
+    """
+    told = dict(trial.wanted)
+    if not told and start.info.get("goal_state") is not None:
+        told["state"] = np.asarray(start.info["goal_state"], np.float64)
+    if not told and isinstance(start.observation, Mapping) and "desired_goal" in start.observation:
+        told["achieved_goal"] = np.asarray(start.observation["desired_goal"], np.float64)  # Gymnasium-Robotics
+    if not told and np.ndim(start.info.get("goal")) == 1:  # OGBench
+        told["observation"] = np.asarray(start.info["goal"], np.float64)
+    if not told:
         raise ValueError(
-            "the environment has no picture of its goal: neither info['goal_rendered'] after a reset nor a method "
-            "goal_frame(); take goals from recorded episodes, or give pictures"
+            "nothing says this goal in numbers: neither what was recorded or listed of it (`wanted`), nor "
+            "info['goal_state'], info['goal'] or observation['desired_goal'] after a reset; give goal images instead"
         )
-    return as_rgb(np.asarray(draw()))
+    return told
 
 
 def trials_sha256(trials: Iterable[Trial]) -> str:

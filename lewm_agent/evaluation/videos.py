@@ -10,7 +10,7 @@ import numpy as np
 
 from lewm_agent.environment import Environment
 from lewm_agent.evaluation.playing import Trace
-from lewm_agent.evaluation.trials import Trial, begin, goal_picture, step
+from lewm_agent.evaluation.trials import Trial, begin, picture_if_any, step
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.frames import as_rgb, resized
 from lewm_agent.tools.replacing import replacing
@@ -30,7 +30,7 @@ def write_gif(
     solved_at: int | None,
     expected: Sequence[Frames] = (),
 ) -> None:
-    """Agent left, goal right, framed in green from the step at which the trial was solved.
+    """Agent left, goal right if there is a picture of it, framed in green from the step at which the trial was solved.
 
     Args:
         path: of the GIF; its folder is made.
@@ -42,7 +42,8 @@ def write_gif(
     """
     situation = begin(env, trial)
     first = _frame(env)
-    goal = _enlarge(resized(goal_picture(situation, trial), len(first)))
+    known = picture_if_any(situation, trial)
+    goal = None if known is None else _enlarge(resized(known, len(first)))
     pictures = [_picture(first, goal, 0, solved_at, expected)]
     for action in trace.actions:
         situation = step(situation, action)
@@ -50,10 +51,12 @@ def write_gif(
     save_gif(path, pictures, MILLISECONDS)
 
 
-def _picture(frame: Frames, goal: Frames, number: int, solved_at: int | None, expected: Sequence[Frames]) -> Frames:
+def _picture(
+    frame: Frames, goal: Frames | None, number: int, solved_at: int | None, expected: Sequence[Frames]
+) -> Frames:
     color = SOLVED if solved_at is not None and number >= solved_at else UNSOLVED
     between = [_enlarge(expected[min(number, len(expected) - 1)])] if expected else []
-    return _beside([_enlarge(frame), *between, goal], color)
+    return _beside([_enlarge(frame), *between, *([] if goal is None else [goal])], color)
 
 
 def _frame(env: Environment) -> Frames:

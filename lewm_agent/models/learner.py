@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lewm_agent.models.action_codec import ActionCodec
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import Encoder
+from lewm_agent.models.goal_states import GoalStates
 from lewm_agent.models.inverse_dynamics import InverseDynamics
 
 STATISTICS = frozenset({"action_mean", "action_std"})
@@ -45,11 +46,14 @@ class Learner(nn.Module, ABC):
     """Frames (B, H, W, 3) uint8 to latents (B, ...)."""
     action_mean: Tensor
     action_std: Tensor
+    goal_states: GoalStates | None
+    """Turns wanted numbers into latents to aim at; None where nothing was fitted to the data's."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.register_buffer("action_mean", torch.zeros(config.action_dim))
         self.register_buffer("action_std", torch.ones(config.action_dim))
+        self.goal_states = None
 
     @property
     @abstractmethod
@@ -76,9 +80,9 @@ class Learner(nn.Module, ABC):
         """Whether checkpoints hold the tensor called ``name``; weights that can be fetched anew need not be there."""
         return True
 
-    def make_room(self, names: Collection[str]) -> None:
-        """Before tensors called ``names`` are loaded: have those that a model may lack exactly if they are there."""
-        if not STATISTICS & set(names):
+    def make_room(self, weights: Mapping[str, Tensor]) -> None:
+        """Before ``weights`` are loaded: have those that a model may lack exactly if they are there."""
+        if not STATISTICS & weights.keys():
             self.forget_actions()
 
     def fetch(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.encoder import Encoder, projection_head
+from lewm_agent.models.goal_states import GoalStates
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.learner import LatentModel, Loss
 from lewm_agent.models.objectives import registry
@@ -40,8 +41,8 @@ class ActionEncoder(nn.Module):
 class WorldModel(LatentModel):
     """Encoder and causal predictor, trained together on an objective, without stop-gradient or target network.
 
-    Statistics of actions are saved with the weights, as is ``metric`` (:mod:`lewm_agent.training.slow_metric`) when
-    training has ended.
+    Statistics of actions are saved with the weights, as are, when training has ended, ``metric``
+    (:mod:`lewm_agent.training.slow_metric`) and ``goal_states`` (:mod:`lewm_agent.training.goal_states`).
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class WorldModel(LatentModel):
         """The encoder."""
         return self.encoder
 
-    def make_room(self, names: Collection[str]) -> None:
-        """The metric is there when training had ended."""
-        super().make_room(names)
+    def make_room(self, weights: Mapping[str, Tensor]) -> None:
+        """Metric and head for goals in numbers are there when training had ended."""
+        super().make_room(weights)
         side = self.config.latent_dim
-        self.metric = self.action_mean.new_zeros(side, side) if "metric" in names else None
+        self.metric = self.action_mean.new_zeros(side, side) if "metric" in weights else None
+        head = GoalStates.fitting(weights, side)
+        self.goal_states = None if head is None else head.to(self.action_mean.device).eval()
 
     def dynamics(self) -> tuple[nn.Module, ...]:
         """Action encoder, predictor and prediction head."""

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from lewm_agent.models.learner import Learner
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Memories
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Goal, Memories
+
+NO_GOAL_STATES = (
+    "this agent takes goal images alone: nothing was fitted to numbers of the situation; where data record `state`, "
+    "learn_goal_states(dataset) (lewm goal-states) does"
+)
 
 
 def require_finite(values: Tensor, name: str) -> None:
@@ -48,6 +53,7 @@ class Decider(ABC):
                 "from_pretrained, or call set_action_statistics(mean, std)"
             )
         self._encode = model.encode
+        self._goal_states = model.goal_states
         self.device = model.action_mean.device
         self.low, self.high = low, high
 
@@ -63,13 +69,14 @@ class Decider(ABC):
         """What is remembered once the first action of the queue is executed."""
         return dataclasses.replace(memory, queue=memory.queue[1:])
 
-    def decide(self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Frames) -> tuple[Actions, Memories]:
+    def decide(self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Goal) -> tuple[Actions, Memories]:
         """One action for each of N environments.
 
         Args:
             memories: what is remembered of each.
             frames: (N, H, W, 3), the present frames; only looked at where :meth:`needs_frame` says so.
-            goals: (N, H, W, 3); a changed goal starts a fresh episode.
+            goals: pictures (N, H, W, 3), or numbers (N, S) float32 (:meth:`GoalStates.vector`); a changed goal starts a
+                fresh episode.
 
         Returns:
             Actions (N, action_dim) inside the bounds, and the new memories.
@@ -85,12 +92,20 @@ class Decider(ABC):
             ready = self.queued(towards, dict(zip(looking, latents, strict=True)))
             return np.stack([memory.queue[0] for memory in ready]), [self.advanced(memory) for memory in ready]
 
-    def _see_goals(self, memories: Memories, goals: Frames) -> Memories:
-        new = [i for i, m in enumerate(memories) if m.goal is None or not np.array_equal(m.goal, goals[i])]
-        for i, latent in zip(new, self._encoded(goals[new], "the latent of the goal"), strict=True):
+    def _see_goals(self, memories: Memories, goals: Goal) -> Memories:
+        in_numbers = goals.dtype.kind == "f"
+        new = [i for i, m in enumerate(memories) if m.goal is None or not _same(m.goal, goals[i])]
+        latents = self._aimed_at(goals[new]) if in_numbers else self._encoded(goals[new], "the latent of the goal")
+        for i, latent in zip(new, latents, strict=True):
             seed, plans = memories[i].seed, memories[i].plans
             memories[i] = EpisodeMemory(seed, plans, goal=goals[i].copy(), goal_latent=latent)
         return memories
+
+    def _aimed_at(self, goals: Goal) -> list[Tensor]:
+        """Latents of goals in numbers, one at a time, as frames are."""
+        if self._goal_states is None:
+            raise ValueError(NO_GOAL_STATES)
+        return [self._goal_states(row[None])[0] for row in torch.as_tensor(goals).to(self.device)]
 
     def _encoded(self, frames: Frames, name: str) -> list[Tensor]:
         chunks = torch.as_tensor(frames).to(self.device).split(self.problems_at_once)
@@ -98,3 +113,7 @@ class Decider(ABC):
         for latents in encoded:
             require_finite(latents, name)
         return [latent for latents in encoded for latent in latents]
+
+
+def _same(goal: Goal, other: Goal) -> bool:
+    return goal.dtype == other.dtype and np.array_equal(goal, other, equal_nan=goal.dtype.kind == "f")

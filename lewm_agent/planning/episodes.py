@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from torch import Tensor
 
 Frames = NDArray[np.uint8]
 Actions = NDArray[np.float32]
+Goal = NDArray[Any]
+"""Pictures (..., H, W, 3) uint8, or numbers (..., S) float32."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class EpisodeMemory:
     Attributes:
         seed: of the planner's noise in this episode.
         plans: how many plans were made.
-        goal: the goal frame (H, W, 3), or None before the first decision.
-        goal_latent: (latent_dim,), its encoding.
+        goal: picture (H, W, 3) or numbers (S,), or None before the first decision.
+        goal_latent: (latent_dim,), what it means.
         latents: real frames' latents, one per finished action block, at most ``history``.
         blocks: the normalised blocks (block_dim,) executed between them.
         executing: the normalised actions (k, action_dim) of the block under way.
@@ -32,7 +35,7 @@ class EpisodeMemory:
 
     seed: int
     plans: int = 0
-    goal: Frames | None = None
+    goal: Goal | None = None
     goal_latent: Tensor | None = None
     latents: tuple[Tensor, ...] = ()
     blocks: tuple[Tensor, ...] = ()

@@ -211,6 +211,7 @@ class Run:
             encoder.start_from(torch.as_tensor(self.dataset.sample_frames(episodes), device=model.action_mean.device))
         if isinstance(model, LatentModel):
             model.metric = None
+            model.goal_states = None
 
     def _rehearse(self) -> None:
         """Save and finish once, on next to no data and without a trace: what cannot be done at the end fails now."""
