@@ -36,6 +36,41 @@ class ModelOptions:
     """Where to draw the figures (PNG)."""
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Which model to look into, at which episodes, and where the result goes."""
+
+    env: str | None = None
+    """Environment: a short name (push_t) or a Gymnasium id; by default the model's."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    dataset: Path | None = None
+    """Episodes of any environment, of which those are looked at that training did not see. Without it, in a world of
+    this package, new ones that are played for the purpose."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    output: Path | None = None
+    """Where to write the JSON."""
+    picture: Path | None = None
+    """Where to draw the figures (PNG)."""
+
+    @property
+    def name(self) -> str:
+        """By which the model is asked for. Raises ``ValueError`` where nothing says it."""
+        if self.model is None and self.env is None:
+            raise ValueError("say which model: --model, or --env for the bundled one of an environment")
+        return self.model or bundled(str(self.env))
+
+
+def load_subject(options: DataOptions) -> tuple[LeWMAgent, str]:
+    """The model that is meant, and its environment. Raises ``ValueError`` if it was trained on another one."""
+    agent = LeWMAgent.from_pretrained(options.name, device=options.device)
+    known = agent.description.environment or "unregistered"
+    if options.env is not None and environment_id(options.env).rpartition(":")[2] != known.rpartition(":")[2]:
+        raise ValueError(f"the model was trained on {known}, not on {environment_id(options.env)}")
+    return agent, known
+
+
 def bundled(env: str) -> str:
     """Name of the bundled model of an environment, be there a folder called like it. Raises ``ValueError``."""
     names = {gymnasium_id: name for name, gymnasium_id in ENVIRONMENTS.items()}
@@ -65,7 +100,7 @@ def at_least(options: Any, **fewest: int) -> None:
             raise ValueError(f"{name} must be at least {least}, got {getattr(options, name)}")
 
 
-def keep(options: ModelOptions, result: dict[str, Any], draw: Callable[[Path], None]) -> None:
+def keep(options: ModelOptions | DataOptions, result: dict[str, Any], draw: Callable[[Path], None]) -> None:
     """Write the result and draw the picture where the options ask for them."""
     if options.output is not None:
         write_json(options.output, result)

@@ -25,6 +25,7 @@ from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import load_agent
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.eval import command
+from lewm_agent.eval.playing.recorded import check_fits
 from lewm_agent.eval.reporting.diagnosis import Line, Verdict, judge, write_page
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.world_model import WorldModel
@@ -204,20 +205,6 @@ def diagnose(agent: LeWMAgent, options: Options) -> dict[str, Any]:
         "latent_dim": model.latent_dim,
         "goals": goal_distances(agent, options, dataset, paths),
     }
-
-
-def check_fits(agent: LeWMAgent, dataset: OfflineDataset) -> None:
-    """Raise ``ValueError`` unless the dataset is of the model's environment, frames and actions."""
-    model, known, of = agent.config.model, agent.description.environment, dataset.metadata
-    if not agent.model.knows_actions:
-        raise ValueError("this model lacks the statistics of its actions; convert it with --dataset first")
-    world = None if known is None else known.rpartition(":")[2]  # data do not name the module that registers it
-    if of is not None and world is not None and of.environment_id not in (world, "unknown", "unregistered"):
-        raise ValueError(f"{dataset.path} is of {of.environment_id}, the model of {known}")
-    has, needs = (*dataset.frame_shape[:2], dataset.action_dim), (model.image_size, model.image_size, model.action_dim)
-    if has != needs:
-        said = ["frames of {} x {} and actions of {} numbers".format(*sizes) for sizes in (has, needs)]
-        raise ValueError(f"{dataset.path} has {said[0]}, the model needs {said[1]}")
 
 
 def lines(result: dict[str, Any]) -> list[Line]:

@@ -1,6 +1,7 @@
 """What can be read off one latent: probes for every physical quantity of a world.
 
 python eval/probing.py --env push_t --output probing.json --picture probing.png
+python eval/probing.py --model runs/mine/model --dataset data/mine --columns state --angles "state[2]"
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import itertools
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from lewm_agent import LeWMAgent
+from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import command
-from lewm_agent.eval.command import ModelOptions
+from lewm_agent.eval.command import DataOptions
+from lewm_agent.eval.playing.recorded import views as recorded_views
 from lewm_agent.eval.playing.views import Matrix, Views, gather, latents
 from lewm_agent.eval.reporting.pictures import save_picture
-from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds import world_played
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.tools.checks import named
 from lewm_agent.tools.command import console
 
 ANGLES = ("_angle", "_yaw")
@@ -52,24 +56,36 @@ PROBES: dict[str, Callable[[int], Any]] = {
 
 
 @dataclass(frozen=True)
-class Options(ModelOptions):
+class Options(DataOptions):
     """Probe latents for physical quantities, on held-out episodes, beside raw pixels and an untrained encoder."""
 
+    columns: tuple[str, ...] = ()
+    """With --dataset: columns of numbers to probe for (state, observation); by default all but actions and goals."""
+    angles: tuple[str, ...] = ()
+    """With --dataset: which of the numbers are angles in rad (state[2]), also probed for as sine and cosine."""
     frames: int = 8000
     """Frames, from as many held-out episodes as it takes."""
     seeds: int = 3
     """Splits of the episodes, and of the probes' weights."""
 
 
-def targets(quantities: dict[str, Matrix], turns: Mapping[str, int]) -> dict[str, Matrix]:
+def targets(quantities: dict[str, Matrix], turns: Mapping[str, int], angles: Sequence[str] = ()) -> dict[str, Matrix]:
     """What is probed for: all quantities that change, angles also as sine and cosine.
 
     Args:
         quantities: name -> values (N,).
         turns: of a world's record; sine and cosine are of the angle times this, all that a frame can show.
+        angles: quantities in rad, beside those whose names end like one.
+
+    Raises:
+        ValueError: there is no quantity of that name, or none that changes.
     """
+    for name in angles:
+        named(name, quantities, "number")
     found = {name: values for name, values in quantities.items() if values.std() > NEVER_CHANGES}
-    for name in [name for name in found if name.endswith(ANGLES)]:
+    if not found:
+        raise ValueError(f"nothing to probe for: {', '.join(quantities)} never change")
+    for name in [name for name in found if name.endswith(ANGLES) or name in angles]:
         times = turns.get(name, 1)
         label = f"{times} {name}" if times > 1 else name
         found[f"sin {label}"], found[f"cos {label}"] = np.sin(times * found[name]), np.cos(times * found[name])
@@ -128,23 +144,38 @@ def _pearson(first: Matrix, second: Matrix) -> float:
 def measure(options: Options) -> dict[str, Any]:
     """All figures; JSON-ready."""
     command.at_least(options, frames=1, seeds=1)
-    world = world_of(options.env)
-    environment = world.environment
-    agent = command.load_model(options.model or command.bundled(options.env), environment, options.device)
-    views = gather(agent, environment, options.frames)
+    agent, environment = command.load_subject(options)
+    views, wanted, subsets = _looked_at(options, agent, environment)
     if len(np.unique(views.episodes)) < 4:
-        raise ValueError(f"{options.frames} frames are of fewer than 4 episodes; ask for more frames")
-    subsets = {"all frames": np.ones(len(views.pixels), bool)}
-    for name, belongs in world.starts.items():
-        subsets[name.replace("starts_", "").replace("_", " ")] = np.array([belongs(state) for state in views.states])
+        raise ValueError(f"{len(views.pixels)} frames are of fewer than 4 episodes; ask for more, or record more")
     return {
         "env": environment,
-        **provenance(agent, options.model or options.env),
+        **provenance(agent, options.name),
+        **({} if options.dataset is None else {"dataset": str(options.dataset)}),
         "frames": len(views.pixels),
         "episodes": len(np.unique(views.episodes)),
         "seeds": options.seeds,
-        "rows": rows(agent, views, targets(views.quantities, world.turns), subsets, options.seeds),
+        "rows": rows(agent, views, wanted, subsets, options.seeds),
     }
+
+
+Subsets = dict[str, NDArray[np.bool_]]
+
+
+def _looked_at(options: Options, agent: LeWMAgent, environment: str) -> tuple[Views, dict[str, Matrix], Subsets]:
+    """Frames, what to probe them for, and which of them are also looked at apart."""
+    if options.dataset is not None:
+        recorded = recorded_views(agent, OfflineDataset(options.dataset), options.frames, options.columns)
+        wanted = targets(recorded.quantities, {}, options.angles)
+        return recorded, wanted, {"all frames": np.ones(len(recorded.pixels), bool)}
+    if options.columns or options.angles:
+        raise ValueError("--columns and --angles are of recorded episodes: give them with --dataset")
+    world = world_played(environment)
+    views = gather(agent, environment, options.frames)
+    subsets = {"all frames": np.ones(len(views.pixels), bool)}
+    for name, belongs in world.starts.items():
+        subsets[name.replace("starts_", "").replace("_", " ")] = np.array([belongs(state) for state in views.states])
+    return views, targets(views.quantities, world.turns), subsets
 
 
 def rows(

@@ -1,6 +1,10 @@
 """Is the model surprised by what cannot happen? Violation of expectation (arXiv 2603.19312, section 5.2).
 
 python eval/surprise.py --env push_t --output surprise.json --picture surprise.png
+python eval/surprise.py --model runs/mine/model --dataset data/mine
+
+In a world of this package something is recolored or teleported in the world itself. In recorded episodes of any other
+the picture is: its colors change, or it jumps to another episode, which then goes on.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from lewm_agent import LeWMAgent
+from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import command
-from lewm_agent.eval.command import ModelOptions
+from lewm_agent.eval.command import DataOptions
+from lewm_agent.eval.playing.recorded import Clip, clips, jumped, recolored
 from lewm_agent.eval.reporting.pictures import save_picture
-from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds import world_of, world_played
 from lewm_agent.eval.worlds.held_out import held_out_episodes
-from lewm_agent.eval.worlds.world import make_environment
+from lewm_agent.eval.worlds.world import World, make_environment
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.tools.command import console
 
@@ -38,11 +44,11 @@ VARIANTS = ("unchanged", "recolored", "teleported")
 
 
 @dataclass(frozen=True)
-class Options(ModelOptions):
+class Options(DataOptions):
     """Prediction error over time where nothing happens, where a color changes, and where something is teleported."""
 
     trajectories: int = 100
-    """Held-out trajectories, each in three variants."""
+    """Held-out trajectories, each in three variants; of recorded episodes as many as there are."""
 
 
 @dataclass(frozen=True)
@@ -111,32 +117,55 @@ def paired(changed: NDArray[np.float64], unchanged: NDArray[np.float64]) -> dict
     }
 
 
+Films = Iterator[dict[str, Clip]]
+"""For each trajectory, its variants by their names."""
+
+
+def films_of_a_world(agent: LeWMAgent, world: World, count: int) -> Films:
+    """Held-out episodes that are played anew, where something happens in the world."""
+    skip = agent.config.model.frame_skip
+    env = make_environment(world.environment, agent.description.environment_kwargs).unwrapped
+    told = list(itertools.islice(trajectories(world.environment, skip), count))
+    for one, other in zip(told, told[1:] + told[:1], strict=True):
+        yield {variant: Clip(filmed(env, one, other, variant, skip), one.actions) for variant in VARIANTS}
+
+
+def films_of_data(agent: LeWMAgent, dataset: OfflineDataset, count: int) -> Films:
+    """Recorded episodes, where the picture changes. Raises ``ValueError`` if fewer than two are long enough."""
+    told = list(itertools.islice(clips(agent, dataset, BLOCKS), count))
+    if len(told) < 2:
+        raise ValueError(
+            f"{len(told)} episodes of {dataset.path} that training did not see have {BLOCKS} action blocks, and two "
+            f"are needed; record episodes of {BLOCKS * agent.config.model.frame_skip + 1} rows or more"
+        )
+    for one, other in zip(told, told[1:] + told[:1], strict=True):
+        yield dict(zip(VARIANTS, (one, recolored(one, EVENT), jumped(one, other, EVENT)), strict=True))
+
+
 def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
     """All figures, JSON-ready, and the frames of the first trajectory in every variant."""
     command.at_least(options, trajectories=2)
-    world = world_of(options.env)
-    environment = world.environment
-    agent = command.load_model(options.model or command.bundled(options.env), environment, options.device)
-    skip = agent.config.model.frame_skip
-    env = make_environment(environment, agent.description.environment_kwargs).unwrapped
-    told = list(itertools.islice(trajectories(environment, skip), options.trajectories))
-    others = told[1:] + told[:1]
+    agent, environment = command.load_subject(options)
+    if options.dataset is None:
+        world = world_played(environment)
+        films = films_of_a_world(agent, world, options.trajectories)
+        event = {**dataclasses.asdict(world.event), "moved": str(world.event.moved)}
+    else:
+        films = films_of_data(agent, OfflineDataset(options.dataset), options.trajectories)
+        event = {"color": "of the whole picture", "moved": "to another episode", "dataset": str(options.dataset)}
     curves: dict[str, list[NDArray[np.float64]]] = {variant: [] for variant in VARIANTS}
     moment: dict[str, NDArray[np.uint8]] = {}
-    pairs = list(zip(told, others, strict=True))
-    for (one, other), variant in track(
-        list(itertools.product(pairs, VARIANTS)), "trajectories", console=console(stderr=True)
-    ):
-        frames = filmed(env, one, other, variant, skip)
-        moment.setdefault(variant, frames[EVENT - 2 : EVENT + 2])
-        curves[variant].append(surprise(agent, frames, one.actions))
+    shown = track(films, "trajectories", total=options.trajectories, console=console(stderr=True))
+    for variant, clip in itertools.chain.from_iterable(film.items() for film in shown):
+        moment.setdefault(variant, clip.frames[EVENT - 2 : EVENT + 2])
+        curves[variant].append(surprise(agent, clip.frames, clip.actions))
     measured = {variant: np.stack(curve) for variant, curve in curves.items()}
     at_event = {variant: curve[:, EVENT - 1] for variant, curve in measured.items()}
     result = {
         "env": environment,
-        **provenance(agent, options.model or options.env),
-        "trajectories": options.trajectories,
-        "event": {**dataclasses.asdict(world.event), "moved": str(world.event.moved), "block": EVENT},
+        **provenance(agent, options.name),
+        "trajectories": len(at_event["unchanged"]),
+        "event": {**event, "block": EVENT},
         "mean_surprise": {variant: curve.mean(axis=0).tolist() for variant, curve in measured.items()},
         "standard_error": {
             variant: (curve.std(axis=0, ddof=1) / np.sqrt(len(curve))).tolist() for variant, curve in measured.items()

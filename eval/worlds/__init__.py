@@ -5,7 +5,7 @@ A new world is one environment folder, one behavior policy, and one module here 
 
 from __future__ import annotations
 
-from lewm_agent.envs import environment_id
+from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval.worlds import cube, push_t, reacher, two_room
 from lewm_agent.eval.worlds.world import World
 
@@ -27,3 +27,10 @@ def world_of(name: str) -> World:
         f"evaluation has no record of {environment}, so it does not know which pairs count and when they are solved; "
         f"it has records of {', '.join(WORLDS)} (a new one is a module in eval/worlds)"
     )
+
+
+def world_played(environment: str) -> World:
+    """The record of a world whose episodes are played anew. Raises ``ValueError`` for other environments."""
+    if environment not in ENVIRONMENTS.values():
+        raise ValueError(f"say which recorded episodes of {environment} to look at: --dataset (lewm collect)")
+    return world_of(environment)
