@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lewm_agent.datasets.batch import ClipBatch, GoalBatch
 from lewm_agent.models.learner import Learner, Loss
+from lewm_agent.tools.freed_memory import keep_freed
 from lewm_agent.tools.interruption import Interruption
 from lewm_agent.tools.load_order import load_triton
 from lewm_agent.tools.progress import ProgressShown
@@ -110,9 +111,9 @@ class Trainer:
             KeyboardInterrupt: asked to stop, after a checkpoint has been written.
             OSError: a file cannot be written; the message says what is kept.
         """
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+        peak, decay = self.config.learning_rate, self.config.weight_decay
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=peak, weight_decay=decay, fused=True)
+        keep_freed()
         model, optimizer = self.fabric.setup(self.model, optimizer)
         model.mark_forward_method("loss")
         torch.manual_seed(self.seed)
