@@ -8,11 +8,12 @@ import shutil
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.color_jitter import jittered
-from lewm_agent.models.encoder import Encoder
+from lewm_agent.models.encoder import Encoder, EncoderConfig, PixelNormalization
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
 from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
@@ -161,7 +162,7 @@ def test_a_decoder_learns_to_draw_what_the_latents_say() -> None:
     torch.manual_seed(0)
     decoder = ThumbnailDecoder(TINY)
     latents = torch.randn(32, TINY.latent_dim)
-    pictures = torch.sigmoid(latents[:, :3, None, None] * torch.linspace(-2, 2, 48)) - 0.5
+    pictures = torch.sigmoid(latents[:, :3, None, None] * torch.linspace(-2, 2, 24)) - 0.5
     optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
     errors = []
     for _ in range(150):
@@ -172,6 +173,26 @@ def test_a_decoder_learns_to_draw_what_the_latents_say() -> None:
         errors.append(error.item())
     assert errors[0] > 0.9 and errors[-1] < 0.05
     assert decoder(latents).shape == (32, 3, 24, 24)
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "mean_frame"])
+@pytest.mark.parametrize("side", [16, 48, 64])
+def test_thumbnails_are_averages_of_normalised_frames(normalization: PixelNormalization, side: int) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(image_size=side, encoder="cnn", patch_size=8, pixel_normalization=normalization)
+    encoder = Encoder(config)
+    if normalization == "mean_frame":
+        encoder.set_pixel_statistics(255 * torch.rand(side, side, 3), torch.tensor([20.0, 30.0, 40.0]))
+    frames = torch.randint(0, 256, (3, side, side, 3), dtype=torch.uint8)
+    torch.testing.assert_close(
+        encoder.thumbnails(frames, 24), functional.adaptive_avg_pool2d(encoder.normalize(frames), 24)
+    )
+
+
+def test_frames_are_not_changed_when_they_are_normalised() -> None:
+    frames = torch.full((1, 8, 8, 3), 7.0)
+    Encoder(EncoderConfig(image_size=8, encoder="cnn", patch_size=8)).normalize(frames)
+    assert (frames == 7).all()
 
 
 def test_targets_are_not_detached() -> None:

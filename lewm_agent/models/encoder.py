@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.color_jitter import jittered
@@ -149,7 +150,24 @@ class Encoder(nn.Module):
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Frames (B, H, W, 3) of 0 to 255 to (B, 3, H, W); the only place where pixels are normalised."""
-        return ((frames.float() - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
+        return frames.to(torch.float32, copy=True).sub_(self.pixel_mean).div_(self.pixel_std).permute(0, 3, 1, 2)
+
+    def thumbnails(self, frames: Tensor, side: int) -> Tensor:
+        """Frames (B, H, W, 3) of 0 to 255 averaged down to normalised pictures (B, 3, side, side).
+
+        The averages are two matrix products over columns and rows, and what is left is normalised.
+        """
+        whole = self.config.image_size
+        average = functional.adaptive_avg_pool1d(torch.eye(whole, device=frames.device)[None], side)[0]
+
+        def averaged(pictures: Tensor) -> Tensor:
+            rows = (average.T @ pictures.flatten(2)).unflatten(2, (whole, 3))
+            across = torch.kron(average, torch.eye(3, device=frames.device))
+            return (rows.flatten(2) @ across).unflatten(2, (side, 3))
+
+        with torch.autocast(frames.device.type, enabled=False):  # bfloat16 would round 255 grey levels
+            mean = averaged(self.pixel_mean.expand(1, whole, whole, 3))
+            return ((averaged(frames.float()) - mean) / self.pixel_std).permute(0, 3, 1, 2)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, H, W, 3) uint8 to latents (B, latent_dim); in training, of frames in changed colors."""

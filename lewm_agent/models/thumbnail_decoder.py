@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lewm_agent.models.predictor import ModelConfig
 
@@ -32,12 +31,11 @@ class ThumbnailDecoder(nn.Sequential):
             nn.ConvTranspose2d(_CHANNELS // 2, 3, 4, stride=2, padding=1),
         )
 
-    def error(self, latents: Tensor, pixels: Tensor) -> Tensor:
+    def error(self, latents: Tensor, target: Tensor) -> Tensor:
         """Squared error of the pictures as a share of what an always average picture would leave (a scalar).
 
         Args:
             latents: (B, latent_dim).
-            pixels: (B, 3, H, W), normalised; averaged down to 24 x 24.
+            target: (B, 3, 24, 24), normalised.
         """
-        target = functional.adaptive_avg_pool2d(pixels, SIDE)
         return (self(latents) - target).square().mean() / target.square().mean()

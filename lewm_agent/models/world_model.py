@@ -19,7 +19,7 @@ from lewm_agent.models.objectives.lewm import straightness as straightness
 from lewm_agent.models.predictor import ModelConfig, Predictor
 from lewm_agent.models.prefix_predictor import make_predictor
 from lewm_agent.models.residual_predictor import ResidualPredictor
-from lewm_agent.models.thumbnail_decoder import ThumbnailDecoder
+from lewm_agent.models.thumbnail_decoder import SIDE, ThumbnailDecoder
 
 
 class ActionEncoder(nn.Module):
@@ -148,7 +148,7 @@ class WorldModel(LatentModel):
     def _reconstruction_error(self, frames: Tensor, latents: Tensor) -> Tensor | None:
         if self.decoder is None:
             return None
-        return self.decoder.error(latents.flatten(0, 1), self.encoder.normalize(frames.flatten(0, 1)))
+        return self.decoder.error(latents.flatten(0, 1), self.encoder.thumbnails(frames.flatten(0, 1), SIDE))
 
     def _proposed(self, encoded: Tensor, steps: int, blocks_to_goal: Tensor | None) -> Tensor | None:
         """The head's block at each of the frames that one leaves, towards the goal, (B, steps, block_dim)."""
