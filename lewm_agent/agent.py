@@ -29,7 +29,7 @@ from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.training import goal_states, slow_metric
-from lewm_agent.training.encoding import encode_all
+from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit, successful
 from lewm_agent.training.run import FinishData
 
@@ -144,16 +144,17 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
 
         The heads only where the data record such numbers, and where the agent has one.
         """
+        latents = Latents(model, data.dataset, data.stand_ins)
         if goal_states.recorded_columns(data.dataset):
-            model.goal_states = goal_states.fit(model, data, seed, brief=brief, progress=progress)
-        model.metric = slow_metric.fit(model, data.dataset, data.train, self.config.training.metric_power)
+            model.goal_states = goal_states.fit(latents, data, seed, brief=brief, progress=progress)
+        model.metric = slow_metric.fit(latents, data.train, self.config.training.metric_power)
         config, head = self.config.inverse_dynamics, model.inverse_dynamics
         if config is None or head is None:
             return None
         if config.successful_only:
             data = successful(data, brief=brief)
-        training = HindsightPairs(model, data.dataset, data.train, progress)
-        held_out = HindsightPairs(model, data.dataset, data.held_out)
+        training = HindsightPairs(latents, data.train, progress)
+        held_out = HindsightPairs(latents, data.held_out)
         settings = dataclasses.replace(config, steps=1) if brief else config
         return round(fit(head, training, held_out, settings, seed, progress), 4)
 
@@ -177,7 +178,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         if data.frame_shape != (side, side, 3):
             raise ValueError(f"the dataset's frames are {data.frame_shape}, the model needs {(side, side, 3)}")
         parts = FinishData(data, *data.split(self.config.training.held_out_fraction, seed))
-        self.model.goal_states = goal_states.fit(self.model, parts, seed, progress=progress)
+        self.model.goal_states = goal_states.fit(Latents(self.model, parts.dataset), parts, seed, progress=progress)
         self._forget_controller()
         return self
 

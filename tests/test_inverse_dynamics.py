@@ -18,6 +18,8 @@ from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsC
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import Proposals
+from lewm_agent.training import slow_metric
+from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit
 
 HEAD = InverseDynamicsConfig(furthest=4, width=32, depth=2, steps=60, batch_size=64, dropout=0.0, latent_noise=0.0)
@@ -40,7 +42,7 @@ def test_pairs_are_later_frames_of_the_same_episode_and_the_block_between(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset
 ) -> None:
     model = WorldModel(tiny_config.model).eval()
-    pairs = HindsightPairs(model, tiny_dataset, np.array([3, 5]))
+    pairs = HindsightPairs(Latents(model, tiny_dataset), np.array([3, 5]))
     latents, goals, left, blocks = pairs.draw(200, 4, np.random.default_rng(0))
     assert set(left.tolist()) == {1, 2, 3, 4}
     columns = [tiny_dataset.episode(index) for index in (3, 5)]
@@ -55,10 +57,25 @@ def test_pairs_are_later_frames_of_the_same_episode_and_the_block_between(
         torch.testing.assert_close(model.codec.blocks(actions), blocks[row])
 
 
+def test_a_frame_is_encoded_once_whoever_asks(tiny_config: AgentConfig, tiny_dataset: OfflineDataset) -> None:
+    model = WorldModel(tiny_config.model).eval()
+    seen: list[int] = []
+    model.encoder.register_forward_hook(lambda module, frames, found: seen.append(len(found)))
+    latents = Latents(model, tiny_dataset)
+    slow_metric.fit(latents, np.arange(4))
+    for episodes in ([0, 1, 2], [2, 3], [3]):
+        HindsightPairs(latents, np.array(episodes))
+    assert sum(seen) == tiny_dataset.episode_lengths[:4].sum()
+    known = encode_all(model, tiny_dataset)
+    seen.clear()
+    slow_metric.fit(Latents(model, tiny_dataset, known), np.arange(4))
+    assert not seen
+
+
 def test_episodes_shorter_than_a_block_are_refused(tiny_config: AgentConfig, tiny_dataset: OfflineDataset) -> None:
     long_blocks = dataclasses.replace(tiny_config.model, frame_skip=500)
     with pytest.raises(ValueError, match="longer than one action block"):
-        HindsightPairs(WorldModel(long_blocks).eval(), tiny_dataset, np.arange(2))
+        HindsightPairs(Latents(WorldModel(long_blocks).eval(), tiny_dataset), np.arange(2))
 
 
 def test_learns_actions_that_follow_from_the_goal() -> None:

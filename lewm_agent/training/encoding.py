@@ -33,6 +33,32 @@ def encode_rows(
     return latents
 
 
+class Latents:
+    """Latents of a dataset's rows, each encoded when it is first asked for.
+
+    Args:
+        world_model: encodes; in evaluation mode.
+        dataset: frames.
+        known: latents (rows, latent_dim) with an entry for every row of the dataset, NaN where it is not known.
+    """
+
+    def __init__(
+        self, world_model: WorldModel, dataset: OfflineDataset, known: NDArray[np.float32] | None = None
+    ) -> None:
+        self.world_model, self.dataset = world_model, dataset
+        shape = len(dataset.actions), world_model.config.latent_dim
+        self._known = np.full(shape, np.nan, np.float32) if known is None else known.copy()
+        self._missing = np.isnan(self._known[:, 0])
+
+    def of(self, rows: NDArray[np.int64], progress: bool = False) -> NDArray[np.float32]:
+        """Latents (N, latent_dim) of the frames of rows (N,)."""
+        missing = np.unique(rows[self._missing[rows]])
+        if missing.size:
+            self._known[missing] = encode_rows(self.world_model, self.dataset, missing, progress).cpu().numpy()
+            self._missing[missing] = False
+        return self._known[rows]
+
+
 def encode_all(world_model: WorldModel, dataset: OfflineDataset, progress: bool = False) -> NDArray[np.float32]:
     """Latents of a whole dataset with an entry for every row, (rows, latent_dim); NaN where a row has no frame."""
     rows = dataset.frame_rows(np.arange(dataset.num_episodes))

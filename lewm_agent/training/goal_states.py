@@ -11,9 +11,8 @@ from torch import Tensor
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.goal_states import COLUMNS, GoalStates
-from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.progress import ProgressShown
-from lewm_agent.training.encoding import encode_rows
+from lewm_agent.training.encoding import Latents
 from lewm_agent.training.run import FinishData
 from lewm_agent.training.state import other_random_numbers
 
@@ -31,11 +30,11 @@ def recorded_columns(dataset: OfflineDataset) -> dict[str, int]:
     return {name: found.shape[1] for name, found in rows.items() if found.ndim == 2 and found.dtype.kind == "f"}
 
 
-def fit(model: WorldModel, data: FinishData, seed: int, *, brief: bool = False, progress: bool = False) -> GoalStates:
+def fit(latents: Latents, data: FinishData, seed: int, *, brief: bool = False, progress: bool = False) -> GoalStates:
     """A head for goals in the numbers that a dataset records.
 
     Args:
-        model: encodes; in evaluation mode.
+        latents: of the dataset that it is fitted to.
         data: episodes to learn from, and held-out ones for its error.
         seed: of its weights and of the order of examples.
         brief: take one step, to see that it can be done.
@@ -47,22 +46,22 @@ def fit(model: WorldModel, data: FinishData, seed: int, *, brief: bool = False, 
     columns = recorded_columns(data.dataset)
     if not columns:
         raise ValueError(f"{data.dataset.path} records no numbers of the situation ({', '.join(COLUMNS)})")
-    numbers, latents = _examples(model, data.dataset, data.train, columns, FRAMES, progress)
-    device = model.action_mean.device
+    numbers, targets = _examples(latents, data.train, columns, FRAMES, progress)
+    device = targets.device
     with other_random_numbers(seed, device):
-        head = GoalStates(columns, model.config.latent_dim).to(device)
-        head.set_statistics(numbers, latents)
+        head = GoalStates(columns, targets.shape[1]).to(device)
+        head.set_statistics(numbers, targets)
         steps = 1 if brief else min(MOST_STEPS, math.ceil(PASSES * len(numbers) / BATCH))
-        _train(head, numbers, latents, steps, seed, progress)
+        _train(head, numbers, targets, steps, seed, progress)
     with torch.inference_mode():
-        numbers, latents = _examples(model, data.dataset, data.held_out, columns, HELD_OUT_FRAMES, False)
-        spread = (latents - latents.mean(0)).square().sum(1).mean().clamp(min=1e-9)
-        head.error.copy_((head(numbers) - latents).square().sum(1).mean() / spread)
+        numbers, targets = _examples(latents, data.held_out, columns, HELD_OUT_FRAMES, False)
+        spread = (targets - targets.mean(0)).square().sum(1).mean().clamp(min=1e-9)
+        head.error.copy_((head(numbers) - targets).square().sum(1).mean() / spread)
     return head.eval()
 
 
 def _train(head: GoalStates, numbers: Tensor, latents: Tensor, steps: int, seed: int, progress: bool) -> None:
-    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = np.random.default_rng(seed)
     with ProgressShown("goal states", steps, shown=progress) as shown:
@@ -84,14 +83,10 @@ def _left_open(rng: np.random.Generator, count: int, size: int) -> NDArray[np.bo
 
 
 def _examples(
-    model: WorldModel,
-    dataset: OfflineDataset,
-    episodes: NDArray[np.int64],
-    columns: dict[str, int],
-    most: int,
-    progress: bool,
+    latents: Latents, episodes: NDArray[np.int64], columns: dict[str, int], most: int, progress: bool
 ) -> tuple[Tensor, Tensor]:
     """Numbers (N, size) of rows with a frame, all finite, and the latents (N, latent_dim) of these frames."""
+    dataset, device = latents.dataset, latents.world_model.action_mean.device
     rows = dataset.frame_rows(episodes)
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(np.int64)
     told = np.concatenate([dataset.column(name, episodes) for name in columns], axis=1)
@@ -100,5 +95,5 @@ def _examples(
     usable = np.isfinite(told).all(axis=1)
     if not usable.any():
         raise ValueError(f"no row of {dataset.path} has finite numbers in {', '.join(columns)}")
-    latents = encode_rows(model, dataset, rows[chosen][usable], progress)
-    return torch.as_tensor(told[usable].astype(np.float32), device=latents.device), latents.clone()
+    found = latents.of(rows[chosen][usable], progress)
+    return torch.as_tensor(told[usable].astype(np.float32), device=device), torch.as_tensor(found, device=device)

@@ -6,6 +6,7 @@ Every later frame of an episode is a goal that the episode's own actions reached
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
-from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.progress import ProgressShown
-from lewm_agent.training.encoding import encode_rows
+from lewm_agent.training.encoding import Latents
 from lewm_agent.training.run import FinishData
 
 
@@ -24,8 +24,7 @@ class HindsightPairs:
     """Latents of all recorded frames of some episodes, to draw (frame, later frame, blocks between, next block) from.
 
     Args:
-        world_model: encodes; in evaluation mode.
-        dataset: frames and actions.
+        latents: of the dataset that they are drawn from.
         episodes: which ones (n,).
         progress: show progress.
 
@@ -33,9 +32,8 @@ class HindsightPairs:
         ValueError: no episode is longer than one action block.
     """
 
-    def __init__(
-        self, world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool = False
-    ) -> None:
+    def __init__(self, latents: Latents, episodes: NDArray[np.int64], progress: bool = False) -> None:
+        world_model, dataset = latents.world_model, latents.dataset
         self._skip = world_model.config.frame_skip
         self._frames_per_block = self._skip // dataset.frame_interval
         self._rows = dataset.frame_rows(episodes)
@@ -48,7 +46,7 @@ class HindsightPairs:
         self._device = world_model.action_mean.device
         self._actions = dataset.actions
         self._codec = world_model.codec
-        self._latents = encode_rows(world_model, dataset, self._rows, progress)
+        self._latents = torch.as_tensor(latents.of(self._rows, progress), device=self._device)
 
     def draw(self, count: int, furthest: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Latents (B, D), goals (B, D), blocks between them (B,) and the next block (B, block_dim), normalised."""
@@ -77,7 +75,7 @@ def successful(data: FinishData, *, brief: bool = False) -> FinishData:
     if brief:
         _ended(dataset, np.arange(dataset.num_episodes))
         return data
-    return FinishData(dataset, _ended(dataset, data.train), _ended(dataset, data.held_out))
+    return replace(data, train=_ended(dataset, data.train), held_out=_ended(dataset, data.held_out))
 
 
 def _ended(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -114,7 +112,8 @@ def fit(
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     head.train()
     with ProgressShown("inverse dynamics", config.steps, shown=progress) as shown:

@@ -59,11 +59,12 @@ class Found:
 
 @dataclass(frozen=True)
 class FinishData:
-    """On what is fitted to a trained model: dataset, training and held-out episodes (n,)."""
+    """On what is fitted to a trained model: dataset, training and held-out episodes (n,), what stood for frames."""
 
     dataset: OfflineDataset
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
+    stand_ins: NDArray[np.float32] | None = None
 
 
 class Trainee(Protocol):
@@ -182,7 +183,7 @@ class Run:
                 progress=self.progress,
             )
             trainer.fit(self.clips, self.schedule, found.state if found else None, interruption)
-            self._finish()
+            self._finish(stand_ins)
 
     def _refuse_to_overwrite(self) -> None:
         if self.folder.has_checkpoints():
@@ -287,9 +288,9 @@ class Run:
         self.trainee.save_checkpoint(folder, record)
         self.record = record
 
-    def _finish(self) -> None:
+    def _finish(self, stand_ins: NDArray[np.float32] | None) -> None:
         model, clips = self.trainee.model.to(self.trainee.device).eval(), self.clips
-        data = FinishData(self.dataset, clips.train_episodes, clips.held_out_episodes)
+        data = FinishData(self.dataset, clips.train_episodes, clips.held_out_episodes, stand_ins)
         try:
             error = self.trainee.finish(model, data, self.seed, brief=False, progress=self.progress)
         except KeyboardInterrupt:

@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lewm_agent.datasets import OfflineDataset
-from lewm_agent.models.world_model import WorldModel
+from lewm_agent.training.encoding import Latents
 
 Matrix = NDArray[np.float64]
 
@@ -24,27 +23,25 @@ SMALLEST = 1e-3
 """Least variance of a direction, as a share of the largest."""
 
 
-@torch.inference_mode()
-def fit(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64], power: float = 1.0) -> Tensor:
+def fit(latents: Latents, episodes: NDArray[np.int64], power: float = 1.0) -> Tensor:
     """The matrix M (latent_dim, latent_dim) with which |(a - b) M| is the metric.
 
     In directions in which latents have variance 1, and changes are uncorrelated and have variances s, squared
     differences are divided by s to the ``power``. With 1 the metric is the inverse root of the changes' covariance.
 
     Args:
-        world_model: encodes; in evaluation mode.
-        dataset: frames.
+        latents: of the dataset that it is fitted to.
         episodes: which ones, of which at most 300 are looked at.
         power: how much more the slow counts than the fast.
 
     Raises:
         ValueError: no episode is longer than an action block.
     """
-    latents = _latents(world_model, dataset, episodes)
-    metric = of_latents(latents, power)
+    metric = of_latents(_paths(latents, episodes), power)
     if not np.isfinite(metric).all():
-        raise ValueError(f"the latents of {dataset.path} are not finite: this model cannot be used; train it anew")
-    return torch.as_tensor(metric.astype(np.float32), device=world_model.action_mean.device)
+        path = latents.dataset.path
+        raise ValueError(f"the latents of {path} are not finite: this model cannot be used; train it anew")
+    return torch.as_tensor(metric.astype(np.float32), device=latents.world_model.action_mean.device)
 
 
 def of_latents(latents: list[Matrix], power: float) -> Matrix:
@@ -66,21 +63,16 @@ def of_latents(latents: list[Matrix], power: float) -> Matrix:
     return metric
 
 
-def _latents(world_model: WorldModel, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> list[Matrix]:
-    """Latents of each episode (T, latent_dim) at the boundaries of its action blocks, in float64.
-
-    They are not kept on the device, for Apple's GPUs have no float64.
-    """
-    skip, device = world_model.config.frame_skip, world_model.action_mean.device
+def _paths(latents: Latents, episodes: NDArray[np.int64]) -> list[Matrix]:
+    """Latents of each episode (T, latent_dim) at the boundaries of its action blocks, in float64."""
+    dataset, skip = latents.dataset, latents.world_model.config.frame_skip
     starts, lengths = dataset.episode_starts, dataset.episode_lengths
-    found = []
-    for episode in episodes[lengths[episodes] > skip][:EPISODES]:
-        rows = starts[episode] + np.arange(0, lengths[episode], skip)
-        frames = torch.as_tensor(dataset.read_frames(rows), device=device)
-        found.append(world_model.encode(frames).cpu().numpy().astype(np.float64))
-    if not found:
+    chosen = episodes[lengths[episodes] > skip][:EPISODES]
+    if not chosen.size:
         raise ValueError(f"no episode of {dataset.path} is longer than one action block ({skip} steps)")
-    return found
+    rows = [starts[episode] + np.arange(0, lengths[episode], skip) for episode in chosen]
+    encoded = latents.of(np.concatenate(rows)).astype(np.float64)
+    return np.split(encoded, np.cumsum([len(path) for path in rows])[:-1])
 
 
 def _spread(covariance: Matrix) -> tuple[Matrix, Matrix]:
