@@ -80,12 +80,12 @@ class Paths:
     blocks: list[Tensor]
 
 
-def gather(agent: LeWMAgent, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Paths:
+def gather(agent: LeWMAgent, dataset: OfflineDataset, episodes: NDArray[np.int64], *, progress: bool = True) -> Paths:
     """Encode the frames between the action blocks of episodes."""
     model, skip = agent.world_model, agent.config.model.frame_skip
     starts, lengths = dataset.episode_starts[episodes], (dataset.episode_lengths[episodes] - 1) // skip
     rows = [start + np.arange(length + 1) * skip for start, length in zip(starts, lengths, strict=True)]
-    latents = encode_rows(model, dataset, np.concatenate(rows), progress=True)
+    latents = encode_rows(model, dataset, np.concatenate(rows), progress)
     shape = (skip, dataset.action_dim)
     taken = [dataset.actions[row[0] : row[-1]].reshape(-1, *shape) for row in rows]
     blocks = [model.codec.blocks(torch.as_tensor(actions, device=agent.device)) for actions in taken]

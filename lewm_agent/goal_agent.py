@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,8 @@ from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.callbacks import Callback
+from lewm_agent.training.metrics_log import Logger
 from lewm_agent.training.record import TrainingRecord
 from lewm_agent.training.run import FinishData, Identity, Run, Saved
 from lewm_agent.training.run_folder import RunFolder
@@ -99,6 +102,9 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         seed: int | None = None,
         checkpoint_every: int = 1000,
         workers: int | None = None,
+        epochs: float | None = None,
+        callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Logger] = (),
         progress: bool = True,
     ) -> Self:
         """Train the model on a dataset; the agent then acts with the final weights.
@@ -113,6 +119,9 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             checkpoint_every: steps between checkpoints; after ten minutes one is written in any case.
             workers: processes that read clips; by default none on the CPU, where they only take time from training,
                 else 4.
+            epochs: instead of the configuration's.
+            callbacks: asked while it trains, such as those of :mod:`lewm_agent.callbacks`; the training is the same.
+            loggers: get all numbers and pictures beside ``metrics.jsonl`` and TensorBoard.
             progress: show progress: a bar on a terminal, elsewhere a line every half minute.
 
         Raises:
@@ -126,7 +135,18 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         """
         dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
         seed = self.seed if seed is None else seed
-        run = Run(self, dataset, RunFolder(output), seed=seed, workers=workers, progress=progress)
+        if epochs is not None:
+            self._change(training=dataclasses.replace(self.config.training, epochs=epochs))
+        run = Run(
+            self,
+            dataset,
+            RunFolder(output),
+            seed=seed,
+            workers=workers,
+            progress=progress,
+            callbacks=callbacks,
+            loggers=loggers,
+        )
         try:
             run.train(resume=resume, checkpoint_every=checkpoint_every)
         finally:
@@ -135,6 +155,20 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
                 self.description = dataclasses.replace(self.description, training=run.record)
             self._forget_controller()
         return self
+
+    @contextlib.contextmanager
+    def shown(self, record: TrainingRecord) -> Iterator[Self]:
+        """Within the block, while a training goes on: the agent as it acts with the present weights."""
+        self._forget_controller()
+        before = self.__dict__.copy()  # whoever is shown it may change how it plans, or act
+        self.description = dataclasses.replace(self.description, training=record)
+        self.model.eval()
+        try:
+            yield self
+        finally:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            self.model.train()
 
     def steps_per_epoch(self, dataset: OfflineDataset) -> int:
         """Optimisation steps in one pass over the training clips. Raises ``ValueError`` as :meth:`learn` does."""
@@ -186,6 +220,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         budget: int | None = None,
         seed: int = 0,
         goal_state: bool = False,
+        floors: bool = True,
         planner_seed: int = 0,
         workers: int = 1,
         output: str | Path | None = None,
@@ -207,6 +242,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             budget: steps the agent has; by default twice the offset, or until the environment's time limit.
             seed: of the choice of trials, and of random actions.
             goal_state: tell the agent the goals in numbers (:meth:`act`), in place of pictures.
+            floors: also play random and recorded actions.
             planner_seed: of the planner's noise.
             workers: processes that play; the result does not depend on it.
             output: where to write the result; an interrupted evaluation continues from OUTPUT.unfinished.
@@ -230,6 +266,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             seed=seed,
             goal_state=goal_state,
         )
+        suite = suite if floors else dataclasses.replace(suite, floors=lambda env: {})
         target = None if output is None else Path(output)
         with tempfile.TemporaryDirectory() as folder, reserved(target):
             load = self._loader(folder) if whole_number("workers", workers, 1) > 1 else None

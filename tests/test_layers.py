@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agents.registry",),
     ("inspection", "learn_command"),
     ("eval",),
-    ("cli",),
+    ("callbacks", "cli"),
 )
 """From the bottom up: a part imports what stands in rows below its own, and nothing of its neighbours in the row."""
 LAZY = {"lewm_agent", "lewm_agent.agents"}

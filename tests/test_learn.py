@@ -38,7 +38,8 @@ def test_learns_and_logs(tiny_config: AgentConfig, tiny_dataset: OfflineDataset,
     assert train[-1]["sigreg"] < train[0]["sigreg"]
     assert train[-1]["prediction"] < train[0]["prediction"]
     assert {"effective_rank", "latent_variance", "learning_rate", "collapsed", "straightness"} <= train[0].keys()
-    assert [line["split"] for line in lines].count("held_out") == 1
+    looks = [line["step"] for line in lines if line["split"] == "held_out"]
+    assert len(looks) > 3 and looks[-1] == train[-1]["step"]  # several, however short the run
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 

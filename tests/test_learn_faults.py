@@ -264,7 +264,7 @@ def test_training_goes_on_without_tensorboard(
     tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.warns(UserWarning, match="no TensorBoard files are written"):
+    with pytest.warns(UserWarning, match="nothing more is written to TensorBoard"):
         tiny_agent.learn(tiny_dataset, tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") > 1
 
@@ -279,7 +279,7 @@ def test_training_goes_on_when_tensorboard_breaks(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tensorboard.SummaryWriter, broken, full)
-    with pytest.warns(UserWarning, match="no TensorBoard files are written"):
+    with pytest.warns(UserWarning, match="nothing more is written to TensorBoard"):
         tiny_agent.learn(tiny_dataset, tmp_path / "run", progress=False)
     assert tiny_agent.description.origin["finished"]
 

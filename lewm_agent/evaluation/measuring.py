@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lewm_agent.acting_agent import ActingAgent
 from lewm_agent.evaluation.intervals import rate
@@ -21,7 +20,7 @@ from lewm_agent.evaluation.suite import Record, Suite
 from lewm_agent.evaluation.trials import Trial
 from lewm_agent.evaluation.videos import write_gif
 from lewm_agent.planning.episodes import Frames
-from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.tools.replacing import write_json
 
 UNFINISHED = ".unfinished"
@@ -60,23 +59,18 @@ class Measuring:
 
     def run(self) -> tuple[dict[str, Any], list[Trace]]:
         """The result, ready for JSON (docs/reference/results-schema.md), and what happened on every trial."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        shown = Progress(
-            *columns, TimeRemainingColumn(), console=console(stderr=True), transient=True, disable=not self.progress
-        )
         numbers = range(len(self.suite.trials))
-        with shown, self.journal() as journal:
-            self._play(journal, numbers, shown)
-            self._play_floors(journal, numbers, shown)
+        with self.journal() as journal:
+            self._play(journal, numbers, self.progress)
+            self._play_floors(journal, numbers, self.progress)
         traces = [journal.finished[number] for number in numbers]
         return self._result(traces, self._floors(journal)), traces
 
     def play(self, numbers: Sequence[int]) -> None:
         """Play only the trials of these numbers, for whoever takes up the journal."""
-        hidden = Progress(disable=True)
         with self.journal() as journal:
-            self._play(journal, numbers, hidden)
-            self._play_floors(journal, numbers, hidden)
+            self._play(journal, numbers, shown=False)
+            self._play_floors(journal, numbers, shown=False)
 
     def missing(self, journal: Journal) -> list[int]:
         """Numbers of the trials that the agent or one of the floors has not played."""
@@ -132,11 +126,11 @@ class Measuring:
         }
         return Journal(journal_of(self.output) if self.output else None, request)
 
-    def _play(self, journal: Journal, numbers: Sequence[int], progress: Progress) -> None:
+    def _play(self, journal: Journal, numbers: Sequence[int], shown: bool) -> None:
         """Have the journal hold the traces of trials; what it has is not played again."""
         trials = self.suite.trials
         missing = [number for number in numbers if number not in journal.finished]
-        bar = progress.add_task("episodes", total=len(numbers), completed=len(numbers) - len(missing))
+        done = len(numbers) - len(missing)
         rows = [missing[first : first + self.num_envs] for first in range(0, len(missing), self.num_envs)]
         batches = [(numbers, [trials[number] for number in numbers]) for numbers in rows]
         played: Iterator[tuple[int, Trace]]
@@ -149,22 +143,25 @@ class Measuring:
                 _make_player, self.load, suite.make, suite.success, self.planner_seed, suite.budget, suite.goal_state
             )
             played = play_in_processes(make_player, batches, self.workers)
-        for number, trace in played:
-            journal.add(number, trace)
-            progress.update(bar, advance=1)
+        with ProgressShown("episodes", len(numbers), start=done, shown=shown) as progress:
+            for more, (number, trace) in enumerate(played, start=1):
+                journal.add(number, trace)
+                progress.update(done + more)
 
-    def _play_floors(self, journal: Journal, numbers: Sequence[int], progress: Progress) -> None:
+    def _play_floors(self, journal: Journal, numbers: Sequence[int], shown: bool) -> None:
         """Have the journal hold whether floors and ceilings solve trials; what it has is not played again."""
         suite, env = self.suite, self.suite.make()
         controllers = suite.floors(env)
-        bar = progress.add_task("floors", total=len(controllers) * len(numbers))
-        for name, floor in controllers.items():
-            missing = [number for number in numbers if (name, number) not in journal.solved]
-            progress.update(bar, advance=len(numbers) - len(missing))
-            for number, trace in zip(missing, play_floor(suite, env, floor, missing), strict=True):
-                solved = trace.solved(suite.success, suite.trials[number])[1:]
-                journal.add_floor(name, number, bool(solved.any()))
-                progress.update(bar, advance=1)
+        missing = {name: [n for n in numbers if (name, n) not in journal.solved] for name in controllers}
+        total = len(controllers) * len(numbers)
+        done = total - sum(map(len, missing.values()))
+        with ProgressShown("floors", total, start=done, shown=shown) as progress:
+            for name, floor in controllers.items():
+                for number, trace in zip(missing[name], play_floor(suite, env, floor, missing[name]), strict=True):
+                    solved = trace.solved(suite.success, suite.trials[number])[1:]
+                    journal.add_floor(name, number, bool(solved.any()))
+                    done += 1
+                    progress.update(done)
 
     def _floors(self, journal: Journal) -> dict[str, Any]:
         """Success of every floor and ceiling on all trials."""

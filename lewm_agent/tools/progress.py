@@ -1,9 +1,11 @@
-"""How far a long operation is: a bar on a terminal, and elsewhere a plain line every so often."""
+"""How far a long operation is: a bar on a terminal, a line that changes in a notebook, elsewhere one now and then."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 FIRST_LINE_SECONDS = 5.0
 LINE_SECONDS = 30.0
 """Between two lines where there is no terminal."""
+NOTEBOOK_SECONDS = 1.0
+"""Between two changes of the line in a notebook."""
 
 
 class ProgressShown:
@@ -29,11 +33,14 @@ class ProgressShown:
         self._began = time.monotonic()
         self._next_line = self._began + FIRST_LINE_SECONDS
         console = Console(stderr=True)
-        if shown and console.is_terminal and not console.is_jupyter:  # a notebook shows a bar only with an extension
+        self._notebook = _Notebook() if shown and console.is_jupyter else None  # a bar needs an extension there
+        if shown and console.is_terminal and self._notebook is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task(label, total=total, completed=start, note="")
         self._lines = shown and self._bar is None
+        if self._notebook is not None:
+            self._next_line = self._began
 
     def __enter__(self) -> ProgressShown:
         if self._bar is not None:
@@ -52,7 +59,7 @@ class ProgressShown:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=f"{self._speed():.1f}/s {self._note}")
         elif self._lines and time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LINE_SECONDS
+            self._next_line = time.monotonic() + (LINE_SECONDS if self._notebook is None else NOTEBOOK_SECONDS)
             self._line()
 
     def _speed(self) -> float:
@@ -61,4 +68,24 @@ class ProgressShown:
     def _line(self) -> None:
         left = (self._total - self._done) / max(1e-9, self._speed())
         parts = [f"{self._done} of {self._total}", self._note, f"{self._speed():.1f} per second", f"{left:.0f} s left"]
-        print(f"{self._label}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
+        line = f"{self._label}: {', '.join(part for part in parts if part)}"
+        if self._notebook is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._notebook.show(line)
+
+
+class _Notebook:
+    """One line below a cell, which changes."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, line: str) -> None:
+        """The line from now on."""
+        content = {"text/plain": line}
+        if self._handle is None:
+            display = importlib.import_module("IPython.display").display
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)

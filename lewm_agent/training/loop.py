@@ -6,7 +6,8 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,8 @@ from lewm_agent.tools.freed_memory import keep_freed
 from lewm_agent.tools.interruption import Interruption
 from lewm_agent.tools.load_order import load_triton
 from lewm_agent.tools.progress import ProgressShown
-from lewm_agent.training.metrics_log import FIRST_ALARM, MetricsLog, described, not_finite
+from lewm_agent.training.callbacks import Told
+from lewm_agent.training.metrics_log import FIRST_ALARM, Logger, MetricsLog, described, not_finite
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.schedule import Schedule
 from lewm_agent.training.settings import TrainingConfig
@@ -29,8 +31,8 @@ load_triton()  # now, as somebody may draw before lightning_fabric is imported
 
 LOG_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``."""
-HELD_OUT_BATCHES = 8
-"""Batches of held-out clips looked at every ``checkpoint_every`` steps and at the end."""
+HELD_OUT_BATCHES, LOOKS = 8, 5
+"""Batches of held-out clips looked at, and how often at least, unless a run is so short that it logs less."""
 CHECKPOINT_SECONDS = 600
 """Training time after which a checkpoint is written even if ``checkpoint_every`` steps have not been taken."""
 GO_ON = "the same call with resume=True (lewm learn: --resume; lewm reproduce: as it was) goes on"
@@ -55,6 +57,30 @@ class SaveCheckpoint(Protocol):
         """Write ``folder``, which does not exist yet."""
 
 
+Tell = Callable[[int, bool], Iterator[tuple[str, Told]]]
+"""What callbacks have to tell after a step, by name; the second argument: whether held-out episodes are looked at."""
+
+
+def nothing_told(step: int, look: bool) -> Iterator[tuple[str, Told]]:
+    """Without callbacks."""
+    yield from ()
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Who is told how a training goes.
+
+    Attributes:
+        tell: asks the callbacks.
+        loggers: beside TensorBoard.
+        settings: that loggers are given, ready for JSON.
+    """
+
+    tell: Tell = nothing_told
+    loggers: Sequence[Logger] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
 class DivergedError(RuntimeError):
     """What is trained is no longer finite."""
 
@@ -69,8 +95,9 @@ class Trainer:
         save: writes a checkpoint's weights and configuration; the trainer adds its own state.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         seed: of dropout and of SIGReg's directions.
-        checkpoint_every: steps between checkpoints and looks at held-out episodes; slow trainings are also saved in
-            between (``CHECKPOINT_SECONDS``).
+        checkpoint_every: steps between checkpoints, and at most between looks at held-out episodes; slow trainings are
+            also saved in between (``CHECKPOINT_SECONDS``).
+        telling: callbacks and loggers.
         progress: show progress.
     """
 
@@ -84,6 +111,7 @@ class Trainer:
         device: torch.device,
         seed: int = 0,
         checkpoint_every: int = 1000,
+        telling: Telling = Telling(),
         progress: bool = True,
     ) -> None:
         import lightning_fabric  # takes as long to import as all the rest, and whoever acts does without
@@ -99,6 +127,7 @@ class Trainer:
         self.device = device
         self.seed = seed
         self.checkpoint_every = checkpoint_every
+        self.telling = telling
         self.progress = progress
 
     def fit(
@@ -119,11 +148,15 @@ class Trainer:
         torch.manual_seed(self.seed)
         start = 0 if state is None else self._restore(state, optimizer)
         with (
-            MetricsLog(self.folder, start, schedule.warmup + FIRST_ALARM) as log,
+            MetricsLog(
+                self.folder, start, schedule.warmup + FIRST_ALARM, self.telling.loggers, self.telling.settings
+            ) as log,
             ProgressShown("learn", schedule.stop, start=start, shown=self.progress) as progress,
             interruption.between_steps(),
         ):
             model.train()
+            look_every = min(self.checkpoint_every, max(LOG_EVERY, schedule.stop // LOOKS))
+            self._tell(log, start, True, kept=start == 0)
             saved = time.monotonic()
             for step, batch in enumerate(batches.train_batches(start, schedule.stop), start):
                 rate = schedule.learning_rate(step)
@@ -134,12 +167,14 @@ class Trainer:
                 if done % LOG_EVERY == 0 or last:
                     numbers = {**described(loss), "learning_rate": rate, "gradient_norm": gradient_norm}
                     self._write(log, done, "train", numbers, len(batch.frames))
-                if done % self.checkpoint_every == 0 or last:
+                look = done % look_every == 0 or last
+                if look:
                     self._write(log, done, "held_out", self._held_out(model, batches))
                 overdue = time.monotonic() - saved >= CHECKPOINT_SECONDS
                 if done % self.checkpoint_every == 0 or last or overdue or interruption.requested:
                     self._checkpoint(optimizer, done)
                     saved = time.monotonic()
+                self._tell(log, done, look)
                 if interruption.requested:
                     where = f"after step {done} of {schedule.stop}; the checkpoint is in {self.folder.checkpoints}"
                     raise KeyboardInterrupt(f"stopped {where}; {GO_ON}")
@@ -176,6 +211,14 @@ class Trainer:
             raise self._diverged(step, f"{split.replace('_', '-')} {wrong}")
         with self._kept("metrics"):
             log.write(step, split, numbers, batch_size)
+
+    def _tell(self, log: MetricsLog, step: int, look: bool, kept: bool = True) -> None:
+        """Ask the callbacks, and write what they tell; where a run goes on, it has been written before."""
+        for name, told in self.telling.tell(step, look):
+            if not kept:
+                continue
+            with self._kept(f"what {name} told"):
+                log.write_told(step, name, told)
 
     def _restore(self, state: TrainingState, optimizer: Any) -> int:
         optimizer.load_state_dict(state.optimizer)

@@ -1,4 +1,4 @@
-"""What is written down while a model trains: ``metrics.jsonl``, and TensorBoard's files where it is installed."""
+"""What is written down while a model trains: ``metrics.jsonl``, and what goes to TensorBoard and other loggers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.models.learner import Loss
-from lewm_agent.tools.replacing import write_atomically
+from lewm_agent.tools.replacing import write_atomically, write_json
+from lewm_agent.training.callbacks import Told
 from lewm_agent.training.run_folder import RunFolder
 
 FIRST_ALARM = 100
@@ -25,7 +29,7 @@ COLLAPSED_VARIANCE = 0.05
 """Mean variance of the latents under which they count as collapsed; SIGReg drives it to 1."""
 
 Row = dict[str, Any]
-"""One line of ``metrics.jsonl``: ``step``, ``split`` (train or held_out) and numbers by name."""
+"""One line of ``metrics.jsonl``: ``step``, ``split`` (train, held_out or a callback's name) and numbers by name."""
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -73,12 +77,26 @@ class MetricsLog:
         folder: of the run.
         start: steps taken before.
         first_alarm: step before which latents are not judged.
+        loggers: get the same, beside TensorBoard.
+        settings: of the run, ready for JSON; they are written to ``settings.json`` too.
     """
 
-    def __init__(self, folder: RunFolder, start: int, first_alarm: int) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        start: int,
+        first_alarm: int,
+        loggers: Sequence[Logger] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         _keep_until(folder, start)
+        write_json(folder.settings, settings or {})
+        self._loggers: list[Logger] = [TensorBoard()]
+        self._each(lambda logger: logger.begin(folder, start, settings or {}))  # TensorBoard may be missing
+        for logger in loggers:
+            logger.begin(folder, start, settings or {})
+            self._loggers.append(logger)
         self._file = folder.metrics.open("ab", buffering=0)
-        self._board = _Board(folder.tensorboard, start)
         self._clock = time.monotonic()
         self._last_step = start
         self._first_alarm = first_alarm
@@ -93,8 +111,33 @@ class MetricsLog:
             self._clock, self._last_step = now, step
         if split == "train" and "effective_rank" in numbers:
             numbers = {**numbers, "collapsed": float(self._alarm(step, numbers))}
-        self._file.write((json.dumps({"step": step, "split": split, **numbers}) + "\n").encode())
-        self._board.add(step, {f"{split}/{name}": value for name, value in numbers.items()})
+        self._write(step, split, numbers)
+
+    def write_told(self, step: int, name: str, told: Told) -> None:
+        """What a callback has told: its numbers are a line whose ``split`` is its name, null where not finite."""
+        pictures = {key: value for key, value in told.items() if isinstance(value, np.ndarray) and value.ndim}
+        self._write(step, name, {key: float(value) for key, value in told.items() if key not in pictures})
+        for key, picture in pictures.items():
+            self._each(lambda logger, key=key, picture=picture: logger.picture(step, f"{name}/{key}", picture))
+
+    def _write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        line = {"step": step, "split": split, **{name: finite.get(name) for name in numbers}}
+        self._file.write((json.dumps(line) + "\n").encode())
+        self._each(lambda logger: logger.scalars(step, {f"{split}/{name}": value for name, value in finite.items()}))
+
+    def _each(self, use: Callable[[Logger], None]) -> None:
+        """Have every logger do something; whichever cannot is left out from then on, and training goes on."""
+        for logger in list(self._loggers):
+            try:
+                use(logger)
+            except Exception as error:
+                self._loggers.remove(logger)
+                warnings.warn(
+                    f"nothing more is written to {type(logger).__name__} ({error}); training goes on, and "
+                    "metrics.jsonl holds the same numbers",
+                    stacklevel=5,
+                )
 
     def _alarm(self, step: int, numbers: dict[str, float]) -> bool:
         collapsed = numbers["effective_rank"] < COLLAPSED_RANK or numbers["latent_variance"] < COLLAPSED_VARIANCE
@@ -112,7 +155,7 @@ class MetricsLog:
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
-        self._board.close()
+        self._each(lambda logger: logger.close())
 
 
 def _keep_until(folder: RunFolder, start: int) -> None:
@@ -124,43 +167,44 @@ def _keep_until(folder: RunFolder, start: int) -> None:
         write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
 
-class _Board:
-    """TensorBoard's files. Whatever is wrong with them, it is said once, and training goes on without."""
+class Logger(Protocol):
+    """Where numbers and pictures of a training go beside ``metrics.jsonl``; one that fails later is left out."""
 
-    def __init__(self, folder: Path, start: int) -> None:
-        self._writer: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+    def begin(self, folder: RunFolder, start: int, settings: Mapping[str, Any]) -> None:
+        """Get ready for a run that has taken ``start`` steps; an error here ends it before it has begun."""
 
-            self._writer = SummaryWriter(str(folder), purge_step=start)
-        except Exception as error:
-            self._give_up(error)
+    def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers by name: ``train/total``, ``held_out/total``, ``success/rate``."""
 
-    def add(self, step: int, scalars: dict[str, float]) -> None:
-        """Values by name."""
-        if self._writer is None:
-            return
-        try:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
-        except Exception as error:
-            self._give_up(error)
+    def picture(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
+        """A picture (H, W, 3)."""
 
     def close(self) -> None:
         """Write what is left."""
-        if self._writer is None:
-            return
-        try:
-            self._writer.close()
-        except Exception as error:
-            self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        self._writer = None
-        warnings.warn(
-            f"no TensorBoard files are written ({error}); training goes on, and metrics.jsonl holds the same numbers",
-            stacklevel=4,
-        )
+
+class TensorBoard:
+    """Event files in the folder of the run, for ``tensorboard --logdir``."""
+
+    def begin(self, folder: RunFolder, start: int, settings: Mapping[str, Any]) -> None:
+        """Make the writer; what an earlier part of the run has written after ``start`` is dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=start)
+        self._writer.add_text("settings", f"```json\n{json.dumps(settings, indent=2)}\n```", start)
+
+    def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Curves."""
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
+        """Pictures over steps."""
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Close the files."""
+        self._writer.close()
 
 
 def not_finite(numbers: dict[str, float]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,14 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.metadata import git_commit
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.learner import LatentModel, Learner
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.interruption import interruptible
 from lewm_agent.tools.replacing import remove
+from lewm_agent.training import callbacks as asking
 from lewm_agent.training.batches import TrainingClips
-from lewm_agent.training.loop import GO_ON, Trainer
-from lewm_agent.training.metrics_log import read_rows
+from lewm_agent.training.callbacks import Callback, Moment, Told
+from lewm_agent.training.loop import GO_ON, Telling, Trainer
+from lewm_agent.training.metrics_log import Logger, read_rows
 from lewm_agent.training.record import TrainingRecord
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.schedule import Schedule
@@ -102,6 +106,9 @@ class Trainee(Protocol):
     ) -> NDArray[np.float32] | None:
         """What to show the model in place of frames, an entry for every row of the dataset; None for frames."""
 
+    def shown(self, record: TrainingRecord) -> AbstractContextManager[Any]:
+        """The agent as it acts with the present weights within the block, in evaluation state."""
+
     def finish(self, model: Any, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """Fit to the trained model what comes after; if ``brief``, only to see that it can be done.
 
@@ -120,6 +127,8 @@ class Run:
         seed: of batch order, dropout and SIGReg.
         workers: processes that read clips; None for none on the CPU, else 4.
         progress: show progress.
+        callbacks: asked while it trains.
+        loggers: beside TensorBoard.
 
     Raises:
         ValueError: frames or actions do not fit the model, or there are too few clips.
@@ -137,7 +146,11 @@ class Run:
         seed: int = 0,
         workers: int | None = None,
         progress: bool = True,
+        callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Logger] = (),
     ) -> None:
+        asking.check(callbacks)
+        self.callbacks, self.loggers = callbacks, loggers
         self.trainee, self.dataset, self.folder, self.progress = trainee, dataset, folder, progress
         self.seed = whole_number("seed", seed)
         if workers is None:
@@ -180,6 +193,7 @@ class Run:
                 device=self.trainee.device,
                 seed=self.seed,
                 checkpoint_every=checkpoint_every,
+                telling=Telling(self._told, self.loggers, self._settings()),
                 progress=self.progress,
             )
             trainer.fit(self.clips, self.schedule, found.state if found else None, interruption)
@@ -280,6 +294,22 @@ class Run:
                 f"{found.folder} was trained with {'; '.join(differing.values())}, which changes the learning rates of "
                 f"steps already taken; {RESUME_OR_LEAVE}, or make all three longer by the same whole factor"
             )
+
+    # --- tell --------------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        """All that tells this run from others."""
+        return {**self.trainee.identity(), **self._begun.values(), "git_commit": git_commit()}
+
+    def _told(self, step: int, look: bool) -> Iterator[tuple[str, Told]]:
+        """What the callbacks that are due have to tell, by name."""
+        stop = self.schedule.stop
+        for callback in asking.due(self.callbacks, step, look, last=step == stop):
+            record = replace(self._begun, steps=step)
+            with asking.nothing_drawn(self.trainee.device), self.trainee.shown(record) as agent:
+                told = callback(Moment(step, stop, agent, self.dataset, self.clips.held_out_episodes))
+            if told:
+                yield asking.name_of(callback), told
 
     # --- train and finish --------------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class RunFolder:
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
         self.metrics_before = self.path / "metrics.before.jsonl"
+        self.settings = self.path / "settings.json"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / LAST
