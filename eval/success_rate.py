@@ -17,13 +17,13 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from lewm_agent import LeWMAgent, environment
+from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoints.model_card import agent_title
-from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.command import bundled, check_world
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
+from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.worlds import world_of
@@ -141,29 +141,22 @@ def _any_suite(options: Options, agent: Agent) -> Suite:
     """Starts and goals of any environment, made as the agent knows it."""
     if options.protocol is not None or options.pairs is not None:
         raise ValueError("--protocol and --pairs choose among this package's own lists; leave them out with --goals")
-    kwargs = {**agent.description.environment_kwargs, "image_size": agent.config.model.image_size}
-    env = environment.make(options.env, **kwargs)
-    check_world(agent, environment.name_of(env))
-    with console(stderr=True).status("coming to the starts"):
-        return agent.suite(
-            env,
-            goals=options.goals,
-            success=options.success,
-            episodes=options.episodes,
-            offset=options.offset,
-            budget=options.budget,
-            seed=options.seed or 0,
-            goal_state=options.goal_state,
-        )
+    return any_suite(
+        agent,
+        options.env,
+        str(options.goals),
+        success=options.success,
+        episodes=options.episodes,
+        offset=options.offset,
+        budget=options.budget,
+        seed=options.seed or 0,
+        goal_state=options.goal_state,
+    )
 
 
 def _world_suite(options: Options, agent: Agent) -> Suite:
     """Pairs of one of this package's worlds and the rules of a protocol, in the environment the agent knows."""
-    if environment_id(options.env) not in ENVIRONMENTS.values():
-        raise ValueError(
-            f"say where starts and goals in {options.env} come from: --goals DATASET (with --success), --goals task "
-            "for its own goals, or --goals LIST.json"
-        )
+    check_has_record(options.env)
     if options.success is not None or options.budget is not None:
         raise ValueError("the protocol says what success and the budget are; --success and --budget go with --goals")
     world, trained_in = world_of(options.env), agent.description.environment_kwargs

@@ -1,6 +1,7 @@
 """Watch an agent plan towards goals that you choose with the mouse.
 
 python eval/watch.py --env two_room
+python eval/watch.py --env my_module:My-v0 --model runs/mine/model --goals data/mine --success state:0.05
 
 Two pictures, the world now and the goal, and on the first the path of the last plan. The latents that the model
 imagines have no picture, so places are read from them: by kernel regression, fitted at the start on 400 known states
@@ -8,11 +9,15 @@ that are drawn and encoded. Filled dots are what is read from the latents imagin
 block that the planner counts; rings are where the same actions lead in a copy of the simulator. Crosses are the places
 in the goal. The agent sees none of this, only the two frames, in the size it was trained on.
 
+Of any other environment there are the two pictures, the goals of --goals in turn, and below them what the plan expects
+to see: from a decoder, or the recorded frames whose latents are nearest.
+
 Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit. Without a display, or with --record, a GIF instead.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,21 +26,27 @@ from pathlib import Path
 
 import numpy as np
 
+from lewm_agent import LeWMAgent
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.envs import environment_id
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval import command
 from lewm_agent.eval.command import bundled, load_model
+from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
-from lewm_agent.eval.watching.session import Session
+from lewm_agent.eval.watching.imagination import draw
+from lewm_agent.eval.watching.session import Session, Watched
+from lewm_agent.eval.watching.trials import Draws, NearestFrames, TrialSession
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.evaluation.videos import save_gif
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.command import say
 from lewm_agent.tools.outputs import reserved
 
-MOST_STEPS = 60
-"""Environment steps of a recorded episode, unless it is solved before."""
+CHOICES = 10
+"""Goals of --goals that are taken in turn, at least."""
 LINGER = 6
 """Steps that are still recorded after a success."""
 TURN = np.pi / 12
@@ -49,6 +60,7 @@ class Options:
     """Watch an agent plan and act towards goals that you choose with the mouse; without a display, record a GIF.
 
     A click or a drag in either picture sets the goal; in Push-T the wheel or the arrow keys turn it.
+
     Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit.
     """
 
@@ -58,6 +70,13 @@ class Options:
     """Bundled name, folder or Hub id; by default the bundled model of the environment."""
     planner: str | None = None
     """Planner preset (small, paper) instead of the settings saved with the model."""
+    goals: str | None = None
+    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
+    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
+    offset: int = 25
+    """Environment steps from start to goal, with --goals DATASET."""
+    success: str | None = None
+    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
     decoder: Path | None = None
     """Decoder made by eval/reconstruction.py --save: also show what each plan expects to see."""
     record: Path | None = None
@@ -77,23 +96,49 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 def watch(options: Options) -> None:
     """Show the window or record the GIF. Raises ``ValueError`` for what cannot be done."""
-    world = world_of(options.env)
-    environment, name = world.environment, world.name
+    name = environment_id(options.env).rpartition("/")[2].rpartition(":")[2] if options.goals else _world_name(options)
     record = options.record or (None if has_display() else Path(f"watch-{name}.gif"))
     if record is not None and record.suffix != ".gif":
         raise ValueError(f"--record must be a file that ends in .gif, got {record}")
     command.at_least(options, episodes=1, seed=0)
     with reserved(record):
-        agent = load_model(options.model or bundled(name), environment, options.device, options.planner)
-        say("drawing and encoding known states ...")
-        decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
-        session = Session(agent, options.seed, decoder=decoder)
-        say(f"places are read from latents to {session.readout.error:.1%} of the picture")
+        session = _world_session(options) if options.goals is None else _trial_session(options, options.goals)
+        say(session.about)
         if record is None:
             show(session)
             return
         write_gif(record, session, options.episodes)
         say(f"{options.episodes} episodes in {record}")
+
+
+def _world_name(options: Options) -> str:
+    """Short name of a world of this package. Raises ``ValueError`` for other environments, and for their options."""
+    check_has_record(options.env)
+    if options.success is not None:
+        raise ValueError("in a world of this package its rules say what success is; --success goes with --goals")
+    return world_of(options.env).name
+
+
+def _world_session(options: Options) -> Watched:
+    world = world_of(options.env)
+    agent = load_model(options.model or bundled(world.name), world.environment, options.device, options.planner)
+    say("drawing and encoding known states ...")
+    decoder = None if options.decoder is None else FrameDecoder.load(options.decoder, agent.world_model)
+    return Session(agent, options.seed, decoder=decoder)
+
+
+def _trial_session(options: Options, goals: str) -> Watched:
+    agent = LeWMAgent.from_pretrained(
+        options.model or bundled(options.env), planner=options.planner, device=options.device
+    )
+    asked = {"success": options.success, "episodes": max(options.episodes, CHOICES), "offset": options.offset}
+    suite = any_suite(agent, options.env, goals, seed=options.seed, **asked)
+    draws: Draws | None = None
+    if options.decoder is not None:
+        draws = functools.partial(draw, FrameDecoder.load(options.decoder, agent.world_model))
+    elif Path(goals).is_dir():
+        draws = NearestFrames(agent, OfflineDataset(goals))
+    return TrialSession(agent, suite, options.seed, draws)
 
 
 def has_display() -> bool:
@@ -109,10 +154,10 @@ class Window:
         ValueError: a window cannot be opened.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Watched) -> None:
         self.session = session
         self.paused = False
-        self.hints = (session.view.mouse, "N new goal   R restart elsewhere   space pause   Q quit")
+        self.hints = (session.mouse, "N new goal   R restart elsewhere   space pause   Q quit")
         try:
             pygame.display.init()
             self._screen = pygame.display.set_mode(watch_drawing.size(1 + len(self.hints), imagined=session.decodes))
@@ -129,7 +174,7 @@ class Window:
             self.session.step()
         self._screen.blit(watch_drawing.draw(self.session.scene(*self.hints)), (0, 0))
         pygame.display.flip()
-        self._clock.tick(self.session.env.metadata["render_fps"])
+        self._clock.tick(self.session.fps)
         return True
 
     def close(self) -> None:
@@ -171,7 +216,7 @@ def _dragged_to(event: pygame.event.Event, otherwise: Vector | None) -> Vector |
     return otherwise if place is None else place
 
 
-def show(session: Session) -> None:
+def show(session: Watched) -> None:
     """Open a window until the spectator quits. Raises ``ValueError`` if there can be none."""
     window = Window(session)
     try:
@@ -181,19 +226,19 @@ def show(session: Session) -> None:
         window.close()
 
 
-def write_gif(path: Path, session: Session, episodes: int) -> None:
+def write_gif(path: Path, session: Watched, episodes: int) -> None:
     """Record episodes of the tasks in turn."""
-    milliseconds = 1000 / session.env.metadata["render_fps"]
+    milliseconds = 1000 / session.fps
     save_gif(path, [picture for _ in range(episodes) for picture in _recorded(session)], milliseconds)
 
 
-def _recorded(session: Session) -> Iterator[Frames]:
+def _recorded(session: Watched) -> Iterator[Frames]:
     """Pictures (H, W, 3) of an episode, up to some steps after its success; then the next task begins."""
-    left = MOST_STEPS
+    left = session.most_steps
     while left > 0:
         yield SHADES[watch_drawing.pixels(watch_drawing.draw(session.scene()))]
         session.step()
-        left = min(left - 1, LINGER) if session.info["is_success"] else left - 1
+        left = min(left - 1, LINGER) if session.over else left - 1
     session.restart()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 
@@ -15,6 +16,10 @@ from lewm_agent import AgentConfig, LeWMAgent, cli
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import surprise
 from lewm_agent.eval.playing import recorded
+from lewm_agent.eval.watching import drawing
+from lewm_agent.eval.watching.trials import NearestFrames, TrialSession
+from lewm_agent.evaluation.playing import Player
+from lewm_agent.training.encoding import encode_rows
 
 
 class Turning(gym.Env[Any, Any]):
@@ -96,6 +101,50 @@ def test_recorded_episodes_are_recolored_and_jump(folder: Path) -> None:
     assert told["trajectories"] == 5 and told["event"]["block"] == surprise.EVENT
     curves = told["mean_surprise"]
     assert curves["teleported"][:5] == curves["recolored"][:5] == curves["unchanged"][:5]
+
+
+WATCH = ["watch", "--env", "tests/Turning-v0", "--offset", "5", "--success", "observation[0:2]:0.2", "--model"]
+
+
+def test_a_gif_shows_goals_of_data_and_the_frames_that_plans_expect(folder: Path) -> None:
+    gif, arguments = folder / "watch.gif", [*WATCH, str(folder / "model"), "--goals", str(folder / "data")]
+    assert cli.main([*arguments, "--record", str(gif), "--episodes", "1"]) == 0
+    shown = imageio.imread(gif)
+    assert 2 <= len(shown) <= 10 and shown.shape[1:] == (*drawing.size(1, imagined=True)[::-1], 3)
+    strip = slice(drawing.HEADER + drawing.SIDE + drawing.GAP + drawing.LINE, None)
+    assert (shown[0, strip] != shown[1, strip]).mean() > 0.02
+
+
+def test_nearest_frames_of_recorded_latents_are_those_frames(folder: Path) -> None:
+    agent, data = LeWMAgent.from_pretrained(folder / "model"), OfflineDataset(folder / "data")
+    rows = np.array([3, 40, 100])
+    latents = encode_rows(agent.world_model, data, rows).double().numpy()
+    np.testing.assert_array_equal(NearestFrames(agent, data)(latents), data.read_frames(rows))
+
+
+def test_a_session_judges_as_an_evaluation_does_and_goes_on_to_the_next_trial(folder: Path) -> None:
+    agent = LeWMAgent.from_pretrained(folder / "model")
+    suite = agent.suite(goals=folder / "data", success="observation[0:2]:0.2", episodes=3, offset=5)
+    session = TrialSession(agent, suite)
+    first = session.scene().goal_frame
+    (trace,) = Player(suite.make, agent, suite.success, 0, suite.budget).play([0], suite.trials[:1])
+    told = [bool(session.solved)]
+    for _ in range(suite.budget):
+        session.step()
+        told.append(session.solved)
+    assert len(told) == len(trace.solved(suite.success, suite.trials[0]))
+    assert told[0] == trace.solved(suite.success, suite.trials[0])[0]
+    assert "latents" in session.caption() and session.decodes is False
+    session.click(np.zeros(2))
+    session.new_goal()
+    assert (session.scene().goal_frame != first).any() and "step 0" in session.caption()
+
+
+def test_watching_asks_where_goals_come_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*WATCH[:3], "--model", str(folder / "model"), "--record", str(folder / "x.gif")]) == 2
+    assert "say where starts and goals in tests/Turning-v0 come from" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["watch", "--env", "two_room", "--success", "state:1", "--record", str(folder / "x.gif")]) == 2
+    assert "--success goes with --goals" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_without_a_display_a_gif_is_recorded(
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setattr(watch, "MOST_STEPS", 4)
+    monkeypatch.setattr(watch_session, "MOST_STEPS", 4)
     monkeypatch.chdir(tmp_path)
     arguments = ["--env", "two_room", "--model", str(trained_folder), "--device", "cpu"]
     assert watch.main([*arguments, "--episodes", "1"]) == 0

@@ -53,7 +53,7 @@ class Scene:
         path: of the last plan, if there is one.
         imagined: frames (P, h, w, 3) that the plan expects after its blocks, if they are to be shown.
         solved: whether the goal is reached.
-        marks: their names.
+        marks: their names; none where places are not known.
         captions: lines below the frames.
     """
 
@@ -101,7 +101,8 @@ def draw(scene: Scene) -> pygame.Surface:
         top += HEADER + SMALL
     for row, caption in enumerate(scene.captions):
         _write(canvas, caption, (GAP, top + LINE * row), INK if row == 0 else FAINT)
-    _draw_legend(canvas, top + LINE * len(scene.captions), scene.marks)
+    if scene.marks:
+        _draw_legend(canvas, top + LINE * len(scene.captions), scene.marks)
     return canvas
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +24,50 @@ from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
 RIDGE = 1e-3
 """Of the kernel regression, whose kernel is 1 at distance 0."""
 ENCODED_AT_ONCE = 64
+MOST_STEPS = 60
+"""Environment steps of a recorded episode, unless it is solved before."""
+
+
+class Watched(Protocol):
+    """What watch.py shows: an agent on its way to a goal, and what a spectator may ask of it.
+
+    Attributes:
+        mouse: what the mouse does, for the spectator.
+        fps: pictures a second.
+        most_steps: environment steps of a recorded episode.
+        about: a sentence on what is shown.
+    """
+
+    mouse: str
+    fps: float
+    most_steps: int
+    about: str
+
+    @property
+    def decodes(self) -> bool:
+        """Whether scenes have imagined frames."""
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to see of the episode."""
+
+    def step(self) -> None:
+        """Let the agent act once."""
+
+    def scene(self, *captions: str) -> Scene:
+        """What there is to see, with further lines below it."""
+
+    def restart(self) -> None:
+        """Begin elsewhere."""
+
+    def new_goal(self) -> None:
+        """Take another goal."""
+
+    def click(self, place: Vector) -> None:
+        """Take the goal that a click at a place (2,) of the picture means."""
+
+    def turn(self, angle: float) -> None:
+        """Turn the goal, rad."""
 
 
 class Readout:
@@ -91,7 +135,10 @@ class Session:
         self._copy = _make(agent, world, SIDE)
         self.view = world.view(self.env)
         tasks = tasks or self.view.tasks(seed) or held_out_tasks(world, seed)
+        self.mouse, self.most_steps = self.view.mouse, MOST_STEPS
+        self.fps = float(self.env.metadata["render_fps"])
         self.readout = self._fit(tasks)
+        self.about = f"places are read from latents to {self.readout.error:.1%} of the picture"
         self._tasks = itertools.cycle(tasks)
         self._episode = 0
         self.milliseconds, self.steps = 0.0, 0
@@ -101,6 +148,11 @@ class Session:
     def decodes(self) -> bool:
         """Whether scenes have imagined frames."""
         return self._decoder is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether the goal is reached."""
+        return bool(self.info["is_success"])
 
     def restart(self) -> None:
         """Begin the next task."""

@@ -45,10 +45,10 @@ class Controller(Decider):
         self.world_model = world_model
         self.planner = planner
         self.with_gradient = planner.search.needs_gradient
-        metric = world_model.metric if planner.metric == "slow" else None
-        self.cost = cost or functools.partial(goal_cost, kind=planner.cost, metric=metric)
+        self.metric = world_model.metric if planner.metric == "slow" else None
+        self.cost = cost or functools.partial(goal_cost, kind=planner.cost, metric=self.metric)
         self.rollout = rollout or fast_rollout(world_model, planner)
-        if planner.metric == "slow" and metric is None:
+        if planner.metric == "slow" and self.metric is None:
             raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
         if self.device.type != "cpu":  # where batching gains nothing
             self.problems_at_once = world_model.problems_at_once
@@ -69,6 +69,13 @@ class Controller(Decider):
         """Whether the next decision looks at the frame; between action blocks it does not."""
         at_boundary = len(memory.executing) % self.world_model.config.frame_skip == 0
         return at_boundary and (not memory.queue or self.planner.history > 1)
+
+    def goal_distance(self, memory: EpisodeMemory) -> float | None:
+        """Distance of the latents, in the planner's metric."""
+        if memory.goal_latent is None or not memory.latents:
+            return None
+        gap = memory.latents[-1] - memory.goal_latent
+        return float((gap if self.metric is None else gap @ self.metric).norm())
 
     def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
         """Frames at the ends of blocks become history; who has no actions left gets a plan."""

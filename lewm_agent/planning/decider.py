@@ -65,6 +65,10 @@ class Decider(ABC):
     def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
         """Memories with a queue of actions each, for which frames were ``seen``: latents (latent_dim,) by number."""
 
+    def goal_distance(self, memory: EpisodeMemory) -> float | None:
+        """How far the frame that was looked at last is from the goal, as plans are judged; None where nothing says."""
+        return None
+
     def advanced(self, memory: EpisodeMemory) -> EpisodeMemory:
         """What is remembered once the first action of the queue is executed."""
         return dataclasses.replace(memory, queue=memory.queue[1:])
