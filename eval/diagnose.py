@@ -27,6 +27,7 @@ from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.eval import command
 from lewm_agent.eval.playing.recorded import check_fits
 from lewm_agent.eval.reporting.diagnosis import Line, Verdict, judge, write_page
+from lewm_agent.eval.reporting.failures import Failure, nearest_failures, read_evaluation, solved_level
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.command import console
@@ -35,6 +36,8 @@ from lewm_agent.tools.replacing import write_json
 from lewm_agent.training.encoding import encode_rows
 from lewm_agent.training.metrics_log import effective_rank
 
+FAILURES = 5
+"""How many are shown."""
 BLOCKS = 5
 """How far a plan looks ahead."""
 SPANS = ((1, 5), (6, 20), (1, 20))
@@ -53,6 +56,8 @@ class Options:
     """Output of a training, model folder, bundled name or Hub id."""
     dataset: Path
     """The data it was trained on, of which episodes were held out; or others, which it has not seen."""
+    evaluation: Path | None = None
+    """JSON of lewm eval with this model: also show its nearest failures, and how latent distance went on them."""
     goals: tuple[Path, ...] = ()
     """Pictures of goals to be looked up in the data; by default the ends of the held-out episodes."""
     episodes: int = 50
@@ -243,6 +248,20 @@ def show(result: dict[str, Any], rows: list[Line]) -> None:
     console().print(table)
 
 
+def show_failures(failures: list[Failure], level: float | None) -> None:
+    """Print the nearest failures."""
+    solved = "" if level is None else f" (solved pairs come to {level:.3g})"
+    title = f"nearest failures: distance of latents from the goal, frame by frame{solved}"
+    table = Table(
+        "pair", "least distance", "of latents", "", "what it says, and what to do", title=title, show_lines=True
+    )
+    for one in failures:
+        told = "-" if one.least_distance is None else f"{one.least_distance:.3g}"
+        first, least, last = one.latent_distances[0], min(one.latent_distances), one.latent_distances[-1]
+        table.add_row(str(one.pair), told, f"{first:.3g}, least {least:.3g}, {last:.3g}", one.bars, one.reading)
+    console().print(table if failures else "no failures")
+
+
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code."""
     return command.run(Options, _work, arguments, writes=("output", "page"), prog=prog)
@@ -253,10 +272,20 @@ def _work(options: Options) -> None:
     agent = load_agent(options.model, device=options.device)
     if not isinstance(agent, LeWMAgent):
         raise ValueError(f"a {agent.kind} agent has no latents of its own to imagine in; diagnose lewm or pldm models")
+    found = None if options.evaluation is None else read_evaluation(options.evaluation, agent.weights_sha256())
     result = diagnose(agent, options)
     rows = lines(result)
     show(result, rows)
-    kept = {**result, "lines": [line.to_dict() for line in rows], **provenance(agent, options.model)}
+    told = {"lines": [line.to_dict() for line in rows], "failures": None}
+    if found is not None:
+        failures = nearest_failures(found["records"], FAILURES)
+        show_failures(failures, solved_level(found["records"]))
+        told |= {
+            "failures": [failure.to_dict() for failure in failures],
+            "evaluation": str(options.evaluation),
+            "solved_latent_distance": solved_level(found["records"]),
+        }
+    kept = {**result, **told, **provenance(agent, options.model)}
     if options.output is not None:
         write_json(options.output, kept)
     if options.page is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import types
@@ -18,6 +19,7 @@ from lewm_agent import LeWMAgent, cli
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval.diagnose import Paths, errors, nearest, rank_correlations
 from lewm_agent.eval.reporting.diagnosis import RULES, Verdict, judge
+from lewm_agent.eval.reporting.failures import READINGS, Failure, nearest_failures
 
 TINY: dict[str, Any] = {"inverse_dynamics": None, "epochs": 0.1, "schedule_epochs": None, "batch_size": 16}
 
@@ -142,3 +144,41 @@ def test_given_goals_are_looked_up(world: Path) -> None:
 def test_refusals(arguments: list[str], message: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["diagnose", *arguments, "--dataset", str(world / "data")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def record(success: bool, distances: list[float], least: float | None = None) -> dict[str, Any]:
+    return {"success": success, "latent_distances": distances, "least_distance": least, "final_distance": least}
+
+
+@pytest.mark.parametrize(
+    ("distances", "reading"),
+    [([9, 4, 1], "as_near"), ([9, 8.5, 9], "no_nearer"), ([9, 3, 8], "away"), ([9, 6, 5], "on_its_way")],
+)
+def test_a_failure_is_read_from_its_trace(distances: list[float], reading: str) -> None:
+    solved = [record(True, [9, 2, level]) for level in (1, 2, 5)]
+    (found,) = nearest_failures([*solved, record(False, distances)], 3)
+    assert (found.pair, found.reading) == (3, READINGS[reading])
+    assert len(found.bars) == 3 and found.bars[0] == "█"
+
+
+def test_failures_come_nearest_first_in_the_worlds_units_else_in_latents() -> None:
+    told = [record(False, [5, 1], 3.0), record(False, [5, 4], 2.0), record(True, [5, 0], 0.0)]
+    assert [one.pair for one in nearest_failures(told, 2)] == [1, 0]
+    untold = [record(False, [5, 4]), record(False, [5, 1]), record(False, [5, 3])]
+    assert [one.pair for one in nearest_failures(untold, 2)] == [1, 2]
+
+
+def test_the_nearest_failures_of_an_evaluation_are_shown(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation, page = world / "evaluation.json", world / "failures.html"
+    arguments = ["eval", "--env", "two_room", "--model", str(world / "run"), "--episodes", "4"]
+    assert cli.main([*arguments, "--output", str(evaluation)]) == 0
+    records = json.loads(evaluation.read_text())["records"]
+    assert all(len(one["latent_distances"]) > 1 for one in records) and not all(one["success"] for one in records)
+    told = diagnosed(world, str(world / "run"), "--evaluation", str(evaluation), "--page", str(page))
+    assert [one["latent_distances"] for one in told["failures"]]
+    assert set(told["failures"][0]) == {field.name for field in dataclasses.fields(Failure)}
+    assert told["failures"][0]["reading"] in html.unescape(page.read_text())
+    assert "nearest failures" in capsys.readouterr().out
+    given = ["diagnose", "bundled:two_room", "--dataset", str(world / "data"), "--evaluation", str(evaluation)]
+    assert cli.main(given) == 2
+    assert "measured with another model" in " ".join(capsys.readouterr().err.split())

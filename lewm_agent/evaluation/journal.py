@@ -123,7 +123,7 @@ class Journal:
 
 def _check(trace: Trace, budget: int | None) -> None:
     """Raise ``ValueError`` unless a trace is of a whole episode, and all its figures are finite."""
-    told = [distance for distance in trace.distances if distance is not None]
+    told = [distance for distance in (*trace.distances, *trace.latent_distances) if distance is not None]
     figures = np.array([*told, trace.plans, trace.planning_seconds, trace.seconds], dtype=np.float64)
     if not all(np.isfinite(values).all() for values in (figures, np.stack(trace.states), *trace.actions)):
         raise ValueError("the world gave a state or a distance that is not finite")

@@ -227,6 +227,7 @@ def _record(trial: Trial, trace: Trace, suite: Suite) -> Record:
         "first_success_step": first,
         "final_distance": None if last is None else round(last, 4),
         "least_distance": round(min(told), 4) if told else None,
+        "latent_distances": [round(distance, 4) for distance in trace.latent_distances],
         "video": None,
     }
 

@@ -43,6 +43,8 @@ class Trace:
         distances: (T + 1,) from the goal, where the environment or the rule of success tells one.
         actions: (T, A), as the environment was given them.
         ended: whether the environment terminated the episode.
+        latent_distances: of every frame that the planner looked at from the goal, as it judges plans; none where it
+            has no latents.
     """
 
     states: list[NDArray[np.float64]] = field(default_factory=list)
@@ -52,6 +54,7 @@ class Trace:
     plans: int = 0
     planning_seconds: float = 0.0
     seconds: float = 0.0
+    latent_distances: list[float] = field(default_factory=list)
 
     def add(self, situation: Situation, success: Success, trial: Trial) -> None:
         """Record the situation after a reset or a step."""
@@ -131,9 +134,9 @@ class Player:
         memories = list(self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers]))
         going_on = list(range(len(trials)))
         for _ in range(self.budget):
-            for i in going_on:
-                if self.agent.controller.needs_frame(memories[i]):
-                    frames[i] = self._seen(situations[i].env.render())
+            looking = {i for i in going_on if self.agent.controller.needs_frame(memories[i])}
+            for i in looking:
+                frames[i] = self._seen(situations[i].env.render())
             observation = {"pixels": frames[going_on], "goal_state" if self.goal_state else "goal": goals[going_on]}
             began = time.perf_counter()
             actions, decided = self.agent.predict(observation, [memories[i] for i in going_on])
@@ -142,6 +145,8 @@ class Player:
                 planned = memory.plans > memories[i].plans
                 memories[i] = memory
                 traces[i].add_decision(seconds, planned)
+                if i in looking and (apart := self.agent.controller.goal_distance(memory)) is not None:
+                    traces[i].latent_distances.append(apart)
                 if self.watcher is not None:
                     self.watcher(memory, planned)
                 traces[i].actions.append(as_vector(situations[i].env, action))
