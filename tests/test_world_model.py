@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets.batch import ClipBatch
+from lewm_agent.models import predictor
 from lewm_agent.models.color_jitter import jittered
 from lewm_agent.models.encoder import Encoder, EncoderConfig, PixelNormalization
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
@@ -272,3 +273,15 @@ def test_only_training_jitters() -> None:
     frames = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
     assert torch.equal(model.eval().encode(frames), model.encode(frames))
     assert not torch.equal(model.train().encode(frames), model.encode(frames))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_few_tokens_are_mixed_as_attention_mixes_them(
+    model: WorldModel, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    latents, past, next_ = torch.randn(2, frames, 8), torch.randn(2, frames - 1, 10), torch.randn(2, frames, 10)
+    candidates = torch.randn(2, 5, 5, 10)
+    one_by_one = model.rollout(latents, past, candidates), model.predict(latents, next_)
+    monkeypatch.setattr(predictor, "FEW", 0)
+    torch.testing.assert_close(one_by_one, (model.rollout(latents, past, candidates), model.predict(latents, next_)))

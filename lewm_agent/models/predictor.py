@@ -18,6 +18,8 @@ from lewm_agent.models.encoder import EncoderConfig
 from lewm_agent.tools.checks import require, require_one_of
 
 Head = Callable[[Tensor], Tensor]
+FEW = 4
+"""Tokens that attention mixes one by one."""
 
 
 PredictorName = Literal["autoregressive", "prefix", "residual"]
@@ -103,16 +105,26 @@ class CausalAttention(nn.Module):
         """New tokens (B, T, width), placed after those in the cache; returns them all, or only the last frame's."""
         x = self.norm(x)
         query_weight, key_value_weight = self.to_qkv.weight.tensor_split([len(self.to_qkv.weight) // 3])
-        (queries,) = self._heads(x[:, -self.frame_tokens :] if last_only else x, query_weight)
+        asking = x[:, -self.frame_tokens :] if last_only else x
+        few = self._is_few(x, cache)
+        alone = few and asking.shape[1] == x.shape[1] and (cache is None or not cache.length)
+        (queries,) = self._heads(asking[:, 1:] if alone else asking, query_weight)
         keys, values = self._heads(x, key_value_weight)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
+        if few:
+            return self.to_out(_mixed_one_by_one(queries, keys, values, alone).flatten(2))
         new, total = queries.shape[2], keys.shape[2]
         mask = None if new == self.frame_tokens else self._mask(new, total, x.device)
         mixed = functional.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
         return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+    def _is_few(self, x: Tensor, cache: KeyValueCache | None) -> bool:
+        """Whether tokens are mixed one by one, which on a CPU is faster where a whole window has a few of them."""
+        total = x.shape[1] + (cache.length if cache is not None else 0)
+        return self.frame_tokens == 1 and total <= FEW and not self.training and x.device.type == "cpu"
 
     def _mask(self, new: int, total: int, device: torch.device) -> Tensor:
         """Which of all tokens the last ``new`` ones see, (new, total)."""
@@ -123,6 +135,24 @@ class CausalAttention(nn.Module):
         """Project (B, T, width) to one or two stacks of (B, heads, T, head_dim)."""
         projected = functional.linear(x, weight).unflatten(-1, (-1, self.heads, self.head_dim))
         return projected.permute(2, 0, 3, 1, 4)
+
+
+def _mixed_one_by_one(queries: Tensor, keys: Tensor, values: Tensor, alone: bool) -> Tensor:
+    """What the last tokens see, (B, T, heads, head_dim), by queries, keys and values (B, heads, T, head_dim) each.
+
+    ``alone``: there is one token more, the first of all, which sees nothing but itself, so that it needs no query.
+    """
+    keys_of, values_of = keys.unbind(dim=2), values.unbind(dim=2)
+    mixed = [values_of[0]] if alone else []
+    unseen = len(keys_of) - queries.shape[2]
+    for last, query in enumerate(queries.unbind(dim=2), unseen):
+        scores = torch.stack([(query * key).sum(-1, keepdim=True) for key in keys_of[: last + 1]])
+        weights = (scores * query.shape[-1] ** -0.5).softmax(dim=0)
+        total = weights[0] * values_of[0]
+        for weight, value in zip(weights[1:], values_of[1 : last + 1], strict=True):
+            total = total.addcmul_(weight, value)
+        mixed.append(total)
+    return torch.stack(mixed, dim=1)
 
 
 def feed_forward(width: int, hidden: int, dropout: float) -> nn.Sequential:
