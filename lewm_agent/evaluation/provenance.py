@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lewm_agent.acting_agent import ActingAgent
+from lewm_agent.tools.precision import chosen_precision
 
 PACKAGES = ("lewm-agent", "torch", "timm", "gymnasium", "numpy")
 
@@ -26,9 +27,17 @@ def provenance(agent: ActingAgent[Any, Any] | None = None, name: str = "") -> di
     """
     found: dict[str, Any] = {}
     if agent is not None:
-        found |= {"agent": agent.kind, "planner": agent.planner_settings, "model": model_record(agent, name)}
+        found |= {"agent": agent.kind, "planner": _as_planned(agent), "model": model_record(agent, name)}
     device = torch.device("cpu") if agent is None else agent.device
     return {**found, "command": command_line(), "versions": versions(), "hardware": hardware(device)}
+
+
+def _as_planned(agent: ActingAgent[Any, Any]) -> dict[str, Any] | None:
+    """The planner's settings with the precision that `auto` came to."""
+    planner = agent.planner_settings
+    if planner is None or planner.get("precision") != "auto":
+        return planner
+    return {**planner, "precision": chosen_precision("auto", agent.device)}
 
 
 def model_record(agent: ActingAgent[Any, Any], name: str) -> dict[str, Any]:

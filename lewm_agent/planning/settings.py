@@ -12,7 +12,7 @@ from lewm_agent.tools.checks import require, require_one_of
 GoalCost = Literal["terminal", "best", "sum"]
 Metric = Literal["euclidean", "slow"]
 Proposals = Literal["none", "refine", "follow"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class PlannerConfig:
     warm_start: bool = False
     """Start from the not yet executed rest of the previous plan."""
     precision: Precision = "float32"
-    """Of the predictor in imagination; frames are always encoded in float32."""
+    """Of the predictor in imagination; frames are always encoded in float32. ``auto`` is what this machine is clearly
+    faster in (:mod:`lewm_agent.tools.precision`)."""
     compile: bool = False
     """Compile the rollout before the first plan (:mod:`lewm_agent.planning.fast_rollout`)."""
 

@@ -94,6 +94,7 @@ class Trainer:
         folder: gets metrics, TensorBoard files and checkpoints.
         save: writes a checkpoint's weights and configuration; the trainer adds its own state.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        precision: ``float32``, or ``bfloat16`` for bfloat16 mixed with float32.
         seed: of dropout and of SIGReg's directions.
         checkpoint_every: steps between checkpoints, and at most between looks at held-out episodes; slow trainings are
             also saved in between (``CHECKPOINT_SECONDS``).
@@ -109,6 +110,7 @@ class Trainer:
         save: SaveCheckpoint,
         *,
         device: torch.device,
+        precision: str,
         seed: int = 0,
         checkpoint_every: int = 1000,
         telling: Telling = Telling(),
@@ -116,10 +118,9 @@ class Trainer:
     ) -> None:
         import lightning_fabric  # takes as long to import as all the rest, and whoever acts does without
 
-        rounded = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
-        precision: Any = "bf16-mixed" if rounded else "32-true"
+        mixed: Any = "bf16-mixed" if precision == "bfloat16" else "32-true"
         devices = [device.index] if device.type == "cuda" and device.index is not None else 1
-        self.fabric = lightning_fabric.Fabric(accelerator=device.type, devices=devices, precision=precision)
+        self.fabric = lightning_fabric.Fabric(accelerator=device.type, devices=devices, precision=mixed)
         self.model = model
         self.config = config
         self.folder = folder

@@ -26,6 +26,8 @@ class TrainingRecord:
     batch_size: int
     seed: int
     versions: str
+    precision: str = ""
+    """``float32`` or ``bfloat16``, in which a run goes on as it began; empty in records of before it was kept."""
     inverse_dynamics_error: float | None = None
     """Mean squared error of the blocks that the head proposes for held-out pairs; None without a finished head."""
 
@@ -43,7 +45,7 @@ class TrainingRecord:
 
     def values(self) -> dict[str, Any]:
         """Its fields, ready for JSON and for tables, without what is missing."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None and value != ""}
 
 
 def _origin(dataset: OfflineDataset) -> str:

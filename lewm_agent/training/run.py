@@ -21,6 +21,7 @@ from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.learner import LatentModel, Learner
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.interruption import interruptible
+from lewm_agent.tools.precision import chosen_precision
 from lewm_agent.tools.replacing import remove
 from lewm_agent.training import callbacks as asking
 from lewm_agent.training.batches import TrainingClips
@@ -182,6 +183,7 @@ class Run:
             if found is not None:
                 self.trainee.load_weights(found.saved.weights, found.folder)
                 self.record = found.saved.training
+            self._begun = replace(self._begun, precision=self._precision(found))
             stand_ins = self.trainee.stand_ins(self.dataset, self.clips.train_episodes, self.progress)
             if stand_ins is not None:
                 self.clips.show(stand_ins)
@@ -191,6 +193,7 @@ class Run:
                 self.folder,
                 self._save,
                 device=self.trainee.device,
+                precision=self._begun.precision,
                 seed=self.seed,
                 checkpoint_every=checkpoint_every,
                 telling=Telling(self._told, self.loggers, self._settings()),
@@ -198,6 +201,12 @@ class Run:
             )
             trainer.fit(self.clips, self.schedule, found.state if found else None, interruption)
             self._finish(stand_ins)
+
+    def _precision(self, found: Found | None) -> str:
+        """What the run began with, or what the settings come to on this machine."""
+        if found is not None and found.saved.training is not None and found.saved.training.precision:
+            return found.saved.training.precision
+        return chosen_precision(self.trainee.config.training.precision, self.trainee.device)
 
     def _refuse_to_overwrite(self) -> None:
         if self.folder.has_checkpoints():

@@ -31,8 +31,8 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     """Largest global norm of the gradient."""
     precision: TrainingPrecision = "auto"
-    """``auto`` is bfloat16 (mixed) on a GPU and float32 elsewhere; with ``bfloat16`` convolutions and wide layers learn
-    faster on CPUs that have it in hardware (AVX512-BF16, AMX), and much slower on others."""
+    """``auto`` is bfloat16 (mixed with float32) on a CUDA GPU, and on a CPU that multiplies matrices clearly faster in
+    it (AVX512-BF16, AMX), by a measurement at the start; a continued run keeps what it began with."""
     frozen_encoder: bool = False
     """Leave an encoder of moments as the data's frames set it up, and learn from latents that are computed once; most
     of a step's time goes into frames."""
