@@ -27,9 +27,9 @@ class Encoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        sizes, layers = [3, 16, 32, 64, 64], []
+        sizes, layers = [3, 8, 16, 32, 64], []
         for i, o in itertools.pairwise(sizes):
-            layers += [nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(o), nn.GELU()]
+            layers += [nn.Conv2d(i, o, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
         self.cnn = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 4 * 4, 256))
         self.projector = head(256)
         self.register_buffer("pixel_mean", torch.tensor([0.485, 0.456, 0.406]) * 255)

@@ -3,8 +3,8 @@
 Preset ``paper`` is the released LeWorldModel recipe to the letter; the others are sized for two CPU cores.
 ``two_terms`` keeps the paper's objective, but not its ViT, whose latents repeat with the patches
 (``docs/findings/geometry.md``); ``small`` adds a straightening term and an inverse-dynamics head; ``fine`` has more
-pixels and a ViT with small patches, for small objects; ``shapes`` is for objects whose rotation matters: single frames,
-large batches and a reconstruction term. What each of them reaches is in ``docs/findings/results.md``.
+pixels, for small objects; ``shapes`` is for objects whose rotation matters: single frames, large batches and a
+reconstruction term. What each of them reaches is in ``docs/findings/results.md``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _TWO_TERMS = AgentConfig(
     model=ModelConfig(
         image_size=64,
         encoder="cnn",
+        activation="relu",
+        first_share=8,
         patch_size=16,
         encoder_width=64,
         encoder_depth=4,
@@ -53,7 +55,7 @@ _FINE = AgentConfig(
     model=dataclasses.replace(
         _TWO_TERMS.model,
         image_size=96,
-        encoder="vit",
+        first_share=4,
         patch_size=8,
         encoder_depth=3,
         encoder_heads=2,
@@ -73,7 +75,7 @@ _SHAPES = dataclasses.replace(
     model=dataclasses.replace(
         _FINE.model,
         image_size=64,
-        encoder="cnn",
+        first_share=8,
         patch_size=8,
         predictor_depth=4,
         history=1,
@@ -90,6 +92,8 @@ _MOMENTS = dataclasses.replace(
     model=dataclasses.replace(
         _SHAPES.model,
         encoder="moments",
+        activation="gelu",
+        first_share=4,
         history=2,
         latent_dim=20,
         pixel_normalization="imagenet",

@@ -51,6 +51,8 @@ class Recipe:
 
 # Every frame in colors of its own makes other colors harmless (docs/findings/results.md).
 _ANY_COLORS = {"model.color_jitter": 0.2}
+# The bundled CNNs are from before the presets' became thinner (docs/findings/speed.md).
+_WIDE_CNN = {"model.activation": "gelu", "model.first_share": 4}
 
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
@@ -93,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
         2.2,
         environment_kwargs={"terminate_on_success": False},
         planner="hybrid",
-        settings=_ANY_COLORS,
+        settings={**_ANY_COLORS, **_WIDE_CNN},
     ),
     # More straightening helps with far goals here; on the Reacher it may fold a coordinate (docs/findings/geometry.md).
     "two_room": Recipe(
@@ -103,7 +105,7 @@ RECIPES: dict[str, Recipe] = {
         "small",
         2.0,
         planner="slow",
-        settings={**_ANY_COLORS, "objective.straightening_weight": 1.0},
+        settings={**_ANY_COLORS, **_WIDE_CNN, "objective.straightening_weight": 1.0},
     ),
 }
 

@@ -21,6 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 PixelNormalization = Literal["imagenet", "mean_frame"]
 Backbone = Literal["vit", "cnn", "moments"]
+Activation = Literal["gelu", "relu"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class EncoderConfig(ClipConfig):
     encoder_depth: int = 12
     """Layers of the ViT; a CNN has one for each prime factor of ``patch_size``."""
     encoder_heads: int = 3
+    activation: Activation = "gelu"
+    """After each convolution of a CNN; ``relu`` costs a fifth of it on a CPU (``docs/findings/speed.md``)."""
+    first_share: int = 4
+    """A CNN begins with one in so many of the channels of ``encoder_width`` and doubles them in each convolution."""
     latent_dim: int = 192
     """Size of the latent vector of one frame."""
     projector_width: int = 2048
@@ -61,8 +66,13 @@ class EncoderConfig(ClipConfig):
             self.encoder_width % self.encoder_heads == 0,
             f"encoder_heads ({self.encoder_heads}) must divide encoder_width ({self.encoder_width})",
         )
+        require(
+            self.encoder_width >= self.first_share,
+            f"first_share ({self.first_share}) must be at most encoder_width ({self.encoder_width})",
+        )
         require_one_of("pixel_normalization", self.pixel_normalization, get_args(PixelNormalization))
         require_one_of("encoder", self.encoder, get_args(Backbone))
+        require_one_of("activation", self.activation, get_args(Activation))
         if self.encoder == "moments":
             numbers = NUMBERS * self.masks
             require(
@@ -92,12 +102,13 @@ class _CNN(nn.Sequential):
     def __init__(self, config: EncoderConfig, features: int) -> None:
         strides = _prime_factors(config.patch_size)
         width = config.encoder_width
-        channels = [3, *(min(width, width * 2**i // 4) for i in range(len(strides) - 1)), width]
+        channels = [3, *(min(width, width * 2**i // config.first_share) for i in range(len(strides) - 1)), width]
         layers: list[nn.Module] = []
         for stride, (inputs, outputs) in zip(strides, itertools.pairwise(channels), strict=True):
             kernel = max(3, stride)
             convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=False)
-            layers += [convolution, nn.BatchNorm2d(outputs), nn.GELU()]
+            activation = nn.ReLU(inplace=True) if config.activation == "relu" else nn.GELU()
+            layers += [convolution, nn.BatchNorm2d(outputs), activation]
         pixels = (config.image_size // config.patch_size) ** 2
         super().__init__(*layers, nn.Flatten(), nn.Linear(width * pixels, features))
 
