@@ -94,18 +94,23 @@ class RandomWalk:
         return self.action
 
 
+def collected(folder: Path, size: int, episodes: int) -> Path:
+    """Return a file of so many Two-Room episodes of a random walk, in frames of ``size`` pixels."""
+    kwargs: dict[str, Any] = {"render_mode": "rgb_array", "image_size": size}
+    make_env = functools.partial(gym.make, "lewm/TwoRoom-v0", **kwargs)
+    path = folder / f"two_room_{size}"
+    collect(
+        path, make_env, RandomWalk, episodes,
+        environment_id="lewm/TwoRoom-v0", environment_kwargs=kwargs, policy="random walk", seed=0,
+        shard_episodes=episodes,
+    )  # fmt: skip
+    return path / "shard-00000.h5"
+
+
 def single_file(arguments: Arguments, size: int | None, folder: Path) -> Path:
     """Return one ``.h5`` file with all episodes: collected, as given, or joined from the shards that were given."""
-    if arguments.dataset is None:
-        kwargs: dict[str, Any] = {"render_mode": "rgb_array", "image_size": size}
-        make_env = functools.partial(gym.make, "lewm/TwoRoom-v0", **kwargs)
-        path, count = folder / f"two_room_{size}", arguments.episodes
-        collect(
-            path, make_env, RandomWalk, count,
-            environment_id="lewm/TwoRoom-v0", environment_kwargs=kwargs, policy="random walk", seed=0,
-            shard_episodes=count,
-        )  # fmt: skip
-        return path / "shard-00000.h5"
+    if size is not None:
+        return collected(folder, size, arguments.episodes)
     dataset = OfflineDataset(arguments.dataset)
     if dataset.path.is_file():
         return dataset.path
