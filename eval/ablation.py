@@ -32,16 +32,16 @@ from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
+from lewm_agent.eval.options import Ablation as Options
 from lewm_agent.eval.playing.solving import play_shipped
 from lewm_agent.eval.playing.views import gather, latents
 from lewm_agent.eval.reporting.ablation_picture import draw
-from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.evaluation.intervals import of_mean, rate
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.objectives import registry as objectives
 from lewm_agent.presets import preset
 from lewm_agent.tools import strict_json
-from lewm_agent.tools.cluster import Cluster, Kind, call_folder
+from lewm_agent.tools.cluster import Cluster, call_folder
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_json
@@ -63,48 +63,6 @@ OWN = "own"
 VIEWS = 1500
 """Held-out frames in which distances are compared."""
 PAIRS = 20_000
-
-
-@dataclass(frozen=True)
-class Options:
-    """Vary settings of training and see what becomes of success, of the latents and of the training curves."""
-
-    env: str
-    """Environment: a short name (two_room) or a Gymnasium id."""
-    data: Path
-    """Dataset to train on (lewm collect)."""
-    output: Path
-    """Folder for one training per value and seed, ablation.json and a picture of each setting."""
-    vary: tuple[str, ...] = ()
-    """Settings and their values: model.latent_dim=8,32,128"""
-    fix: tuple[str, ...] = ()
-    """Settings that differ from the preset in all trainings: training.epochs=1"""
-    preset: str = "two_terms"
-    """Where the other settings come from."""
-    objective: str | None = None
-    """What is trained on, by default what the preset is for: lewm, pldm, or what a file of --register adds."""
-    register: tuple[Path, ...] = ()
-    """Python files to run first, which register objectives: examples/independence.py"""
-    grid: bool = False
-    """All combinations of values instead of one setting at a time."""
-    find_lambda: bool = False
-    """Search for the best weight of SIGReg, by Brent's method on its logarithm."""
-    trainings: int = 8
-    """Weights to try, with --find-lambda."""
-    seeds: int = 3
-    """Trainings of each value."""
-    protocols: tuple[ProtocolName, ...] = ("moderate",)
-    """Which pairs, and what counts as success: docs/reference/protocols.md."""
-    planners: tuple[str, ...] = ()
-    """Planner presets that every agent is judged with; by default only its own."""
-    episodes: int = 100
-    """Pairs of each shipped list."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    cluster: Kind = "none"
-    """none: one training after the other, here. slurm, or local for the same way here: all at once."""
-    cluster_options: str = "{}"
-    """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
 
 
 @dataclass(frozen=True)

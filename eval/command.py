@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import tyro
 from lewm_agent import LeWMAgent
 from lewm_agent.checkpoints import hub
 from lewm_agent.envs import ENVIRONMENTS, environment_id
+from lewm_agent.eval.options import DataOptions, ModelOptions
 from lewm_agent.goal_agent import GoalAgent
 from lewm_agent.tools import command
 from lewm_agent.tools.outputs import reserved
@@ -20,51 +20,18 @@ from lewm_agent.tools.replacing import write_json
 OptionsT = TypeVar("OptionsT")
 
 
-@dataclass(frozen=True)
-class ModelOptions:
-    """Which model to look into, and where the result goes."""
-
-    env: str
-    """Environment: a short name (push_t) or a Gymnasium id."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    output: Path | None = None
-    """Where to write the JSON."""
-    picture: Path | None = None
-    """Where to draw the figures (PNG)."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which model to look into, at which episodes, and where the result goes."""
-
-    env: str | None = None
-    """Environment: a short name (push_t) or a Gymnasium id; by default the model's."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
-    dataset: Path | None = None
-    """Episodes of any environment, of which those are looked at that training did not see. Without it, in a world of
-    this package, new ones that are played for the purpose."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    output: Path | None = None
-    """Where to write the JSON."""
-    picture: Path | None = None
-    """Where to draw the figures (PNG)."""
-
-    @property
-    def name(self) -> str:
-        """By which the model is asked for. Raises ``ValueError`` where nothing says it."""
-        if self.model is None and self.env is None:
-            raise ValueError("say which model: --model, or --env for the bundled one of an environment")
-        return self.model or bundled(str(self.env))
+def model_name(options: DataOptions) -> str:
+    """By which the model is asked for. Raises ``ValueError`` where nothing says it."""
+    if options.model is not None:
+        return options.model
+    if options.env is None:
+        raise ValueError("say which model: --model, or --env for the bundled one of an environment")
+    return bundled(options.env)
 
 
 def load_subject(options: DataOptions) -> tuple[LeWMAgent, str]:
     """The model that is meant, and its environment. Raises ``ValueError`` if it was trained on another one."""
-    agent = LeWMAgent.from_pretrained(options.name, device=options.device)
+    agent = LeWMAgent.from_pretrained(model_name(options), device=options.device)
     known = agent.description.environment or "unregistered"
     if options.env is not None and environment_id(options.env).rpartition(":")[2] != known.rpartition(":")[2]:
         raise ValueError(f"the model was trained on {known}, not on {environment_id(options.env)}")

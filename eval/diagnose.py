@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +23,7 @@ from lewm_agent import LeWMAgent
 from lewm_agent.agents.registry import load_agent
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.eval import command
+from lewm_agent.eval.options import Diagnosis as Options
 from lewm_agent.eval.playing.recorded import check_fits
 from lewm_agent.eval.reporting.diagnosis import Line, Verdict, judge, write_page
 from lewm_agent.eval.reporting.failures import Failure, nearest_failures, read_evaluation, solved_level
@@ -46,30 +45,6 @@ REFERENCE = 4000
 """Training frames among which goals are looked up, at most."""
 FAR = 0.9
 """Quantile of the goals by which they are judged: the far ones."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Tell whether a world model is good enough to plan with, what is wrong with it, and what to do."""
-
-    model: tyro.conf.Positional[str]
-    """Output of a training, model folder, bundled name or Hub id."""
-    dataset: Path
-    """The data it was trained on, of which episodes were held out; or others, which it has not seen."""
-    evaluation: Path | None = None
-    """JSON of lewm eval with this model: also show its nearest failures, and how latent distance went on them."""
-    goals: tuple[Path, ...] = ()
-    """Pictures of goals to be looked up in the data; by default the ends of the held-out episodes."""
-    episodes: int = 50
-    """Held-out episodes, at most."""
-    seed: int = 0
-    """Of the choice of episodes and frames."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    output: Path | None = None
-    """Where to write the JSON."""
-    page: Path | None = None
-    """Where to write an HTML page that opens without a server."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +251,7 @@ def _work(options: Options) -> None:
     result = diagnose(agent, options)
     rows = lines(result)
     show(result, rows)
-    told = {"lines": [line.to_dict() for line in rows], "failures": None}
+    told: dict[str, Any] = {"lines": [line.to_dict() for line in rows], "failures": None}
     if found is not None:
         failures = nearest_failures(found["records"], FAILURES)
         show_failures(failures, solved_level(found["records"]))

@@ -28,7 +28,7 @@ from lewm_agent import LeWMAgent
 from lewm_agent.agents.behavior.policies import SCRIPTED, behavior_policy
 from lewm_agent.datasets.rollout import BehaviorPolicy, episode_seed, policy_seed, rollout
 from lewm_agent.eval import command
-from lewm_agent.eval.command import ModelOptions
+from lewm_agent.eval.options import ModelOptions
 from lewm_agent.eval.playing.views import latents
 from lewm_agent.eval.probing import PROBES, probe
 from lewm_agent.eval.reporting.pictures import save_picture

@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from lewm_agent import LeWMAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import command
-from lewm_agent.eval.command import DataOptions
+from lewm_agent.eval.options import Probing as Options
 from lewm_agent.eval.playing.recorded import views as recorded_views
 from lewm_agent.eval.playing.views import Matrix, Views, gather, latents
 from lewm_agent.eval.reporting.pictures import save_picture
@@ -53,20 +52,6 @@ PROBES: dict[str, Callable[[int], Any]] = {
     ),
 }
 """The paper does not say how its probes were made; these are scikit-learn's."""
-
-
-@dataclass(frozen=True)
-class Options(DataOptions):
-    """Probe latents for physical quantities, on held-out episodes, beside raw pixels and an untrained encoder."""
-
-    columns: tuple[str, ...] = ()
-    """With --dataset: columns of numbers to probe for (state, observation); by default all but actions and goals."""
-    angles: tuple[str, ...] = ()
-    """With --dataset: which of the numbers are angles in rad (state[2]), also probed for as sine and cosine."""
-    frames: int = 8000
-    """Frames, from as many held-out episodes as it takes."""
-    seeds: int = 3
-    """Splits of the episodes, and of the probes' weights."""
 
 
 def targets(quantities: dict[str, Matrix], turns: Mapping[str, int], angles: Sequence[str] = ()) -> dict[str, Matrix]:
@@ -150,7 +135,7 @@ def measure(options: Options) -> dict[str, Any]:
         raise ValueError(f"{len(views.pixels)} frames are of fewer than 4 episodes; ask for more, or record more")
     return {
         "env": environment,
-        **provenance(agent, options.name),
+        **provenance(agent, command.model_name(options)),
         **({} if options.dataset is None else {"dataset": str(options.dataset)}),
         "frames": len(views.pixels),
         "episodes": len(np.unique(views.episodes)),

@@ -25,7 +25,7 @@ from torch import Tensor
 from lewm_agent import LeWMAgent
 from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
-from lewm_agent.eval.command import ModelOptions
+from lewm_agent.eval.options import ModelOptions
 from lewm_agent.eval.playing.views import gather, latents
 from lewm_agent.eval.reporting.pictures import save_picture
 from lewm_agent.eval.surprise import BLOCKS, Trajectory, filmed, trajectories

@@ -15,10 +15,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lewm_agent.eval import command
+from lewm_agent.eval.options import Report as Options
 from lewm_agent.eval.reporting.runs import Rate, Record, Run, read
 from lewm_agent.evaluation.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.tools.command import say
@@ -30,16 +30,6 @@ MINUS = "\N{MINUS SIGN}"
 TEMPLATE = "report.html.jinja"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 46, 20, 14, 46
 """Of a plot and the margins around its axes, in its own units."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Make one HTML page, which opens without a server or network, from results of lewm eval."""
-
-    results: tyro.conf.Positional[tuple[Path, ...]]
-    """JSON files written with lewm eval --output."""
-    output: Path = Path("report")
-    """Folder for index.html and videos/; what else is in it stays."""
 
 
 @dataclass(frozen=True)

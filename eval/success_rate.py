@@ -10,8 +10,6 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -22,19 +20,19 @@ from lewm_agent.agents.registry import Agent, agent_classes, load_agent
 from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.eval import command
 from lewm_agent.eval.command import bundled, check_world
+from lewm_agent.eval.options import Evaluation as Options
 from lewm_agent.eval.pairs import PairList, draw, load, shipped
 from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.worlds import world_of
-from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import named
-from lewm_agent.tools.cluster import Cluster, Kind
+from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
 
@@ -43,61 +41,6 @@ ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
 VIDEOS = "pairs.gif"
 """Never written: it stands for all GIFs when their folder is tried and held."""
 CONTINUES = "with --output, the same command continues with what FILE.unfinished holds"
-
-
-@dataclass(frozen=True)
-class Options:
-    """Success rate of an agent on held-out pairs of start and goal, with floors measured on the same pairs."""
-
-    env: str
-    """Environment: a short name (two_room) or a Gymnasium id."""
-    episodes: int = 50
-    """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
-    protocol: ProtocolName | None = None
-    """Which pairs of a world of this package, and what success is: docs/reference/protocols.md; paper by default."""
-    pairs: Path | None = None
-    """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
-    seed: int | None = None
-    """Draw other pairs with this seed, in a world of this package from held-out episodes that are played anew."""
-    goals: str | None = None
-    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
-    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
-    offset: int = 25
-    """Environment steps from start to goal, with --goals DATASET."""
-    success: str | None = None
-    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
-    budget: int | None = None
-    """With --goals: steps the agent has; by default twice the offset, or until the environment's time limit."""
-    goal_state: bool = False
-    """Tell the agent its goals in numbers, in place of pictures: the same pairs otherwise."""
-    planner_seed: int = 0
-    """Of the planner's noise."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
-    agent: str | None = None
-    """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql; by default whatever it is."""
-    planner: str | None = None
-    """Planner preset (small, paper) instead of the settings saved with the model."""
-    num_envs: int = 8
-    """Environments planned for together; the result does not depend on it."""
-    workers: int = 1
-    """Processes that play; the result does not depend on it."""
-    cluster: Kind = "none"
-    """slurm, or local for the same way here: jobs play, each a part of the pairs with so many --workers."""
-    jobs: int = 8
-    """How many, with --cluster; the result does not depend on it."""
-    cluster_options: str = "{}"
-    """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    output: Path | None = None
-    """Where to write the JSON (docs/reference/results-schema.md); an interrupted one continues from FILE.unfinished."""
-    video: Path | None = None
-    """Folder for GIFs of the agent beside its goal."""
-    videos: int = 10
-    """How many GIFs, with --video: half of them the nearest failures, then solved pairs."""
-    decoder: Path | None = None
-    """Decoder made by eval/reconstruction.py --save: the GIFs also show what each plan expects to see at its end."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -29,7 +29,7 @@ from scipy.stats import ttest_rel
 from lewm_agent import LeWMAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import command
-from lewm_agent.eval.command import DataOptions
+from lewm_agent.eval.options import Surprise as Options
 from lewm_agent.eval.playing.recorded import Clip, clips, jumped, recolored
 from lewm_agent.eval.reporting.pictures import save_picture
 from lewm_agent.eval.worlds import world_of, world_played
@@ -41,14 +41,6 @@ from lewm_agent.tools.command import console
 BLOCKS, EVENT = 12, 6
 """Length of a trajectory in action blocks, and after which of them something happens."""
 VARIANTS = ("unchanged", "recolored", "teleported")
-
-
-@dataclass(frozen=True)
-class Options(DataOptions):
-    """Prediction error over time where nothing happens, where a color changes, and where something is teleported."""
-
-    trajectories: int = 100
-    """Held-out trajectories, each in three variants; of recorded episodes as many as there are."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +155,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
     at_event = {variant: curve[:, EVENT - 1] for variant, curve in measured.items()}
     result = {
         "env": environment,
-        **provenance(agent, options.name),
+        **provenance(agent, command.model_name(options)),
         "trajectories": len(at_event["unchanged"]),
         "event": {**event, "block": EVENT},
         "mean_surprise": {variant: curve.mean(axis=0).tolist() for variant, curve in measured.items()},

@@ -21,7 +21,6 @@ import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from lewm_agent.envs import environment_id
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval import command
 from lewm_agent.eval.command import bundled, load_model
+from lewm_agent.eval.options import Watching as Options
 from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
@@ -53,40 +53,6 @@ TURN = np.pi / 12
 """What one notch of the wheel turns, rad."""
 SHADES = np.arange(0, 256, 17, dtype=np.uint8)[np.rint(np.arange(256) / 17).astype(int)]
 """What the 256 shades of a color become in a GIF: with 16 of them it has half the size, and needs no dithering."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Watch an agent plan and act towards goals that you choose with the mouse; without a display, record a GIF.
-
-    A click or a drag in either picture sets the goal; in Push-T the wheel or the arrow keys turn it.
-
-    Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit.
-    """
-
-    env: str
-    """Environment: a short name (two_room) or a Gymnasium id."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
-    planner: str | None = None
-    """Planner preset (small, paper) instead of the settings saved with the model."""
-    goals: str | None = None
-    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
-    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
-    offset: int = 25
-    """Environment steps from start to goal, with --goals DATASET."""
-    success: str | None = None
-    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
-    decoder: Path | None = None
-    """Decoder made by eval/reconstruction.py --save: also show what each plan expects to see."""
-    record: Path | None = None
-    """Write this GIF instead of opening a window; without a display watch-ENV.gif."""
-    episodes: int = 2
-    """Episodes in the GIF."""
-    seed: int = 0
-    """Of the starts and goals, and of the planner's noise."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:

@@ -244,13 +244,23 @@ def envs() -> None:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A command whose options need torch: the ``main`` of a module, imported when it runs, and what help says of it."""
+    """A command that needs torch: the ``main`` of a module, imported when it runs, and what help says of it.
+
+    Attributes:
+        module: that has it.
+        summary: what it does.
+        options: name of its dataclass in ``lewm_agent.eval.options``, tried first; empty where they need torch as well.
+    """
 
     module: str
     summary: str
+    options: str = ""
 
     def run(self, name: str, arguments: list[str]) -> int:
         """Run it; returns the exit code."""
+        if self.options:
+            options = getattr(importlib.import_module("lewm_agent.eval.options"), self.options)
+            tyro.cli(options, args=arguments, description=options.__doc__, prog=f"lewm {name}")
         run: Callable[..., int] = importlib.import_module(self.module).main
         return run(arguments, prog=f"lewm {name}")
 
@@ -266,13 +276,23 @@ class Elsewhere:
 COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "collect": collect,
     "learn": Elsewhere("lewm_agent.learn_command", "Train an agent on a dataset and save it in OUTPUT/model."),
-    "eval": Elsewhere("lewm_agent.eval.success_rate", "Measure success on held-out pairs of start and goal."),
-    "report": Elsewhere("lewm_agent.eval.report", "Make one HTML page from results of lewm eval."),
-    "watch": Elsewhere("lewm_agent.eval.watch", "Watch an agent plan towards goals that you choose with the mouse."),
-    "diagnose": Elsewhere("lewm_agent.eval.diagnose", "Tell whether a model is good enough, why not, and what to do."),
-    "probe": Elsewhere("lewm_agent.eval.probing", "Read positions and angles from latents."),
-    "surprise": Elsewhere("lewm_agent.eval.surprise", "See whether a model is surprised by what cannot happen."),
-    "ablate": Elsewhere("lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting."),
+    "eval": Elsewhere(
+        "lewm_agent.eval.success_rate", "Measure success on held-out pairs of start and goal.", "Evaluation"
+    ),
+    "report": Elsewhere("lewm_agent.eval.report", "Make one HTML page from results of lewm eval.", "Report"),
+    "watch": Elsewhere(
+        "lewm_agent.eval.watch", "Watch an agent plan towards goals that you choose with the mouse.", "Watching"
+    ),
+    "diagnose": Elsewhere(
+        "lewm_agent.eval.diagnose", "Tell whether a model is good enough, why not, and what to do.", "Diagnosis"
+    ),
+    "probe": Elsewhere("lewm_agent.eval.probing", "Read positions and angles from latents.", "Probing"),
+    "surprise": Elsewhere(
+        "lewm_agent.eval.surprise", "See whether a model is surprised by what cannot happen.", "Surprise"
+    ),
+    "ablate": Elsewhere(
+        "lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting.", "Ablation"
+    ),
     "goal-states": goal_states,
     "info": info,
     "convert": convert,

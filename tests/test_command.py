@@ -112,6 +112,11 @@ def test_a_reader_who_leaves_is_no_error(what: str, tmp_path: Path) -> None:
         ("import lewm_agent", "torch numpy gymnasium tyro rich"),
         ("from lewm_agent import cli; cli.main(['--help'])", "torch numpy gymnasium scipy"),
         ("from lewm_agent import cli; cli.main(['lern'])", "torch numpy gymnasium scipy"),
+        *(
+            (f"from lewm_agent import cli; cli.main(['{name}', '--epsiodes'])", "torch numpy gymnasium scipy")
+            for name, one in cli.COMMANDS.items()
+            if isinstance(one, cli.Elsewhere) and one.options
+        ),
         ("from lewm_agent.eval import success_rate", "torch._dynamo timm lightning_fabric scipy.stats matplotlib"),
     ],
 )

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm_agent.eval.options import ProtocolName as ProtocolName
 from lewm_agent.evaluation.success import Success
 from lewm_agent.evaluation.trials import Situation, Trial
 
-ProtocolName = Literal["paper", "moderate", "strict", "varied", "far"]
 PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
 """In the order in which results are shown."""
 GOAL_OFFSET = 25
