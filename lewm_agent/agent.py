@@ -109,15 +109,24 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         return About(sentence, load, traits)
 
     def _check_ready(self) -> None:
-        objective = self.config.objective
-        learns_with_the_rest = isinstance(objective, ObjectiveConfig) and objective.inverse_weight > 0
         training = self.description.training
-        unfinished = training is not None and not training.finished
-        if self.config.planner.proposals != "none" and unfinished and not learns_with_the_rest:
+        if self.config.planner.proposals == "none" or training is None or self._head_learns_with_the_rest:
+            return
+        if not training.finished:
             raise ValueError(
                 "the inverse-dynamics head is trained when the rest has been, and this model's training has not ended; "
                 "until then, choose a planner that searches from nothing: small"
             )
+        if training.inverse_dynamics_error is None:
+            raise ValueError(
+                "the inverse-dynamics head has not been trained, as the planner at the time used none; with this "
+                "planner, learn(dataset, output, resume=True) trains it, and takes no step anew"
+            )
+
+    @property
+    def _head_learns_with_the_rest(self) -> bool:
+        objective = self.config.objective
+        return isinstance(objective, ObjectiveConfig) and objective.inverse_weight > 0
 
     # --- learn -------------------------------------------------------------------------------------------------------
 
@@ -142,14 +151,15 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """Fit slow metric, head for goals in numbers and inverse-dynamics head to the latents as they now are.
 
-        The heads only where the data record such numbers, and where the agent has one.
+        The heads only where the data record such numbers, and where a planner uses what the other proposes.
         """
         latents = Latents(model, data.dataset, data.stand_ins)
         if goal_states.recorded_columns(data.dataset):
             model.goal_states = goal_states.fit(latents, data, seed, brief=brief, progress=progress)
         model.metric = slow_metric.fit(latents, data.train, self.config.training.metric_power)
         config, head = self.config.inverse_dynamics, model.inverse_dynamics
-        if config is None or head is None:
+        used = self.config.planner.proposals != "none" or self._head_learns_with_the_rest
+        if config is None or head is None or not used:
             return None
         if config.successful_only:
             data = successful(data, brief=brief)

@@ -131,6 +131,8 @@ def reproduce(
     config = recipe.config()
     env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
     agent = LeWMAgent(env, config, device=device, seed=seed)
+    if config.planner.proposals == "none":
+        agent.set_planner("hybrid")  # while it learns: bundled models have a head, whatever plans with them by default
     dataset = agent.collect(
         folder.data,
         recipe.policy,
@@ -140,5 +142,6 @@ def reproduce(
         progress=progress,
     )
     agent.learn(dataset, folder.training, resume=True, progress=progress)
+    agent.set_planner(config.planner)
     agent.save_pretrained(folder.model)
     return agent

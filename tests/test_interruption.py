@@ -76,7 +76,8 @@ def test_stopped_while_the_head_is_trained_keeps_the_world_model(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = InverseDynamicsConfig(furthest=4, width=16, depth=1, steps=20, batch_size=16)
-    config = dataclasses.replace(tiny_config, inverse_dynamics=head)
+    planner = dataclasses.replace(tiny_config.planner, proposals="refine")
+    config = dataclasses.replace(tiny_config, planner=planner, inverse_dynamics=head)
     whole = LeWMAgent("two_room", config).learn(tiny_dataset, tmp_path / "whole", progress=False)
 
     draws = 0

@@ -57,6 +57,23 @@ def test_pairs_are_later_frames_of_the_same_episode_and_the_block_between(
         torch.testing.assert_close(model.codec.blocks(actions), blocks[row])
 
 
+def test_the_head_is_trained_once_a_planner_uses_it(
+    config: AgentConfig, tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    agent = LeWMAgent("two_room", dataclasses.replace(config, planner=tiny_config.planner))
+    agent.learn(tiny_dataset, tmp_path, progress=False)
+    weights = {name: value.clone() for name, value in agent.model.state_dict().items()}
+    assert agent.description.training is not None and agent.description.training.inverse_dynamics_error is None
+    frames = tiny_dataset.read_frames(np.array([0, 5]))
+    agent.set_planner(config.planner)
+    with pytest.raises(ValueError, match=r"learn\(dataset, output, resume=True\) trains it"):
+        agent.act(*frames)
+    agent.learn(tiny_dataset, tmp_path, resume=True, progress=False)
+    changed = {name for name, value in agent.model.state_dict().items() if not torch.equal(value, weights[name])}
+    assert changed and all(name.startswith("inverse_dynamics.") for name in changed)
+    assert agent.action_space.contains(agent.act(*frames))
+
+
 def test_a_frame_is_encoded_once_whoever_asks(tiny_config: AgentConfig, tiny_dataset: OfflineDataset) -> None:
     model = WorldModel(tiny_config.model).eval()
     seen: list[int] = []

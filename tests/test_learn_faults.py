@@ -29,7 +29,8 @@ from lewm_agent.training.run_folder import RunFolder
 @pytest.fixture(scope="module")
 def with_head(tiny_config: AgentConfig) -> AgentConfig:
     head = InverseDynamicsConfig(furthest=4, width=16, depth=1, steps=3, batch_size=16)
-    return dataclasses.replace(tiny_config, inverse_dynamics=head)
+    planner = dataclasses.replace(tiny_config.planner, proposals="refine")
+    return dataclasses.replace(tiny_config, planner=planner, inverse_dynamics=head)
 
 
 # --- known before the first step --------------------------------------------------------------------------------------

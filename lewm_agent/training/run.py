@@ -36,6 +36,8 @@ from lewm_agent.training.state import TrainingState, UnreadableError
 
 LENGTH = tuple(f"agent.training.{name}" for name in ("epochs", "schedule_epochs", "schedule_cycles"))
 """Settings in which a continued run may differ from what it was, as long as the steps taken are the same."""
+PLANNER = "agent.planner."
+"""Beginning of settings that no step depends on."""
 
 RESUME_OR_LEAVE = "resume with that, or give another folder"
 
@@ -293,7 +295,7 @@ class Run:
         differing = {
             name: f"{name.removeprefix('agent.')} {before.get(name)!r}, not {now.get(name)!r}"
             for name in {**before, **now}
-            if now.get(name) != before.get(name)
+            if now.get(name) != before.get(name) and not name.startswith(PLANNER)
         }
         if others := [text for name, text in differing.items() if name not in LENGTH]:
             raise ValueError(f"{found.folder} was trained with {'; '.join(others)}; {RESUME_OR_LEAVE}")
