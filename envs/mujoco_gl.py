@@ -62,12 +62,11 @@ def prepare_to_draw(env: gym.Env[Any, Any]) -> None:
     """
     if _has_display():
         return
-    if not hasattr(env.unwrapped, "mujoco_renderer"):
-        if not isinstance(env.unwrapped, GoalEnv):  # ours draw without SDL's display
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        return
-    _choose_backend()
-    if not os.environ.get("MUJOCO_GL"):
+    if not isinstance(env.unwrapped, GoalEnv):  # ours draw without SDL's display
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if "mujoco" in sys.modules:  # whoever draws with it: Gymnasium-Robotics' mazes have another environment inside
+        _choose_backend()
+    if hasattr(env.unwrapped, "mujoco_renderer") and not os.environ.get("MUJOCO_GL"):
         raise RuntimeError(_advice())
 
 

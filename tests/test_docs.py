@@ -70,3 +70,20 @@ def test_examples_of_other_environments_run(
     shown = r"[\d.]+ \[[\d., ]+\] \{'random'.*'replay': .*\}\n" + r"(agent|random) \d of 2\n" * 4
     assert re.fullmatch(shown, capsys.readouterr().out)
     assert (tmp_path / "dot.json").is_file() and list((tmp_path / "dot_gifs").glob("*.gif"))
+
+
+def test_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "recipes.md").read_text(), flags=re.DOTALL)
+    namespace: dict[str, Any] = {}
+    for example in examples:
+        for usual_size, brief_size in {
+            "n_steps=256": "n_steps=8, batch_size=8",
+            "20_000": "8",
+            "range(100)": "range(3)",
+        }.items():
+            example = example.replace(usual_size, brief_size)
+        exec(compile(example, "recipes.md", "exec"), namespace)
+    before, after = (namespace["cost"](plan)[:, 0] for plan in (namespace["guesses"], namespace["plans"][:, None]))
+    assert (after < before / 5).all()
+    assert "goals reached" in capsys.readouterr().out

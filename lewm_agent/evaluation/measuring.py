@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lewm_agent.acting_agent import ActingAgent
+from lewm_agent.environment import Environment
 from lewm_agent.evaluation.intervals import rate
 from lewm_agent.evaluation.journal import Journal
 from lewm_agent.evaluation.playing import Player, Trace, play_floor, play_in_processes
@@ -74,7 +75,7 @@ class Measuring:
 
     def missing(self, journal: Journal) -> list[int]:
         """Numbers of the trials that the agent or one of the floors has not played."""
-        floors, numbers = self.suite.floors(self.suite.make()), range(len(self.suite.trials))
+        floors, numbers = self.suite.floors(self._env), range(len(self.suite.trials))
         whole = set(journal.finished).intersection(*({n for n in numbers if (f, n) in journal.solved} for f in floors))
         return [number for number in numbers if number not in whole]
 
@@ -92,14 +93,25 @@ class Measuring:
         """Plays as this measurement does."""
         suite = self.suite
         return Player(
-            suite.make, self.agent, suite.success, self.planner_seed, suite.budget, goal_state=suite.goal_state
+            suite.make,
+            self.agent,
+            suite.success,
+            self.planner_seed,
+            suite.budget,
+            goal_state=suite.goal_state,
+            _environments=[self._env],
         )
+
+    @functools.cached_property
+    def _env(self) -> Environment:
+        """For whatever is played one after the other: OGBench takes seconds to make one."""
+        return self.suite.make()
 
     def draw_videos(
         self, result: dict[str, Any], traces: Sequence[Trace], folder: Path, count: int, expect: Expect
     ) -> int:
         """GIFs of the nearest failures and of solved trials; their paths go into the result. Returns how many."""
-        env, records = self.suite.make(), result["records"]
+        env, records = self._env, result["records"]
         start = self.output.parent if self.output else Path()
         shown = _shown(records, count)
         for number in shown:
@@ -150,7 +162,7 @@ class Measuring:
 
     def _play_floors(self, journal: Journal, numbers: Sequence[int], shown: bool) -> None:
         """Have the journal hold whether floors and ceilings solve trials; what it has is not played again."""
-        suite, env = self.suite, self.suite.make()
+        suite, env = self.suite, self._env
         controllers = suite.floors(env)
         missing = {name: [n for n in numbers if (name, n) not in journal.solved] for name in controllers}
         total = len(controllers) * len(numbers)
@@ -165,7 +177,7 @@ class Measuring:
 
     def _floors(self, journal: Journal) -> dict[str, Any]:
         """Success of every floor and ceiling on all trials."""
-        names, count = self.suite.floors(self.suite.make()), len(self.suite.trials)
+        names, count = self.suite.floors(self._env), len(self.suite.trials)
         return {name: rate(sum(journal.solved[name, number] for number in range(count)), count) for name in names}
 
     def _result(self, traces: list[Trace], floors: dict[str, Any]) -> dict[str, Any]:
