@@ -20,7 +20,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORTER = {
     "episodes=150": "episodes=6",
     "episodes=100": "episodes=16",
-    "epochs=2.0": "epochs=0.1, batch_size=16",
+    "epochs=2.0": "epochs=0.1, **{'training.batch_size': 16}",
     "output=": "episodes=2, offset=5, output=",
     "n_eval_episodes=10": "n_eval_episodes=1",
     "episodes=300": "episodes=16",
