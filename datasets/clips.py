@@ -19,6 +19,7 @@ from lewm_agent.datasets.offline import OfflineDataset
 AnyBatch = ClipBatch[Any] | GoalBatch[Any]
 GRACE_SECONDS = 20
 """How long a reading process lives on after SIGTERM."""
+EVERYTHING = slice(None)
 GOLDEN_RATIO = (1 + 5**0.5) / 2
 """The fractional parts of its multiples spread evenly over [0, 1)."""
 
@@ -102,8 +103,14 @@ class Clips:
         position = np.searchsorted(self._ends, clips, side="right")
         return self.episodes[position], (clips - self._starts[position]) * self.dataset.frame_interval
 
-    def fetch(self, indices: ArrayLike) -> AnyBatch:
-        """Read clips (B,), only the frames they show, with their goals if there are any."""
+    def fetch(self, indices: ArrayLike, rows: slice = EVERYTHING) -> AnyBatch:
+        """Read clips (B,), only the frames they show, with their goals if there are any.
+
+        Args:
+            indices: which clips.
+            rows: which of these alone are read, by one of several that share a batch.
+        """
+        indices = np.asarray(indices, np.int64).reshape(-1)[rows]
         episodes, offsets = self.locate(indices)
         first = self.dataset.episode_starts[episodes] + offsets
         action_rows = first[:, None] + np.arange(self.rows_per_clip - 1)
@@ -114,7 +121,7 @@ class Clips:
             return ClipBatch(self._frames(frame_rows), actions)
         blocks_after = (self.dataset.episode_lengths[episodes] - offsets - self.rows_per_clip) // self.frame_skip
         choices = np.minimum(self.goal_blocks, blocks_after) + 1
-        blocks = (np.asarray(indices) * GOLDEN_RATIO % 1 * choices).astype(np.int64)
+        blocks = (indices * GOLDEN_RATIO % 1 * choices).astype(np.int64)
         goal_rows = frame_rows[:, -1:] + blocks[:, None] * self.frame_skip
         frames = self._frames(np.concatenate([frame_rows, goal_rows], axis=1))
         return ClipBatch(frames[:, :-1], actions, frames[:, -1], blocks)
@@ -195,13 +202,32 @@ class BatchOrder:
             yield order[first : first + self.batch_size].tolist()
 
 
+class _Share:
+    """Some rows of every batch of clips."""
+
+    def __init__(self, clips: Clips, rows: slice) -> None:
+        self._clips, self._rows = clips, rows
+
+    def __getitems__(self, indices: Sequence[int]) -> AnyBatch:
+        """Those of the batch with these indices."""
+        return self._clips.fetch(indices, self._rows)
+
+
 def clip_batches(
-    clips: Clips, batch_size: int, seed: int, start_step: int, stop_step: int, workers: int = 0
+    clips: Clips,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    stop_step: int,
+    workers: int = 0,
+    *,
+    rows: slice = EVERYTHING,
+    pinned: bool = False,
 ) -> Iterator[AnyBatch]:
     """Iterate over the batches of optimizer steps start_step, ..., stop_step - 1.
 
-    The batch of a step is the same wherever the iteration starts and for any number of workers. The global random
-    generators are left alone.
+    The batch of a step is the same wherever the iteration starts, for any number of workers, and for any number of
+    processes that share it. The global random generators are left alone.
 
     Args:
         clips: What to draw from.
@@ -210,6 +236,8 @@ def clip_batches(
         start_step: First step, the number of steps already done.
         stop_step: One past the last step.
         workers: Processes that read ahead; 0 reads in this process.
+        rows: Which of the rows of every batch are read.
+        pinned: Put batches into memory from which a GPU copies while it computes.
 
     Returns:
         Iterator of what :meth:`Clips.fetch` returns, as tensors on the CPU.
@@ -224,11 +252,12 @@ def clip_batches(
         raise ValueError(f"workers must be at least 0, got {workers}")
     order = BatchOrder(clips, batch_size, seed, start_step, stop_step)
     loader = DataLoader(
-        cast("Dataset[AnyBatch]", clips),  # a map-style dataset by its methods
+        cast("Dataset[AnyBatch]", _Share(clips, rows)),  # a map-style dataset by its method
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_to_tensors,  # type: ignore[arg-type]  # __getitems__ hands over a batch, not a list of samples
         prefetch_factor=4 if workers else None,
+        pin_memory=pinned,
         worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # otherwise the loader draws a number from torch's global generator
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent.datasets.batch import GoalBatch
-from lewm_agent.datasets.clips import Clips
+from lewm_agent.datasets.clips import EVERYTHING, Clips
 from lewm_agent.datasets.offline import OfflineDataset
 
 
@@ -67,17 +67,18 @@ class GoalClips(Clips):
         self._mixtures = tuple(mixtures)
         self._discount = discount
 
-    def fetch(self, indices: ArrayLike) -> GoalBatch[NDArray[Any]]:
-        """Read clips (B,), each with one goal per mixture."""
+    def fetch(self, indices: ArrayLike, rows: slice = EVERYTHING) -> GoalBatch[NDArray[Any]]:
+        """Read clips (B,), each with one goal per mixture, or only some of them."""
         episodes, offsets = self.locate(indices)
-        rows = self.dataset.episode_starts[episodes] + offsets
+        first = self.dataset.episode_starts[episodes] + offsets
         left = (self.dataset.episode_lengths[episodes] - 1 - offsets) // self.frame_skip
         rng = np.random.default_rng(np.atleast_1d(np.asarray(indices, np.int64)))
-        goals = np.stack([self._draw(mixture, rows, left, rng) for mixture in self._mixtures], axis=1)
-        shown = np.concatenate([rows[:, None], rows[:, None] + self.frame_skip, goals], axis=1)
-        actions = self.dataset.actions[rows[:, None] + np.arange(self.frame_skip)]
+        goals = np.stack([self._draw(mixture, first, left, rng) for mixture in self._mixtures], axis=1)
+        first, goals = first[rows, None], goals[rows]
+        shown = np.concatenate([first, first + self.frame_skip, goals], axis=1)
+        actions = self.dataset.actions[first + np.arange(self.frame_skip)]
         frames = self._frames(shown)
-        return GoalBatch(frames[:, :2], actions[:, None], frames[:, 2:], goals == rows[:, None])
+        return GoalBatch(frames[:, :2], actions[:, None], frames[:, 2:], goals == first)
 
     def _draw(
         self, mixture: GoalMixture, rows: NDArray[np.int64], left: NDArray[np.int64], rng: np.random.Generator

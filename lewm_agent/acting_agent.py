@@ -25,20 +25,25 @@ from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.frames import checked_frames
 from lewm_agent.training.settings import AgentSettings
+from lewm_agent.training.sharing.placement import own_device
 
 ConfigT = TypeVar("ConfigT", bound=AgentSettings)
 ModelT = TypeVar("ModelT", bound=Learner)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """``auto`` is CUDA where present, else the CPU. Raises ``ValueError`` for a device that is not there."""
+    """``auto`` is CUDA where present, else the CPU; of processes started together each has a GPU of its own.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
     device = str(device)
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_device("cuda" if torch.cuda.is_available() else "cpu")
     available = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if device.split(":")[0] not in available:
         raise ValueError(f"device {device!r} is not available here; there are: auto, {', '.join(available)}")
-    return torch.device(device)
+    return torch.device(device) if ":" in device else own_device(device)
 
 
 class ActingAgent(ABC, Generic[ConfigT, ModelT]):

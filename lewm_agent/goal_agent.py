@@ -28,15 +28,20 @@ from lewm_agent.evaluation.success import Judge, Success
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.stored_agent import StoredAgent
+from lewm_agent.tools import ranks
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.tools.ranks import LostRankError
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.callbacks import Callback
 from lewm_agent.training.metrics_log import Logger
 from lewm_agent.training.record import TrainingRecord
 from lewm_agent.training.run import FinishData, Identity, Run, Saved
 from lewm_agent.training.run_folder import RunFolder
+from lewm_agent.training.sharing.launch import launch
+from lewm_agent.training.sharing.placement import Placement
+from lewm_agent.training.sharing.twins import LearnOptions, Twin, learn_as_rank, on_cpu, take_over
 from lewm_agent.training.state import UnreadableError
 
 
@@ -102,12 +107,18 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         seed: int | None = None,
         checkpoint_every: int = 1000,
         workers: int | None = None,
+        devices: int | None = None,
+        num_nodes: int | None = None,
         epochs: float | None = None,
         callbacks: Sequence[Callback] = (),
         loggers: Sequence[Logger] = (),
         progress: bool = True,
     ) -> Self:
         """Train the model on a dataset; the agent then acts with the final weights.
+
+        Several devices share every batch: they are as many processes, which this call starts and ends, so that a script
+        that asks for them does so under ``if __name__ == "__main__":``. Under torchrun, or in a job step of SLURM, they
+        are there already, and every one of them makes this call (``docs/guide/scaling.md``).
 
         Args:
             dataset: a dataset or its path.
@@ -117,44 +128,84 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
                 if it had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
             checkpoint_every: steps between checkpoints; after ten minutes one is written in any case.
-            workers: processes that read clips; by default none on the CPU, where they only take time from training,
-                else 4.
+            workers: processes that read clips for each device; by default none on the CPU, where they only take time
+                from training, else 4.
+            devices: of each machine, GPUs or processes on the CPU; by default what torchrun or SLURM has started, else
+                one. ``batch_size`` is of all together.
+            num_nodes: machines; by default likewise.
             epochs: instead of the configuration's.
             callbacks: asked while it trains, such as those of :mod:`lewm_agent.callbacks`; the training is the same.
-            loggers: get all numbers and pictures beside ``metrics.jsonl`` and TensorBoard.
+                With several devices, of rank 0.
+            loggers: get all numbers and pictures beside ``metrics.jsonl`` and TensorBoard; likewise.
             progress: show progress: a bar on a terminal, elsewhere a line every half minute.
 
         Raises:
-            ValueError: frames or actions do not fit the model, the dataset has no clip long enough, or the run in
-                ``output`` is of another agent; the message says what differs.
+            ValueError: frames or actions do not fit the model, the dataset has no clip long enough, the run in
+                ``output`` is of another agent, or devices are not there, do not divide the batch, or do not have the
+                same data, settings and output; the message says what differs.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
             BlockingIOError: another process is training into ``output``.
             DivergedError: the loss is no longer finite.
+            RuntimeError: a process of several was killed.
             OSError: a file cannot be written; the message says what is kept.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been written.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been written. Several devices leave the agent's
+                weights as they were then.
         """
-        dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
-        seed = self.seed if seed is None else seed
         if epochs is not None:
             self._change(training=dataclasses.replace(self.config.training, epochs=epochs))
-        run = Run(
-            self,
-            dataset,
-            RunFolder(output),
-            seed=seed,
-            workers=workers,
-            progress=progress,
-            callbacks=callbacks,
-            loggers=loggers,
+        placement, folder = Placement.of(devices, num_nodes, self.device), RunFolder(output)
+        options = LearnOptions(
+            placement,
+            resume,
+            self.seed if seed is None else seed,
+            checkpoint_every,
+            workers,
+            progress,
+            tuple(callbacks),
+            tuple(loggers),
         )
-        try:
-            run.train(resume=resume, checkpoint_every=checkpoint_every)
-        finally:
-            self.model.to(self.device).eval()
-            if run.record is not None:
-                self.description = dataclasses.replace(self.description, training=run.record)
-            self._forget_controller()
+        if not placement.starts_processes:
+            self.learn_here(dataset, folder, options)
+            return self
+        placement.check_batch(self.config.training.batch_size)
+        path = dataset.path if isinstance(dataset, OfflineDataset) else Path(dataset)
+        twin = Twin(type(self), self.description, self.seed, on_cpu(self.model.state_dict()))
+        learned, record = launch(placement, functools.partial(learn_as_rank, twin, path, folder, options), folder.kept)
+        take_over(learned, self.model)
+        self._learned(record)
         return self
+
+    def learn_here(self, dataset: OfflineDataset | str | Path, folder: RunFolder, options: LearnOptions) -> None:
+        """Train in this process, alone or as one of several ranks; raises as :meth:`learn`."""
+        run: Run | None = None
+        with options.placement.together(), ranks.first_warns():
+            try:
+                with ranks.agreed():
+                    options.placement.check_batch(self.config.training.batch_size)
+                    dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
+                    run = Run(
+                        options.placement,
+                        self,
+                        dataset,
+                        folder,
+                        seed=options.seed,
+                        workers=options.workers,
+                        progress=options.progress,
+                        callbacks=options.callbacks,
+                        loggers=options.loggers,
+                    )
+                run.train(resume=options.resume, checkpoint_every=options.checkpoint_every)
+            except LostRankError as lost:
+                ranks.raise_everywhere(LostRankError(f"{lost}; {folder.kept()}"))
+            finally:
+                self._learned(None if run is None else run.record)
+
+    def _learned(self, record: TrainingRecord | None) -> None:
+        """Be ready to act with the present weights, which came about like that."""
+        self.model.to(self.device).eval()
+        if record is not None:
+            self.description = dataclasses.replace(self.description, training=record)
+        self._forget_controller()
 
     @contextlib.contextmanager
     def shown(self, record: TrainingRecord) -> Iterator[Self]:

@@ -21,6 +21,7 @@ from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
 from lewm_agent.tools.checks import named
 from lewm_agent.training.run_folder import OutputFolder
+from lewm_agent.training.sharing.placement import is_first_started
 
 
 def learn(
@@ -35,6 +36,8 @@ def learn(
     device: str = "auto",
     environment_kwargs: str | None = None,
     resume: bool = False,
+    devices: int | None = None,
+    num_nodes: int | None = None,
 ) -> None:
     """Train an agent on a dataset and save it in OUTPUT/model.
 
@@ -52,6 +55,8 @@ def learn(
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
         resume: continue from the last checkpoint; a finished run goes on when given more epochs and cycles.
+        devices: GPUs, or processes on the CPU, of each machine; by default what torchrun or SLURM started, else one.
+        num_nodes: machines; by default likewise.
     """
     folder = OutputFolder(output)
     if environment_kwargs is None:
@@ -60,8 +65,9 @@ def learn(
         world = environment.from_text(env, config.model.image_size, environment_kwargs)
     name = agent or LeWMAgent.kind_of(cast(AgentConfig, config))  # without another agent, a preset's as it is
     made = make_agent(name, world, config, device=device, seed=seed)
-    made.learn(dataset, folder.training, resume=resume)
-    command.say(f"saved in {made.save_pretrained(folder.model)}")
+    made.learn(dataset, folder.training, resume=resume, devices=devices, num_nodes=num_nodes)
+    if is_first_started():
+        command.say(f"saved in {made.save_pretrained(folder.model)}")
 
 
 def learner(agent: str | None, frozen: str | None, search: str | None) -> Callable[..., None]:

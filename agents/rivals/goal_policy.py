@@ -34,6 +34,7 @@ from lewm_agent.agents.rivals.frozen import encoder_part, read_encoder
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets.batch import GoalBatch
 from lewm_agent.datasets.goals import GoalMixture
+from lewm_agent.models import whole_batch
 from lewm_agent.models.encoder import Encoder, EncoderConfig
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.checks import require, require_one_of
@@ -131,7 +132,7 @@ def cloning_weights(advantage: Tensor, advantage_weight: float) -> Tensor:
     keeps either from drowning the other.
     """
     weights = (advantage_weight * advantage.detach()).exp().clamp(max=LARGEST_WEIGHT)
-    return weights / weights.mean()
+    return weights / whole_batch.mean(weights.mean())
 
 
 class _Head(nn.Module):

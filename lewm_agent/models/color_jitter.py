@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lewm_agent.models import whole_batch
+
 
 def jittered(frames: Tensor, strength: float) -> Tensor:
     """Every frame under a random affine map of its colors, which can take any four of them to any four others.
@@ -23,8 +25,8 @@ def jittered(frames: Tensor, strength: float) -> Tensor:
         (B, H, W, 3) float32, 0 to 255.
     """
     gray, device = 127.5, frames.device
-    mixing = torch.eye(3, device=device) + strength * torch.randn(len(frames), 3, 3, device=device)
-    shift = gray + gray * strength * torch.randn(len(frames), 3, 1, device=device)
+    mixing = torch.eye(3, device=device) + strength * whole_batch.randn(len(frames), 3, 3, device=device)
+    shift = gray + gray * strength * whole_batch.randn(len(frames), 3, 1, device=device)
     planes = frames.permute(0, 3, 1, 2).contiguous().float() - gray
     with torch.autocast(device.type, enabled=False):  # bfloat16 would round 255 grey levels
         changed = torch.baddbmm(shift, mixing, planes.flatten(2)).clamp_(0, 255)

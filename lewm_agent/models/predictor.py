@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lewm_agent.models import whole_batch
 from lewm_agent.models.encoder import EncoderConfig
 from lewm_agent.tools.checks import require, require_one_of
 
@@ -116,9 +117,7 @@ class CausalAttention(nn.Module):
             return self.to_out(_mixed_one_by_one(queries, keys, values, alone).flatten(2))
         new, total = queries.shape[2], keys.shape[2]
         mask = None if new == self.frame_tokens else self._mask(new, total, x.device)
-        mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = whole_batch.attention(queries, keys, values, mask, self.dropout if self.training else 0.0)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
     def _is_few(self, x: Tensor, cache: KeyValueCache | None) -> bool:

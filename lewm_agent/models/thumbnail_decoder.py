@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lewm_agent.models import whole_batch
 from lewm_agent.models.predictor import ModelConfig
 
 SIDE = 24
@@ -38,4 +39,4 @@ class ThumbnailDecoder(nn.Sequential):
             latents: (B, latent_dim).
             target: (B, 3, 24, 24), normalised.
         """
-        return (self(latents) - target).square().mean() / target.square().mean()
+        return (self(latents) - target).square().mean() / whole_batch.mean(target.square().mean())

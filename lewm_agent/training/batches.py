@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
+from lewm_agent.tools import ranks
 from lewm_agent.training.loop import Batch
 from lewm_agent.training.settings import TrainingConfig
 
@@ -27,13 +28,21 @@ class TrainingClips:
         training: batch size and share of held-out episodes.
         seed: of the split and of the order.
         workers: processes that read ahead of training.
+        pinned: for a GPU.
 
     Raises:
         ValueError: fewer than two episodes are long enough, or the training clips do not fill a batch.
     """
 
     def __init__(
-        self, dataset: OfflineDataset, make: MakeClips, training: TrainingConfig, seed: int, workers: int
+        self,
+        dataset: OfflineDataset,
+        make: MakeClips,
+        training: TrainingConfig,
+        seed: int,
+        workers: int,
+        *,
+        pinned: bool = False,
     ) -> None:
         every = make(dataset, np.arange(dataset.num_episodes))
         if short := dataset.num_episodes - len(every.episodes):
@@ -45,7 +54,8 @@ class TrainingClips:
         self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed, every.episodes)
         self._train = make(dataset, self.train_episodes)
         self._held_out = make(dataset, self.held_out_episodes)
-        self._batch_size, self._seed, self._workers = training.batch_size, seed, workers
+        self._batch_size, self._seed = training.batch_size, seed
+        self._workers, self._pinned = workers, pinned
         self.steps_per_epoch = len(self._train) // training.batch_size
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -58,8 +68,17 @@ class TrainingClips:
         self._train.stand_ins = self._held_out.stand_ins = stand_ins
 
     def train_batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        """Batches of the training episodes for these optimisation steps."""
-        return clip_batches(self._train, self._batch_size, self._seed, start_step, stop_step, workers=self._workers)
+        """This rank's rows of the batches of the training episodes for these optimisation steps."""
+        return clip_batches(
+            self._train,
+            self._batch_size,
+            self._seed,
+            start_step,
+            stop_step,
+            self._workers,
+            rows=ranks.share(self._batch_size),
+            pinned=self._pinned,
+        )
 
     def held_out_batches(self, count: int) -> Iterator[Batch]:
         """At most ``count`` batches of the held-out episodes, always the same."""

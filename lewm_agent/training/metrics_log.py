@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.models.learner import Loss
+from lewm_agent.tools import ranks
 from lewm_agent.tools.replacing import write_atomically, write_json
 from lewm_agent.training.callbacks import Told
 from lewm_agent.training.run_folder import RunFolder
@@ -58,11 +59,12 @@ def effective_rank(latents: Tensor) -> Tensor:
 
 
 def described(loss: Loss) -> dict[str, float]:
-    """The loss, its terms, and of the latents, if they learn, effective rank and mean variance."""
-    numbers = {name: float(term.detach()) for name, term in {"total": loss.total, **loss.terms}.items()}
+    """Of the whole batch: the loss, its terms, and of the latents, if they learn, effective rank and mean variance."""
+    terms = {"total": loss.total, **loss.terms}
+    numbers = dict(zip(terms, ranks.means([float(term.detach()) for term in terms.values()]), strict=True))
     if loss.latents is None:
         return numbers
-    latents = loss.latents.detach().flatten(0, 1)
+    latents = ranks.gathered(loss.latents.detach()).flatten(0, 1)
     rank = float(effective_rank(latents)) if latents.isfinite().all() else math.nan
     return {**numbers, "effective_rank": rank, "latent_variance": float(latents.var(0).mean())}
 

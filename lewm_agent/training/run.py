@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.metadata import git_commit
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.learner import LatentModel, Learner
+from lewm_agent.tools import ranks
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.interruption import interruptible
 from lewm_agent.tools.precision import chosen_precision
@@ -32,6 +34,8 @@ from lewm_agent.training.record import TrainingRecord
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.schedule import Schedule
 from lewm_agent.training.settings import AgentSettings
+from lewm_agent.training.sharing.placement import Placement
+from lewm_agent.training.sharing.same_run import check_alike, check_shared, fingerprint
 from lewm_agent.training.state import TrainingState, UnreadableError
 
 LENGTH = tuple(f"agent.training.{name}" for name in ("epochs", "schedule_epochs", "schedule_cycles"))
@@ -121,14 +125,15 @@ class Trainee(Protocol):
 
 
 class Run:
-    """One training of one agent.
+    """One training of one agent, by this process or by several that share every batch.
 
     Args:
+        placement: on which devices.
         trainee: the agent.
         dataset: to learn from.
         folder: of the run.
         seed: of batch order, dropout and SIGReg.
-        workers: processes that read clips; None for none on the CPU, else 4.
+        workers: processes that read clips for each device; None for none on the CPU, else 4.
         progress: show progress.
         callbacks: asked while it trains.
         loggers: beside TensorBoard.
@@ -142,6 +147,7 @@ class Run:
 
     def __init__(
         self,
+        placement: Placement,
         trainee: Trainee,
         dataset: OfflineDataset,
         folder: RunFolder,
@@ -154,14 +160,16 @@ class Run:
     ) -> None:
         asking.check(callbacks)
         self.callbacks, self.loggers = callbacks, loggers
-        self.trainee, self.dataset, self.folder, self.progress = trainee, dataset, folder, progress
+        self.placement, self.trainee, self.dataset, self.folder = placement, trainee, dataset, folder
+        self.progress = progress
         self.seed = whole_number("seed", seed)
         if workers is None:
             workers = 0 if trainee.device.type == "cpu" else 4
         config = trainee.config
         _check_fits(dataset, config.model)
         workers = whole_number("workers", workers)
-        self.clips = TrainingClips(dataset, trainee.make_clips, config.training, self.seed, workers)
+        pinned = placement.device.type == "cuda"
+        self.clips = TrainingClips(dataset, trainee.make_clips, config.training, self.seed, workers, pinned=pinned)
         self.schedule = Schedule.of(config.training, self.clips.steps_per_epoch)
         self.record: TrainingRecord | None = None
         self._begun = TrainingRecord.begun(dataset, config.training.batch_size, self.seed)
@@ -175,30 +183,37 @@ class Run:
             BlockingIOError: another process is training into it.
             KeyboardInterrupt: Ctrl-C or SIGTERM; the message says how to go on.
         """
-        checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
-        if not resume:
-            self._refuse_to_overwrite()
-        with interruptible() as interruption, self.folder.held():
-            found = self._continued() if resume else None
-            self._rehearse()
-            self._prepare(self.trainee.model)
+        with ranks.agreed():
+            checkpoint_every = whole_number("checkpoint_every", checkpoint_every, 1)
+            if not resume:
+                self._refuse_to_overwrite()
+        if ranks.count() > 1:
+            check_alike(self._facts() | {"resume": resume, "checkpoint_every": checkpoint_every})
+        with interruptible() as interruption, self._held():
+            with ranks.agreed():
+                found = self._continued() if resume else None
+            ranks.from_first(self._rehearse)
+            ranks.from_first(lambda: self._prepare(self.trainee.model))
+            _forget_fitted(self.trainee.model)
             if found is not None:
                 self.trainee.load_weights(found.saved.weights, found.folder)
                 self.record = found.saved.training
-            self._begun = replace(self._begun, precision=self._precision(found))
-            stand_ins = self.trainee.stand_ins(self.dataset, self.clips.train_episodes, self.progress)
+            precision = ranks.from_first(lambda: self._precision(found))
+            self._begun = replace(self._begun, precision=precision)
+            stand_ins = ranks.from_first(
+                lambda: self.trainee.stand_ins(self.dataset, self.clips.train_episodes, self.progress)
+            )
             if stand_ins is not None:
                 self.clips.show(stand_ins)
             trainer = Trainer(
+                self.placement.fabric(precision),
                 self.trainee.model,
                 self.trainee.config.training,
                 self.folder,
                 self._save,
-                device=self.trainee.device,
-                precision=self._begun.precision,
                 seed=self.seed,
                 checkpoint_every=checkpoint_every,
-                telling=Telling(self._told, self.loggers, self._settings()),
+                telling=Telling(self._told, self._due, self.loggers, self._settings()),
                 progress=self.progress,
             )
             trainer.fit(self.clips, self.schedule, found.state if found else None, interruption)
@@ -210,6 +225,12 @@ class Run:
             return found.saved.training.precision
         return chosen_precision(self.trainee.config.training.precision, self.trainee.device)
 
+    def _facts(self) -> dict[str, Any]:
+        """In which all ranks are to be alike."""
+        begun = self._begun
+        facts = {"data": begun.data, **fingerprint(self.dataset), "seed": self.seed, "versions": begun.versions}
+        return dict(_flat(self.trainee.identity())) | facts
+
     def _refuse_to_overwrite(self) -> None:
         if self.folder.has_checkpoints():
             raise FileExistsError(
@@ -217,10 +238,20 @@ class Run:
                 "another folder"
             )
 
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Let nobody else write into the folder, and see that all ranks have the same one."""
+        with contextlib.ExitStack() as held:
+            with ranks.agreed():
+                if ranks.is_first():
+                    held.enter_context(self.folder.held())
+            check_shared(self.folder.path)
+            yield
+
     # --- prepare -----------------------------------------------------------------------------------------------------
 
     def _prepare(self, model: Learner) -> None:
-        """Give the model the statistics of the training data, and take away what was fitted to another training."""
+        """Give the model the statistics of the training data."""
         episodes = self.clips.train_episodes
         mean, std = self.dataset.action_statistics(episodes)
         require(
@@ -235,9 +266,6 @@ class Run:
             encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
         if encoder is not None and encoder.starts_from_frames:
             encoder.start_from(torch.as_tensor(self.dataset.sample_frames(episodes), device=model.action_mean.device))
-        if isinstance(model, LatentModel):
-            model.metric = None
-            model.goal_states = None
 
     def _rehearse(self) -> None:
         """Save and finish once, on next to no data and without a trace: what cannot be done at the end fails now."""
@@ -250,6 +278,7 @@ class Run:
             remove(self.folder.rehearsal)
         model = copy.deepcopy(self.trainee.model).eval()
         self._prepare(model)
+        _forget_fitted(model)
         skip = self.trainee.config.model.frame_skip
         train, held_out = (
             _shortest_usable(self.dataset, episodes, skip)
@@ -312,6 +341,10 @@ class Run:
         """All that tells this run from others."""
         return {**self.trainee.identity(), **self._begun.values(), "git_commit": git_commit()}
 
+    def _due(self, step: int, look: bool) -> bool:
+        """Whether any callback is to be asked."""
+        return bool(asking.due(self.callbacks, step, look, last=step == self.schedule.stop))
+
     def _told(self, step: int, look: bool) -> Iterator[tuple[str, Told]]:
         """What the callbacks that are due have to tell, by name."""
         stop = self.schedule.stop
@@ -333,13 +366,26 @@ class Run:
         model, clips = self.trainee.model.to(self.trainee.device).eval(), self.clips
         data = FinishData(self.dataset, clips.train_episodes, clips.held_out_episodes, stand_ins)
         try:
-            error = self.trainee.finish(model, data, self.seed, brief=False, progress=self.progress)
+            error = ranks.from_first(
+                lambda: self.trainee.finish(model, data, self.seed, brief=False, progress=self.progress)
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 "stopped while metric and inverse-dynamics head were fitted to the trained world model, which is kept "
                 f"in {self.folder.checkpoints}; {GO_ON}"
             ) from None
+        if ranks.count() > 1:
+            fitted = ranks.from_first(lambda: {name: value.cpu() for name, value in model.state_dict().items()})
+            model.make_room(fitted)
+            model.load_state_dict(fitted, strict=False)
         self.record = replace(self._begun, steps=self.schedule.stop, finished=True, inverse_dynamics_error=error)
+
+
+def _forget_fitted(model: Learner) -> None:
+    """Take away what was fitted to another training."""
+    if isinstance(model, LatentModel):
+        model.metric = None
+        model.goal_states = None
 
 
 def _check_fits(dataset: OfflineDataset, model: ClipConfig) -> None:

@@ -81,6 +81,13 @@ class RunFolder:
         """The newest whole checkpoint to act with; None if there is none."""
         return next(iter(self.whole()), None)
 
+    def kept(self) -> str:
+        """What a failure leaves behind, in words."""
+        newest = self.newest()
+        if newest is None:
+            return "no checkpoint had been written"
+        return f"the checkpoint {newest.name} is kept, and resume=True (--resume) goes on from it"
+
     def whole(self) -> list[Path]:
         """Whole checkpoints, the newest first; where a copy made a folder of ``last``, that is one of them."""
         steps = {folder: step_of(folder) for folder in self._numbered()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ def random_states(device: torch.device) -> RandomStates:
     elif device.type == "mps":
         states["mps"] = torch.mps.get_rng_state()
     return states
+
+
+def random_fingerprint(device: torch.device) -> int:
+    """A number of 16 bits that differs, but for chance, where :func:`random_states` differ."""
+    return zlib.crc32(b"".join(state.numpy().tobytes() for state in random_states(device).values())) >> 16
 
 
 def set_random_states(states: RandomStates, device: torch.device) -> None:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from lewm_agent.models import whole_batch
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
 from lewm_agent.models.objectives.registry import register
 from lewm_agent.models.predictor import ModelConfig
+from lewm_agent.tools import ranks
 from lewm_agent.tools.checks import require
 
 INVERSE_WIDTH = 512
@@ -45,24 +47,30 @@ class PLDMConfig(ObjectiveSettings):
             require(getattr(self, field.name) >= 0, f"{field.name} must not be negative")
 
 
-def variance_hinge(samples: Tensor) -> Tensor:
+def variance_hinge(samples: Tensor, *, whole: bool = False) -> Tensor:
     """How far standard deviations fall short of 1 (VICReg, arXiv 2105.04906, equation 1), averaged over all.
 
     Args:
         samples: (..., N, D); unbiased variance over N, plus 1e-4 under the root.
+        whole: over the N of all ranks.
     """
-    deviations = (samples.var(dim=-2) + 1e-4).sqrt()
+    variances = whole_batch.variance(samples) if whole else samples.var(dim=-2)
+    deviations = (variances + 1e-4).sqrt()
     return (1 - deviations).relu().mean()
 
 
-def covariance_energy(centred: Tensor) -> Tensor:
+def covariance_energy(centred: Tensor, *, whole: bool = False) -> Tensor:
     """Mean square of the covariances between different components (VICReg, equation 4, but divided by D^2 - D).
 
     Args:
         centred: (..., N, D), N samples; the covariance is the sum of products over N - 1.
+        whole: over the N of all ranks.
     """
     count, size = centred.shape[-2:]
-    covariance = centred.transpose(-1, -2) @ centred / (count - 1)
+    products = centred.transpose(-1, -2) @ centred
+    if whole:
+        products, count = whole_batch.mean(products) * ranks.count(), count * ranks.count()
+    covariance = products / (count - 1)
     between = covariance.square().sum((-1, -2)) - covariance.diagonal(dim1=-2, dim2=-1).square().sum(-1)
     return (between / (size**2 - size)).mean()
 
@@ -74,11 +82,11 @@ def collapse_terms(latents: Tensor) -> Terms:
     """
     with torch.autocast(latents.device.type, enabled=False):
         latents = latents.float()
-        centred = latents - latents.mean(dim=0)
+        centred = latents - whole_batch.mean(latents.mean(dim=0))
         over_batch = centred.transpose(0, 1)
         return {
-            "variance": variance_hinge(over_batch),
-            "covariance": covariance_energy(over_batch),
+            "variance": variance_hinge(over_batch, whole=True),
+            "covariance": covariance_energy(over_batch, whole=True),
             "temporal_variance": variance_hinge(centred),
             "temporal_covariance": covariance_energy(centred),
             "smoothness": latents.diff(dim=1).square().mean(),

@@ -1,0 +1,1 @@
+"""One training that several processes share, each on a device of its own."""
