@@ -31,7 +31,7 @@ from lewm_agent.training.sharing.placement import Placement
 from lewm_agent.training.state import TrainingState
 
 CPU = torch.device("cpu")
-TWO = Placement(CPU, 2, 1, None)
+ONE, TWO = (Placement(CPU, devices, 1, None) for devices in (1, 2))
 STEPS, HALF = 20, 10
 KINDS = ("lewm", "pldm", "joint", "gciql")
 FAULTS = {
@@ -107,7 +107,7 @@ def train(fabric: Any, kind: str, job: Job, folder: Path, start: Path | None = N
     return model.state_dict(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def outcome(fabric: Any, fault: str, job: Job) -> str:
+def outcome(fault: str, job: Job) -> str:
     """What this rank says of a training for which the two of them are not of one mind."""
     second = ranks.rank() == 1
     config = job.config
@@ -118,7 +118,7 @@ def outcome(fabric: Any, fault: str, job: Job) -> str:
     name = ("a", "b")[second] if fault == "folder" else "lewm_2" if fault == "resume" else fault
     seed = 7 if fault == "seed" and second else 0
     try:
-        run = Run(fabric, agent, dataset, RunFolder(job.folder / name), seed=seed, progress=False)
+        run = Run(TWO, agent, dataset, RunFolder(job.folder / name), seed=seed, progress=False)
         run.train(resume=False, checkpoint_every=10)
     except ranks.EndedElsewhereError:
         return ""
@@ -128,11 +128,12 @@ def outcome(fabric: Any, fault: str, job: Job) -> str:
 
 
 def work(job: Job, local_rank: int) -> Any:
-    with TWO.fabric(job.config.training) as fabric:
+    with TWO.together():
+        fabric = TWO.fabric("float32")
         whole = {kind: train(fabric, kind, job, job.folder / f"{kind}_2") for kind in KINDS}
         later = job.folder / "lewm_1" / "checkpoints" / f"step-{HALF:07d}"
         train(fabric, "lewm", job, job.folder / "lewm_12", later)
-        found = {fault: ranks.all_have(outcome(fabric, fault, job)) for fault in FAULTS}
+        found = {fault: ranks.all_have(outcome(fault, job)) for fault in FAULTS}
         return whole, found
 
 
@@ -145,8 +146,7 @@ def job(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def alone(job: Job) -> dict[str, tuple[Numbers, Numbers]]:
-    with Placement(CPU, 1, 1, None).fabric(job.config.training) as fabric:
-        return {kind: train(fabric, kind, job, job.folder / f"{kind}_1") for kind in KINDS}
+    return {kind: train(ONE.fabric("float32"), kind, job, job.folder / f"{kind}_1") for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,8 @@ def test_twice_sixteen_clips_are_thirty_two(kind: str, job: Job, alone: Any, sha
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(job: Job, alone: Any, shared: Any) -> None:
-    with Placement(CPU, 1, 1, None).fabric(job.config.training) as fabric:
-        train(fabric, "lewm", job, job.folder / "lewm_21", job.folder / "lewm_2" / "checkpoints" / f"step-{HALF:07d}")
+    earlier = job.folder / "lewm_2" / "checkpoints" / f"step-{HALF:07d}"
+    train(ONE.fabric("float32"), "lewm", job, job.folder / "lewm_21", earlier)
     after = rows(job.folder / "lewm_1")[HALF + 1 :]
     for name in ("lewm_12", "lewm_21"):
         assert len(rows(job.folder / name)) == len(after)
