@@ -26,13 +26,13 @@ from lewm_agent.evaluation.goals import RecordedGoals, goals_from
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.success import Judge, Success
 from lewm_agent.evaluation.suite import Suite
+from lewm_agent.models import ranks
+from lewm_agent.models.ranks import LostRankError
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.stored_agent import StoredAgent
-from lewm_agent.tools import ranks
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
-from lewm_agent.tools.ranks import LostRankError
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.callbacks import Callback
 from lewm_agent.training.metrics_log import Logger

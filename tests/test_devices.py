@@ -19,7 +19,7 @@ import torch
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
-from lewm_agent.tools.ranks import LostRankError
+from lewm_agent.models.ranks import LostRankError
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.sharing.launch import UNGUARDED, launch
 from lewm_agent.training.sharing.placement import Placement

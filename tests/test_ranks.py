@@ -15,10 +15,10 @@ import torch
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.agents import make_agent
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.models import ranks
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.learner import Learner
 from lewm_agent.models.objectives.pldm import PLDMConfig
-from lewm_agent.tools import ranks
 from lewm_agent.tools.interruption import Interruption
 from lewm_agent.training import loop
 from lewm_agent.training.batches import TrainingClips

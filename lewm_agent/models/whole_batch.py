@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lewm_agent.tools import ranks
+from lewm_agent.models import ranks
 
 FEW_TOKENS = 64
 """Up to so many tokens attention is written out where a batch is shared, to have the dropout of the whole batch."""

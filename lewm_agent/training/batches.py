@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.datasets import Clips, OfflineDataset, clip_batches
-from lewm_agent.tools import ranks
+from lewm_agent.models import ranks
 from lewm_agent.training.loop import Batch
 from lewm_agent.training.settings import TrainingConfig
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lewm_agent.datasets.batch import ClipBatch, GoalBatch
-from lewm_agent.models import whole_batch
+from lewm_agent.models import ranks, whole_batch
 from lewm_agent.models.learner import Learner, Loss
-from lewm_agent.tools import ranks
 from lewm_agent.tools.freed_memory import keep_freed
 from lewm_agent.tools.interruption import Interruption
 from lewm_agent.tools.load_order import load_triton

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lewm_agent.models import ranks
 from lewm_agent.models.learner import Loss
-from lewm_agent.tools import ranks
 from lewm_agent.tools.replacing import write_atomically, write_json
 from lewm_agent.training.callbacks import Told
 from lewm_agent.training.run_folder import RunFolder

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.metadata import git_commit
+from lewm_agent.models import ranks
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.learner import LatentModel, Learner
-from lewm_agent.tools import ranks
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.interruption import interruptible
 from lewm_agent.tools.precision import chosen_precision

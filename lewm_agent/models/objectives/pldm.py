@@ -14,11 +14,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.models import whole_batch
+from lewm_agent.models import ranks, whole_batch
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
 from lewm_agent.models.objectives.registry import register
 from lewm_agent.models.predictor import ModelConfig
-from lewm_agent.tools import ranks
 from lewm_agent.tools.checks import require
 
 INVERSE_WIDTH = 512

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.tools import ranks
+from lewm_agent.models import ranks
 
 LAST_KNOT = 3.0
 

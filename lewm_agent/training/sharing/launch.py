@@ -23,8 +23,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from lewm_agent.models.ranks import EndedElsewhereError, LostRankError
 from lewm_agent.tools.interruption import Interruption, interruptible
-from lewm_agent.tools.ranks import EndedElsewhereError, LostRankError
 from lewm_agent.tools.workers import end_with_parent
 from lewm_agent.training.sharing.placement import ADDRESS, Placement
 

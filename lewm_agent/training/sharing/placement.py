@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lewm_agent.tools import ranks
+from lewm_agent.models import ranks
 from lewm_agent.tools.checks import require, whole_number
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.tools import ranks
+from lewm_agent.models import ranks
 
 MARK = ".rank-0-was-here-"
 """Begins the name of a file with which ranks see whether they have one folder."""
