@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.tools.freed_memory import keep_freed
 from lewm_agent.tools.precision import chosen_precision
 
 Rollout = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -23,6 +24,7 @@ def fast_rollout(world_model: LatentModel, planner: PlannerConfig) -> Rollout:
     number of frames known so far. There it also packs the weights once for the matrix products to come; on a GPU it
     records CUDA graphs.
     """
+    keep_freed()
     precision = chosen_precision(planner.precision, world_model.action_mean.device)
     rollout = world_model.rollout if precision == "float32" else _bfloat16_rollout(world_model)
     if not planner.compile:

@@ -13,7 +13,7 @@ def keep_freed() -> None:
     """From now on keep what the process frees, for what it asks for next; where the C library is not glibc, nothing.
 
     Otherwise tensors of 32 MB and more go back to the system one by one, and every page of the next is fetched and
-    zeroed anew: a quarter of a training step with large batches (``docs/findings/speed.md``).
+    zeroed anew: a quarter of a training step with large batches, a tenth of a plan (``docs/findings/speed.md``).
     :func:`release_freed` still returns all that is free.
     """
     if sys.platform == "linux":
