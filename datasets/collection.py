@@ -8,12 +8,10 @@ many, uninterrupted or continued, give the same data.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from lewm_agent.datasets import shard_jobs
 from lewm_agent.datasets.gathering import Advance, MakeEnv, MakePolicy, ShardJob, check_picklable, gather
@@ -24,6 +22,7 @@ from lewm_agent.datasets.shard_folder import ShardFolder
 from lewm_agent.datasets.shards import Compression, frame_filter
 from lewm_agent.tools.checks import json_object, whole_number
 from lewm_agent.tools.cluster import Cluster
+from lewm_agent.tools.progress import ProgressShown
 
 
 def collect(
@@ -142,25 +141,14 @@ def _try_out(make_env: MakeEnv, make_policy: MakePolicy, seed: int) -> tuple[tup
 
 @contextlib.contextmanager
 def _progress_bar(folder: ShardFolder, enabled: bool) -> Iterator[Advance]:
-    """Show episodes, rates and remaining time; a single last line when the output is not a terminal."""
-    columns = (
-        TextColumn("collecting"),
-        BarColumn(),
-        TaskProgressColumn("{task.completed:.0f}/{task.total:.0f} episodes"),
-        TextColumn("{task.fields[rates]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
-        total, present = folder.request.episodes, folder.complete
-        task = bar.add_task("collecting", total=total, completed=present, rates="")
-        gathered = {"episodes": 0, "frames": 0}
+    """Show episodes, frames per second and remaining time."""
+    total, present = folder.request.episodes, folder.complete
+    with ProgressShown("collecting, episodes", total, start=present, shown=enabled and present < total) as shown:
+        began, gathered, frames = time.monotonic(), present, 0
 
-        def advance(frames: int) -> None:
-            gathered["episodes"] += 1
-            gathered["frames"] += frames
-            seconds = max(bar.tasks[0].elapsed or 0.0, 1e-6)
-            per_second = {name: count / seconds for name, count in gathered.items()}
-            rates = f"{per_second['episodes']:.1f} episodes/s {per_second['frames']:.0f} frames/s"
-            bar.update(task, advance=1, rates=rates)
+        def advance(more: int) -> None:
+            nonlocal gathered, frames
+            gathered, frames = gathered + 1, frames + more
+            shown.update(gathered, f"{frames / max(1e-6, time.monotonic() - began):.0f} frames/s")
 
         yield advance

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lewm_agent.datasets.formats import EpisodeSource
 from lewm_agent.datasets.formats.checking import checked_episode, reading
@@ -19,6 +15,7 @@ from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shard_folder import ShardFolder, next_shard
 from lewm_agent.datasets.shards import Compression, ShardWriter
 from lewm_agent.tools.frames import resized
+from lewm_agent.tools.progress import ProgressShown
 
 SHARD_EPISODES = 100
 
@@ -56,14 +53,17 @@ def convert(
     first = _episode(source, episodes[0], image_size)
     folder, total = Path(path), len(episodes)
     shards = ShardFolder(folder, _request(source, first, total, environment_id), overwrite)
-    with shards.filling("conversion"), _progress_bar(shards, progress) as bar:
+    done = shards.complete
+    bar = ProgressShown("converting, episodes", total, start=done, shown=progress and done < total)
+    with shards.filling("conversion"), bar:
         for shard in shards.missing:
             with ShardWriter(next_shard(folder, shard), compression) as writer:
                 for index in episodes[shard * SHARD_EPISODES : (shard + 1) * SHARD_EPISODES]:
                     writer.append(
                         _alike(first, _episode(source, index, image_size), f"episode {index} of {source.description}")
                     )
-                    bar.advance(bar.task_ids[0])
+                    done += 1
+                    bar.update(done)
             shards.add(writer.record())
         return shards.finish()
 
@@ -90,11 +90,3 @@ def _alike(first: dict[str, NDArray[Any]], columns: dict[str, NDArray[Any]], nam
     if given != wanted:
         raise ValueError(f"{name} has {described(columns)}; the first one has {described(first)}")
     return columns
-
-
-@contextlib.contextmanager
-def _progress_bar(shards: ShardFolder, enabled: bool) -> Iterator[Progress]:
-    columns = TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not enabled) as bar:
-        bar.add_task("converting", total=shards.request.episodes, completed=shards.complete)
-        yield bar

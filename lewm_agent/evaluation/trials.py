@@ -119,7 +119,7 @@ def goal_numbers(start: Situation, trial: Trial) -> Mapping[str, NDArray[Any]]:
         told["state"] = np.asarray(start.info["goal_state"], np.float64)
     if not told and isinstance(start.observation, Mapping) and "desired_goal" in start.observation:
         told["achieved_goal"] = np.asarray(start.observation["desired_goal"], np.float64)  # Gymnasium-Robotics
-    if not told and np.ndim(start.info.get("goal")) == 1:  # OGBench
+    if not told and np.ndim(start.info.get("goal", 0)) == 1:  # OGBench
         told["observation"] = np.asarray(start.info["goal"], np.float64)
     if not told:
         raise ValueError(

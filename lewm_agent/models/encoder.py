@@ -181,9 +181,9 @@ class Encoder(nn.Module):
             return ((averaged(frames.float()) - mean) / self.pixel_std).permute(0, 3, 1, 2)
 
     def as_pixels(self, pictures: Tensor) -> Tensor:
-        """Normalised pictures (B, 3, h, w) of any size as 0 to 255; inverse of :meth:`normalize` but for its size."""
+        """Normalised square pictures (B, 3, side, side) of any size as 0 to 255; inverse of :meth:`thumbnails`."""
         mean = self.pixel_mean.expand(self.config.image_size, self.config.image_size, 3).permute(2, 0, 1)
-        return pictures * self.pixel_std[:, None, None] + functional.adaptive_avg_pool2d(mean, pictures.shape[-2:])
+        return pictures * self.pixel_std[:, None, None] + functional.adaptive_avg_pool2d(mean, pictures.shape[-1])
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, H, W, 3) uint8 to latents (B, latent_dim); in training, of frames in changed colors."""

@@ -183,7 +183,7 @@ class Trainer:
             ranks.lost_told(),
         ):
             model.train()
-            look_every = min(self.checkpoint_every, max(LOG_EVERY, schedule.stop // LOOKS))
+            look_every = min(self.checkpoint_every, max(LOG_EVERY, -(-schedule.stop // LOOKS)))
             self._tell(log, start, True, kept=start == 0)
             saved = time.monotonic()
             for step, batch in enumerate(batches.train_batches(start, schedule.stop), start):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -120,7 +121,7 @@ class MetricsLog:
         pictures = {key: value for key, value in told.items() if isinstance(value, np.ndarray) and value.ndim}
         self._write(step, name, {key: float(value) for key, value in told.items() if key not in pictures})
         for key, picture in pictures.items():
-            self._each(lambda logger, key=key, picture=picture: logger.picture(step, f"{name}/{key}", picture))
+            self._each(functools.partial(_show, step, f"{name}/{key}", picture))
 
     def _write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
         finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
@@ -183,6 +184,10 @@ class Logger(Protocol):
 
     def close(self) -> None:
         """Write what is left."""
+
+
+def _show(step: int, name: str, picture: NDArray[np.uint8], logger: Logger) -> None:
+    logger.picture(step, name, picture)
 
 
 class TensorBoard:
