@@ -17,6 +17,7 @@ from lewm_agent.agents.behavior.push_t_expert import MixedPush, PushTExpert, Wea
 from lewm_agent.agents.behavior.push_t_replays import PushTReplays
 from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
 from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
+from lewm_agent.agents.behavior.weak_cube import WeakCube
 from lewm_agent.datasets.rollout import BehaviorPolicy
 from lewm_agent.envs.wrappers import OneHotActions
 
@@ -27,7 +28,7 @@ SCRIPTED: dict[str, dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]]] = 
         "lewm/Reacher-v0": ReacherExpert,
         "lewm/TwoRoom-v0": TwoRoomExpert,
     },
-    "weak": {"lewm/PushT-v0": WeakPush},
+    "weak": {"lewm/Cube-v0": WeakCube, "lewm/PushT-v0": WeakPush},
     "mixed": {"lewm/PushT-v0": MixedPush},
     "replays": {"lewm/PushT-v0": PushTReplays},
 }
