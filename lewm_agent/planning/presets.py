@@ -30,10 +30,14 @@ PLANNERS: dict[str, PlannerConfig] = {
     ),
 }
 PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
+PLANNERS["long"] = dataclasses.replace(PLANNERS["slow"], horizon=10, samples=128, elites=16, iterations=6)
 for _search in (ICEM(), MPPI(), Mixture()):
     PLANNERS[_search.kind] = dataclasses.replace(PLANNERS["small"], search=_search)
 PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search=Gradient(), samples=8, elites=2, iterations=12)
 PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals="refine", initial_std=0.3, iterations=3)
+PLANNERS["wide"] = dataclasses.replace(
+    PLANNERS["hybrid"], search=Mixture(components=3, wide_std=1.0), samples=192, elites=24
+)
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
 
 
