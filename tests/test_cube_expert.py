@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lewm_agent.agents.behavior.cube_expert import ORACLES, CubeExpert
-from lewm_agent.envs.cube.env import CubeEnv, with_cube_at
+from lewm_agent.agents.behavior.weak_cube import WeakCube
+from lewm_agent.envs.cube.env import GRIPPER_CONTACT, CubeEnv, with_cube_at
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
@@ -46,10 +47,11 @@ def test_expert_builds_a_tower(oracle: str, cube_expert_of: Any) -> None:
     assert info["physics"]["cube_z"] > 0.04
 
 
-def test_expert_depends_on_its_seed_alone_and_can_be_pickled() -> None:
+@pytest.mark.parametrize("policy_class", [CubeExpert, WeakCube])
+def test_policies_depend_on_their_seed_alone_and_can_be_pickled(policy_class: type[CubeExpert]) -> None:
     env = CubeEnv()
     _, info = env.reset(seed=0)
-    expert = CubeExpert(env)
+    expert = policy_class(env)
 
     def actions(seed: int) -> list[list[float]]:
         expert.reset(seed)
@@ -65,6 +67,21 @@ def test_expert_depends_on_its_seed_alone_and_can_be_pickled() -> None:
     action = expert(None, info)
     assert action.dtype == np.float32
     assert env.action_space.contains(action)
+
+
+def test_weak_policy_moves_the_cube_and_loses_track_of_it() -> None:
+    env = CubeEnv()
+    weak = WeakCube(env)
+    _, info = env.reset(seed=0)
+    weak.reset(1)
+    heights, contacts = [], []
+    for _ in range(300):
+        info = env.step(weak(None, info))[4]
+        heights.append(info["physics"]["cube_z"])
+        contacts.append(info["state"][GRIPPER_CONTACT] > 0)
+    assert max(heights) > 0.05  # it was lifted
+    assert 0.1 < np.mean(contacts) < 0.9
+    assert np.count_nonzero(np.diff(np.array(heights) > 0.03)) > 1  # and let go again
 
 
 def test_some_episodes_have_bursts_of_one_random_action(cube_expert_of: Any) -> None:

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lewm_agent.agents.behavior.push_t_expert import MixedPush, PushTExpert, WeakPush
+from lewm_agent.agents.behavior.push_t_expert import PushTExpert, WeakPush
 from lewm_agent.agents.behavior.push_t_routes import CLEARANCE, in_picture, moved_clear, route, touching_points
 from lewm_agent.envs.push_t.env import PushTEnv
 from lewm_agent.envs.push_t.simulation import distance_to_block
@@ -48,21 +48,7 @@ def test_expert_reaches_the_mark_in_the_classic_task() -> None:
     assert math.dist(states[-1][2:4], (256.0, 256.0)) < 20.0
 
 
-def test_mixed_pushes_are_those_of_either_policy() -> None:
-    env = PushTEnv()
-    mixed, parts = MixedPush(env), (PushTExpert(env), WeakPush(env))
-    counts = [0, 0]
-    for seed in range(24):
-        played = play(mixed, env, seed, steps=4)[0]
-        alike = [np.array_equal(played, play(part, env, seed, steps=4)[0]) for part in parts]
-        assert sum(alike) == 1
-        counts[alike.index(True)] += 1
-    assert min(counts) > 3
-    with pytest.raises(ValueError, match=r"expert_share must be between 0 and 1, got 1\.5"):
-        MixedPush(env, expert_share=1.5)
-
-
-@pytest.mark.parametrize("policy_class", [PushTExpert, WeakPush, MixedPush])
+@pytest.mark.parametrize("policy_class", [PushTExpert, WeakPush])
 def test_policies_depend_on_their_seed_alone_and_survive_pickling(policy_class: Any) -> None:
     env = PushTEnv()
     policy = policy_class(env)

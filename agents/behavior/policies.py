@@ -13,13 +13,23 @@ import gymnasium as gym
 import numpy as np
 
 from lewm_agent.agents.behavior.cube_expert import CubeExpert
-from lewm_agent.agents.behavior.push_t_expert import MixedPush, PushTExpert, WeakPush
+from lewm_agent.agents.behavior.mixed import Mixed
+from lewm_agent.agents.behavior.push_t_expert import PushTExpert, WeakPush
 from lewm_agent.agents.behavior.push_t_replays import PushTReplays
 from lewm_agent.agents.behavior.reacher_expert import ReacherExpert
 from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
 from lewm_agent.agents.behavior.weak_cube import WeakCube
 from lewm_agent.datasets.rollout import BehaviorPolicy
 from lewm_agent.envs.wrappers import OneHotActions
+
+
+def _mixed_cube(env: gym.Env[Any, Any]) -> BehaviorPolicy:
+    return Mixed(CubeExpert(env), WeakCube(env), expert_share=0.7)
+
+
+def _mixed_push(env: gym.Env[Any, Any]) -> BehaviorPolicy:
+    return Mixed(PushTExpert(env), WeakPush(env), expert_share=0.37)  # of the episodes; the expert's are half as long
+
 
 SCRIPTED: dict[str, dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]]] = {
     "expert": {
@@ -29,7 +39,7 @@ SCRIPTED: dict[str, dict[str, Callable[[gym.Env[Any, Any]], BehaviorPolicy]]] = 
         "lewm/TwoRoom-v0": TwoRoomExpert,
     },
     "weak": {"lewm/Cube-v0": WeakCube, "lewm/PushT-v0": WeakPush},
-    "mixed": {"lewm/PushT-v0": MixedPush},
+    "mixed": {"lewm/Cube-v0": _mixed_cube, "lewm/PushT-v0": _mixed_push},
     "replays": {"lewm/PushT-v0": PushTReplays},
 }
 """Name of a scripted policy -> Gymnasium id of an environment -> its factory, with that class's default noise."""
@@ -39,11 +49,11 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
     """Make the policy that acts in ``env``.
 
     Args:
-        spec: ``"expert"`` (the scripted expert of the environment), ``"weak"`` (aimless pushes), ``"mixed"`` (either,
-            by episode) or ``"replays"`` (the expert's actions with noise), where there is one, ``"random"``, a
-            Stable-Baselines3 model, the path of one saved as ``.zip`` (it is unpickled: load only files you trust), a
-            function of (observation, info) that returns an action, or an object that already is a behavior policy,
-            with ``reset(seed)`` and a call.
+        spec: ``"expert"`` (the scripted expert of the environment), ``"weak"`` (aimless pushes, or half a cube task
+            done), ``"mixed"`` (either, by episode) or ``"replays"`` (the expert's actions with noise), where there is
+            one, ``"random"``, a Stable-Baselines3 model, the path of one saved as ``.zip`` (it is unpickled: load only
+            files you trust), a function of (observation, info) that returns an action, or an object that already is a
+            behavior policy, with ``reset(seed)`` and a call.
         env: the environment it will act in, wrapped or not.
 
     Raises:

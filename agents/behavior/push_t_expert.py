@@ -181,42 +181,6 @@ class PushTExpert:
         return None if self._is_placed else _StrokePlanner(state, goal).plan()
 
 
-class MixedPush:
-    """In each episode either the expert or aimless pushes: what to imitate, and what pushes do elsewhere.
-
-    A model of expert episodes alone is a better one of expert pushes and a worse one to plan with: the search asks it
-    what other pushes do. Which of the two an episode gets depends on its seed alone. Before the first ``reset`` it acts
-    as after ``reset(0)``.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], expert_share: float = 0.37) -> None:
-        """Create the policy for one environment.
-
-        Args:
-            env: a Push-T environment, wrapped or not.
-            expert_share: of the episodes; those of the expert are about half as long as the others.
-
-        Raises:
-            TypeError: if ``env`` is not a Push-T environment.
-            ValueError: if the share is not between 0 and 1.
-        """
-        if not 0.0 <= expert_share <= 1.0:
-            raise ValueError(f"expert_share must be between 0 and 1, got {expert_share}")
-        self.expert_share = float(expert_share)
-        self._expert, self._weak = PushTExpert(env), WeakPush(env)
-        self.reset(0)
-
-    def reset(self, seed: int) -> None:
-        """Start an episode; who acts in it, and how, depends on ``seed`` alone."""
-        is_expert = np.random.default_rng([seed, 1]).random() < self.expert_share
-        self._acting: PushTExpert | WeakPush = self._expert if is_expert else self._weak
-        self._acting.reset(seed)
-
-    def __call__(self, observation: Any, info: dict[str, Any]) -> Action:
-        """Return the action, (2,) float32 in [-1, 1]; the observation is not used."""
-        return self._acting(observation, info)
-
-
 class _StrokePlanner:
     """Chooses a stroke in one situation by simulating many."""
 
