@@ -39,7 +39,8 @@ def test_the_calling_agent_has_learned_and_everything_is_written_once(
     tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
 ) -> None:
     head = InverseDynamicsConfig(furthest=4, width=16, depth=1, steps=20, batch_size=16)
-    agent = LeWMAgent("two_room", dataclasses.replace(tiny_config, inverse_dynamics=head))
+    planner = dataclasses.replace(tiny_config.planner, proposals="refine")
+    agent = LeWMAgent("two_room", dataclasses.replace(tiny_config, planner=planner, inverse_dynamics=head))
     with pytest.warns(UserWarning, match="2 of the 12 episodes .* are left out"):
         agent.learn(tiny_dataset, tmp_path / "run", devices=2, progress=False)
     training = agent.description.training
