@@ -10,7 +10,7 @@ from typing import Any
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.config import AgentConfig, configured
-from lewm_agent.planning.presets import planner_preset
+from lewm_agent.planning.presets import PLANNERS, planner_preset
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 from lewm_agent.training.run_folder import OutputFolder
@@ -53,6 +53,7 @@ class Recipe:
 _ANY_COLORS = {"model.color_jitter": 0.2}
 # The bundled CNNs are from before the presets' became thinner (docs/findings/speed.md).
 _WIDE_CNN = {"model.activation": "gelu", "model.first_share": 4}
+_WIDE = PLANNERS["wide"]
 
 RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
@@ -84,6 +85,9 @@ RECIPES: dict[str, Recipe] = {
             "model.predictor_width": 384,
             "model.predictor_depth": 3,
             "inverse_dynamics.steps": 16_000,
+            "planner.search": _WIDE.search,
+            "planner.samples": _WIDE.samples,
+            "planner.elites": _WIDE.elites,
         },
     ),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.

@@ -171,7 +171,7 @@ def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: 
     assert after.arrival == 2
 
 
-@pytest.mark.parametrize("planner", ["small", "hybrid", "amortised", "icem", "mixture"])
+@pytest.mark.parametrize("planner", ["small", "hybrid", "amortised", "icem", "mixture", "wide"])
 def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, planner: str) -> None:
     """What a GPU does; on the CPU the controller plans for one after the other."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 3, 16, 16, 3), dtype=np.uint8)
