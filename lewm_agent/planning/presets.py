@@ -30,7 +30,6 @@ PLANNERS: dict[str, PlannerConfig] = {
     ),
 }
 PLANNERS["slow"] = dataclasses.replace(PLANNERS["small"], metric="slow")
-PLANNERS["long"] = dataclasses.replace(PLANNERS["slow"], horizon=10, samples=128, elites=16, iterations=6)
 for _search in (ICEM(), MPPI(), Mixture()):
     PLANNERS[_search.kind] = dataclasses.replace(PLANNERS["small"], search=_search)
 PLANNERS["gradient"] = dataclasses.replace(PLANNERS["small"], search=Gradient(), samples=8, elites=2, iterations=12)
