@@ -30,7 +30,7 @@ from lewm_agent.models import ranks
 from lewm_agent.models.ranks import LostRankError
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.stored_agent import StoredAgent
-from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.checks import objects, whole_number
 from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.training.batches import TrainingClips
@@ -143,6 +143,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             ValueError: frames or actions do not fit the model, the dataset has no clip long enough, the run in
                 ``output`` is of another agent, or devices are not there, do not divide the batch, or do not have the
                 same data, settings and output; the message says what differs.
+            TypeError: callbacks or loggers are none, or tell what cannot be written down.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
             BlockingIOError: another process is training into ``output``.
             DivergedError: the loss is no longer finite.
@@ -161,8 +162,8 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             checkpoint_every,
             workers,
             progress,
-            tuple(callbacks),
-            tuple(loggers),
+            objects("callbacks", callbacks, ["__call__"]),
+            objects("loggers", loggers, ["begin", "scalars", "picture", "close"]),
         )
         if not placement.starts_processes:
             self.learn_here(dataset, folder, options)

@@ -52,6 +52,13 @@ class Recorder:
         self.seen.append("closed")
 
 
+def _telling(told: Any) -> Any:
+    def tell(moment: Moment) -> Any:
+        return told
+
+    return tell
+
+
 def meddle(moment: Moment) -> dict[str, float]:
     """Draws from every generator, and changes how the agent plans."""
     assert not moment.agent.model.training
@@ -121,7 +128,14 @@ def test_a_run_that_goes_on_is_told_once(
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
-        ([3], "3 cannot be called"),
+        ([3], "callbacks must hold objects with __call__, got 3"),
+        ("success", "callbacks must be a list, got 'success'"),
+        (meddle, "callbacks must be a list, got <function"),
+        ([SuccessRate], r"got the class SuccessRate: give SuccessRate\(...\)"),
+        ([_telling([1.0])], r"callback tell must return numbers .* returned \[1.0\]"),
+        ([_telling({"a": "b"})], "callback tell must return numbers"),
+        ([_telling({1: 2.0})], "callback tell must return numbers"),
+        ([_telling({"a": np.zeros((4, 4))})], "callback tell must return numbers"),
         ([Diagnosis(every=0)], "diagnosis: every must be a number of steps"),
         ([Diagnosis(), Diagnosis()], "two callbacks are called 'diagnosis'"),
         ([Diagnosis(name="train")], "two callbacks are called 'train'"),
@@ -131,7 +145,7 @@ def test_a_run_that_goes_on_is_told_once(
     ],
 )
 def test_what_cannot_be_told_is_said_before_the_first_step(
-    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, callbacks: list[Any], message: str
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, callbacks: Any, message: str
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         learned(tiny_config, tiny_dataset, tmp_path, callbacks=callbacks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, SupportsIndex, TypeVar
 
 ValueT = TypeVar("ValueT")
@@ -34,6 +34,19 @@ def whole_number(name: str, value: SupportsIndex, least: int = 0) -> int:
     )
     require(number < 2**63, f"{name} must be below 2**63, got {value!r}")
     return number
+
+
+def objects(name: str, given: Any, methods: Collection[str]) -> tuple[Any, ...]:
+    """What was given as a list of objects with these methods. Raises ``TypeError`` for anything else."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a list, got {given!r}")
+    held = tuple(given)
+    for one in held:
+        if isinstance(one, type):
+            raise TypeError(f"{name} must hold objects, got the class {one.__name__}: give {one.__name__}(...)")
+        if missing := [method for method in methods if not callable(getattr(one, method, None))]:
+            raise TypeError(f"{name} must hold objects with {', '.join(missing)}, got {one!r}")
+    return held
 
 
 def json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

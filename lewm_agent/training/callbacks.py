@@ -56,16 +56,34 @@ def name_of(callback: Callback) -> str:
 
 
 def check(callbacks: Sequence[Callback]) -> None:
-    """Raise ``ValueError`` or ``TypeError`` for what is no callback, or for two of one name."""
+    """Raise ``ValueError`` for a wrong ``every``, or for two callbacks of one name."""
     for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"a callback is called with a Moment; {callback!r} cannot be called")
         every = getattr(callback, "every", None)
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"callback {name_of(callback)}: every must be a number of steps, got {every!r}")
     names = [*map(name_of, callbacks), "train", "held_out"]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two callbacks are called {twice[0]!r}: give them names of their own (name=...)")
+
+
+def answer(callback: Callback, moment: Moment) -> Told:
+    """What a callback tells. Raises ``TypeError`` unless that can be written down."""
+    told: Any = callback(moment)
+    if told is None:
+        return {}
+    if not isinstance(told, Mapping) or not all(isinstance(key, str) and _shown(told[key]) for key in told):
+        raise TypeError(
+            f"callback {name_of(callback)} must return numbers and pictures (H, W, 3) of uint8 by name, or nothing; "
+            f"it returned {told!r}"
+        )
+    return told
+
+
+def _shown(value: Any) -> bool:
+    """Whether it is a number or a picture."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
+    return hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0
 
 
 def due(callbacks: Sequence[Callback], step: int, look: bool, last: bool) -> list[Callback]:

@@ -332,7 +332,8 @@ class Run:
         if not self.schedule.continues(before_now):
             raise ValueError(
                 f"{found.folder} was trained with {'; '.join(differing.values())}, which changes the learning rates of "
-                f"steps already taken; {RESUME_OR_LEAVE}, or make all three longer by the same whole factor"
+                f"steps already taken; {RESUME_OR_LEAVE}, or make epochs, schedule_epochs and schedule_cycles "
+                "longer by the same whole factor"
             )
 
     # --- tell --------------------------------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ class Run:
         for callback in asking.due(self.callbacks, step, look, last=step == stop):
             record = replace(self._begun, steps=step)
             with asking.nothing_drawn(self.trainee.device), self.trainee.shown(record) as agent:
-                told = callback(Moment(step, stop, agent, self.dataset, self.clips.held_out_episodes))
+                told = asking.answer(callback, Moment(step, stop, agent, self.dataset, self.clips.held_out_episodes))
             if told:
                 yield asking.name_of(callback), told
 
