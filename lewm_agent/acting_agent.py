@@ -22,7 +22,7 @@ from lewm_agent.models.learner import Learner
 from lewm_agent.planning.decider import NO_GOAL_STATES, Decider
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Goal, Memories, begin_episodes, episode_seed
 from lewm_agent.planning.settings import PlannerConfig
-from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.frames import checked_frames
 from lewm_agent.training.settings import AgentSettings
 from lewm_agent.training.sharing.placement import own_device
@@ -192,8 +192,8 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
         Args:
             obs: frame (H, W, 3) uint8 of any size, or a dict with ``pixels`` (and ``goal``).
             goal_obs: goal frame (H, W, 3) uint8; may be left out when ``obs`` has ``goal``.
-            goal_state: numbers instead of a picture: (S,) of the column that training data say where the environment is
-                by, or of columns by name; NaN for those that do not matter.
+            goal_state: numbers instead of ``goal_obs``: (S,) of the column that training data say where the environment
+                is by, or of columns by name; NaN for those that do not matter.
 
         Returns:
             (action_dim,) float32, inside the action space; the number of the choice where actions are discrete.
@@ -203,6 +203,7 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
             raise ValueError(f"act needs a frame: act(frame, goal_obs), or a dict with `pixels`, not with {list(obs)}")
         goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
         if goal_state is not None:
+            require(goal_obs is None, "act was given a goal image and a goal_state: give one of them")
             action, self._memory = self.predict({"pixels": pixels, "goal_state": goal_state}, self._memory)
             return action
         if goal is None:

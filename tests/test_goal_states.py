@@ -102,11 +102,30 @@ def test_acting_goes_on_towards_the_same_numbers_and_begins_anew_towards_others(
 
 
 @pytest.mark.parametrize(
-    "wanted", [[1.0], [[1.0, 2.0, 3.0]], {"speed": [1.0, 2.0]}, {}, [np.inf, 1.0], [NAN, NAN], [[[1.0, 2.0]]]]
+    "wanted",
+    [
+        [1.0],
+        [[1.0, 2.0, 3.0]],
+        {"speed": [1.0, 2.0]},
+        {"state": [1.0, 2.0], "speed": [1.0, 2.0]},
+        {},
+        [np.inf, 1.0],
+        [NAN, NAN],
+        [[[1.0, 2.0]]],
+        "left",
+        [[1.0], [1.0, 2.0]],
+    ],
 )
 def test_numbers_that_cannot_be_are_one_sentence(trained: LeWMAgent, tiny_dataset: OfflineDataset, wanted: Any) -> None:
-    with pytest.raises(ValueError, match=r"goal_state (is state of 2 numbers|must have a finite number)"):
+    message = r"goal_state (is state of 2 numbers|must have a finite number|must be numbers)"
+    with pytest.raises(ValueError, match=message):
         trained.act(tiny_dataset.read_frames(np.array([0]))[0], goal_state=wanted)
+
+
+def test_one_goal_is_given_not_two(trained: LeWMAgent, tiny_dataset: OfflineDataset) -> None:
+    frame = tiny_dataset.read_frames(np.array([0]))[0]
+    with pytest.raises(ValueError, match="a goal image and a goal_state: give one"):
+        trained.act(frame, frame, goal_state=[1.0, 2.0])
 
 
 @pytest.mark.parametrize("kind", ["lewm", "gcbc"])
@@ -123,9 +142,7 @@ def test_columns_by_name_and_open_ones() -> None:
     assert head.sizes == {"achieved_goal": 2, "observation": 3}
     np.testing.assert_array_equal(head.vector([1.0, 2.0]), [1, 2, NAN, NAN, NAN])
     np.testing.assert_array_equal(head.vector(head.vector([1.0, 2.0])), [1, 2, NAN, NAN, NAN])
-    np.testing.assert_array_equal(
-        head.vector({"observation": np.ones((2, 3)), "goal_state": [7.0]}), [[NAN, NAN, 1, 1, 1]] * 2
-    )
+    np.testing.assert_array_equal(head.vector({"observation": np.ones((2, 3))}), [[NAN, NAN, 1, 1, 1]] * 2)
     assert torch.isfinite(head(torch.as_tensor(head.vector([[1.0, NAN]])))).all()
 
 

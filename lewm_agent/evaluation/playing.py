@@ -164,7 +164,8 @@ class Player:
         head = self.agent.model.goal_states
         if head is None:
             raise ValueError(NO_GOAL_STATES)
-        return head.vector(goal_numbers(start, trial))
+        told = goal_numbers(start, trial)
+        return head.vector({name: told[name] for name in head.sizes if name in told} or told)
 
     def _seen(self, picture: Any) -> Frames:
         return resized(as_rgb(np.asarray(picture)), self.agent.config.model.image_size)

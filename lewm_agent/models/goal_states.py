@@ -100,11 +100,11 @@ class GoalStates(nn.Module):
             ValueError: unknown columns, other sizes, numbers that are infinite, or none at all.
         """
         sizes = self.sizes
-        given: Mapping[str, Any] = wanted if isinstance(wanted, Mapping) else self._by_name(np.asarray(wanted))
-        told = {name: np.asarray(values, np.float32) for name, values in given.items() if name in sizes}
+        given: Mapping[str, Any] = wanted if isinstance(wanted, Mapping) else self._by_name(_as_numbers(wanted))
+        told = {name: _as_numbers(values) for name, values in given.items()}
         expected = ", ".join(f"{name} of {size} numbers" for name, size in sizes.items())
-        if not told or any(told[name].shape[-1:] != (sizes[name],) or told[name].ndim > 2 for name in told):
-            shapes = ", ".join(f"{name} {np.shape(values)}" for name, values in given.items())
+        if not told or any(told[name].shape[-1:] != (sizes.get(name),) or told[name].ndim > 2 for name in told):
+            shapes = ", ".join(f"{name} {values.shape}" for name, values in told.items())
             raise ValueError(f"goal_state is {expected}, NaN for any that do not matter; got {shapes or 'nothing'}")
         rows = np.broadcast_shapes(*(values.shape[:-1] for values in told.values()))
         parts = [np.broadcast_to(told.get(name, np.float32(np.nan)), (*rows, size)) for name, size in sizes.items()]
@@ -132,3 +132,10 @@ class GoalStates(nn.Module):
 
     def _named(self) -> list[tuple[str, _Column]]:
         return [(name, column) for name, column in self.columns.items() if isinstance(column, _Column)]
+
+
+def _as_numbers(given: Any) -> NDArray[np.float32]:
+    try:
+        return np.asarray(given, np.float32)
+    except (ValueError, TypeError):
+        raise ValueError(f"goal_state must be numbers, got {given!r}") from None
