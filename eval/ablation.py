@@ -193,7 +193,8 @@ def read_curves(run: RunFolder) -> dict[str, Any]:
 
 def run_cells(options: Options, wanted: Sequence[Cell]) -> list[dict[str, Any]]:
     """All results, trained here or by a cluster."""
-    cluster = Cluster.from_text(options.cluster, max(1, len(wanted)), options.cluster_options)
+    jobs = None if options.cluster == "none" else max(1, len(wanted))
+    cluster = Cluster.from_text(options.cluster, jobs, options.cluster_options)
     if cluster is not None:
         with call_folder(options.output / "jobs") as place:
             for _ in cluster.run(place, functools.partial(run_cell, options), wanted):

@@ -91,8 +91,8 @@ class Evaluation:
     """Processes that play; the result does not depend on it."""
     cluster: Kind = "none"
     """slurm, or local for the same way here: jobs play, each a part of the pairs with so many --workers."""
-    jobs: int = 8
-    """How many, with --cluster; the result does not depend on it."""
+    jobs: int | None = None
+    """How many, with --cluster, by default 8; the result does not depend on it."""
     cluster_options: str = "{}"
     """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
     device: str = "auto"

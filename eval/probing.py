@@ -131,14 +131,17 @@ def measure(options: Options) -> dict[str, Any]:
     command.at_least(options, frames=1, seeds=1)
     agent, environment = command.load_subject(options)
     views, wanted, subsets = _looked_at(options, agent, environment)
-    if len(np.unique(views.episodes)) < 4:
-        raise ValueError(f"{len(views.pixels)} frames are of fewer than 4 episodes; ask for more, or record more")
+    if (count := len(np.unique(views.episodes))) < 4:
+        raise ValueError(
+            "probing needs frames of at least 4 episodes that training has not seen, and these "
+            f"{len(views.pixels)} are of {count}: give more --frames, or record more episodes"
+        )
     return {
         "env": environment,
         **provenance(agent, command.model_name(options)),
         **({} if options.dataset is None else {"dataset": str(options.dataset)}),
         "frames": len(views.pixels),
-        "episodes": len(np.unique(views.episodes)),
+        "episodes": count,
         "seeds": options.seeds,
         "rows": rows(agent, views, wanted, subsets, options.seeds),
     }

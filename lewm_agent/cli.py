@@ -36,7 +36,7 @@ def collect(
     environment_kwargs: str = "{}",
     overwrite: bool = False,
     cluster: Kind = "none",
-    jobs: int = 8,
+    jobs: int | None = None,
     cluster_options: str = "{}",
 ) -> None:
     """Gather pixel episodes; an interrupted collection continues.
@@ -54,7 +54,7 @@ def collect(
         environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
         overwrite: discard what the folder holds.
         cluster: slurm, or local, for the same way here: jobs gather into PATH, with num_envs processes each.
-        jobs: how many, with --cluster; each writes whole files of 100 episodes.
+        jobs: how many, with --cluster, by default 8; each writes whole files of 100 episodes.
         cluster_options: for submitit, as a JSON object: '{"slurm_partition": "cpu", "timeout_min": 240}'.
     """
     from lewm_agent import environment

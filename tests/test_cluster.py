@@ -212,6 +212,7 @@ def test_a_job_that_nobody_waits_for_ends(tmp_path: Path) -> None:
     [
         (["--jobs", "4"], "200 episodes are 2 files of up to 100, each written by one job: 4 jobs are too many"),
         (["--jobs", "0"], "jobs must be a whole number of at least 1, got 0"),
+        (["--cluster", "none"], "there are no jobs without a cluster: give --cluster slurm or local"),
         (["--cluster-options", "[1]"], "--cluster-options must be a JSON object"),
         (["--cluster-options", '{"minutes": 3}'], "submitit refuses the options of the cluster"),
         (["--cluster", "slurm"], "srun"),

@@ -156,6 +156,11 @@ def test_watching_asks_where_goals_come_from(folder: Path, capsys: pytest.Captur
         ("probe", ["--dataset", "DATA", "--angles", "observation[5]"], "no number `observation[5]`"),
         (
             "probe",
+            ["--dataset", "DATA", "--columns", "observation", "--frames", "2"],
+            "probing needs frames of at least 4 episodes that training has not seen, and these 2 are of",
+        ),
+        (
+            "probe",
             ["--dataset", "DATA", "--env", "two_room"],
             "was trained on tests/Turning-v0, not on lewm",
         ),

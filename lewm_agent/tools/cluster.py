@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from lewm_agent.tools import strict_json
-from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.command import console, sentence
 
 PartT = TypeVar("PartT")
@@ -30,6 +30,8 @@ Kind = Literal["none", "slurm", "local"]
 """What may be given on a command line; ``none`` stands for no jobs."""
 WORK = "work.pkl"
 """In the folder of a call: what all its jobs do. A job whose folder lacks it is not wanted, or on another disk."""
+JOBS = 8
+"""How many there are where nobody says it."""
 DAY = 24 * 60
 POLL, PATIENCE = 0.5, 10.0
 """Seconds between two looks at the jobs, and those that cancelled ones here have to end."""
@@ -50,18 +52,20 @@ class Cluster:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_text(cls, kind: Kind, jobs: int, options: str) -> Cluster | None:
+    def from_text(cls, kind: Kind, jobs: int | None, options: str) -> Cluster | None:
         """What is given on a command line, tried; None for ``none``.
 
         Raises:
-            ValueError: the options are no JSON object or none that submitit knows, or submitit is not installed.
+            ValueError: there are jobs or options without a cluster, the options are no JSON object or none that
+                submitit knows, or submitit is not installed.
             RuntimeError: there is no such cluster here.
         """
         given = _json_object(options)
-        whole_number("jobs", jobs, 1)
+        count = JOBS if jobs is None else whole_number("jobs", jobs, 1)
         if kind == "none":
+            require(jobs is None and not given, "there are no jobs without a cluster: give --cluster slurm or local")
             return None
-        cluster = cls(kind, jobs, given)
+        cluster = cls(kind, count, given)
         with tempfile.TemporaryDirectory() as folder:
             cluster._executor(Path(folder))
         return cluster
@@ -126,7 +130,7 @@ class Cluster:
             executor = submitit.AutoExecutor(folder, cluster=self.kind)
             executor.update_parameters(**{"name": "lewm", "timeout_min": DAY, **self.options})
         except (NameError, AssertionError, TypeError) as error:  # submitit's ways of refusing options
-            raise ValueError(f"submitit refuses the options of the cluster: {sentence(error)}") from None
+            raise ValueError(f"submitit refuses the options of the cluster: {' '.join(str(error).split())}") from None
         return executor
 
 
