@@ -15,7 +15,7 @@ import imageio.v3 as imageio
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
@@ -213,10 +213,16 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
+def _table(title: str, *heads: str) -> Table:
+    """One that breaks long names of settings in a narrow window; by default they would be cut off."""
+    columns = [Column(head, overflow="fold") for head in heads]
+    return Table(*columns, title=title, show_lines=True)
+
+
 def show(result: dict[str, Any], rows: list[Line]) -> None:
     """Print the table."""
     title = f"{result['env']}: {result['episodes']} held-out episodes, {result['frames']} frames"
-    table = Table("figure", "measured", "verdict", "what it says, and what to do", title=title, show_lines=True)
+    table = _table(title, "figure", "measured", "verdict", "what it says, and what to do")
     colors = {Verdict.GOOD: "green", Verdict.FAIR: "yellow", Verdict.POOR: "red", Verdict.UNKNOWN: "dim"}
     for line in rows:
         table.add_row(line.name, line.measured, Text(line.verdict.value, colors[line.verdict]), line.advice)
@@ -227,9 +233,7 @@ def show_failures(failures: list[Failure], level: float | None) -> None:
     """Print the nearest failures."""
     solved = "" if level is None else f" (solved pairs come to {level:.3g})"
     title = f"nearest failures: distance of latents from the goal, frame by frame{solved}"
-    table = Table(
-        "pair", "least distance", "of latents", "", "what it says, and what to do", title=title, show_lines=True
-    )
+    table = _table(title, "pair", "least distance", "of latents", "", "what it says, and what to do")
     for one in failures:
         told = "-" if one.least_distance is None else f"{one.least_distance:.3g}"
         first, least, last = one.latent_distances[0], min(one.latent_distances), one.latent_distances[-1]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lewm_agent import LeWMAgent, cli
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.eval.diagnose import Paths, errors, nearest, rank_correlations
+from lewm_agent.eval.diagnose import Paths, errors, nearest, rank_correlations, show
 from lewm_agent.eval.reporting.diagnosis import RULES, Verdict, judge
 from lewm_agent.eval.reporting.failures import READINGS, Failure, nearest_failures
 
@@ -68,6 +68,17 @@ def test_nearest_leaves_out_the_goals_own_episode() -> None:
     goals, shown = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0], [3.0, 4.0]])
     assert nearest(goals, shown, block=0.5) == [2]
     assert nearest(goals, shown, block=0.5, own=torch.tensor([[True, False]])) == [10]
+
+
+def test_names_of_settings_are_whole_in_a_narrow_window(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    line = judge("far", 0.1, "measured")
+    line = dataclasses.replace(line, advice="raise objective.straightening_weight_of_all")
+    show({"env": "two_room", "episodes": 1, "frames": 2}, [line])
+    last_column = [row.split("│")[-2].strip() for row in capsys.readouterr().out.splitlines() if "│" in row]
+    assert "objective.straightening_weight_of_all" in "".join(last_column)
 
 
 @pytest.mark.parametrize("figure", RULES)
