@@ -21,7 +21,6 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.ranks import LostRankError
 from lewm_agent.training.run_folder import RunFolder
-from lewm_agent.training.sharing.launch import UNGUARDED, launch
 from lewm_agent.training.sharing.placement import Placement
 
 CPU = torch.device("cpu")
@@ -170,8 +169,18 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_script_without_a_guard_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
-    with pytest.raises(SystemExit) as ending:
-        launch(Placement(CPU, 2, 1, None), lambda rank: None, lambda: "")
-    assert ending.value.code == UNGUARDED
+UNGUARDED_SCRIPT = """
+import functools, torch
+from lewm_agent.training.sharing.launch import launch
+from lewm_agent.training.sharing.placement import Placement
+
+more_than_a_pipe_holds = functools.partial(bytes.join, bytes(1_000_000))
+launch(Placement(torch.device("cpu"), 2, 1, None), more_than_a_pipe_holds, str)
+"""
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "learn.py"
+    script.write_text(UNGUARDED_SCRIPT)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=600)
+    assert "call learn under `if __name__ ==" in ended.stderr.splitlines()[-1]

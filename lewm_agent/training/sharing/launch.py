@@ -6,6 +6,7 @@ that calls lives on beside them: it waits, passes on a request to stop, shows th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -117,14 +118,17 @@ class _Crew:
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
         environment = here if self.placement.num_nodes == 1 else {name: os.environ[name] for name in ADDRESS}
         for local_rank in range(self.placement.devices):
-            ours, theirs = context.Pipe(duplex=False)
+            ours, theirs = context.Pipe()
             rank = self.placement.rank_of(local_rank)
             process = context.Process(
-                target=_be_a_rank, args=(theirs, environment, local_rank, rank, self.placement.devices, work)
+                target=_be_a_rank, args=(theirs, environment, local_rank, rank, self.placement.devices)
             )
             process.start()
             theirs.close()
             self.members.append(_Member(rank, process, ours))
+        for member in self.members:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which is seen by waiting
+                member.connection.send_bytes(work)
 
     def wait(self, interruption: Interruption) -> None:
         """Until all have ended, soon after one has failed."""
@@ -195,9 +199,7 @@ def _free_port() -> int:
     return port
 
 
-def _be_a_rank(
-    connection: Connection, environment: dict[str, str], local_rank: int, rank: int, devices: int, work: bytes
-) -> None:
+def _be_a_rank(connection: Connection, environment: dict[str, str], local_rank: int, rank: int, devices: int) -> None:
     """What a process does."""
     os.setpgrp()  # a Ctrl-C at the terminal is passed on once, by the process that waits
     end_with_parent()
@@ -215,7 +217,7 @@ def _be_a_rank(
     else:
         warnings.simplefilter("ignore")
     try:
-        send("done", pickle.loads(work)(local_rank))
+        send("done", pickle.loads(connection.recv_bytes())(local_rank))
     except SystemExit as ending:
         send("silent")
         sys.exit(ending.code)
