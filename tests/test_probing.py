@@ -71,4 +71,4 @@ def test_command(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert picture.stat().st_size > 5000
     assert "agent_x" in capsys.readouterr().out
     assert probing.main([*arguments[:4], "--frames", "12"]) == 2
-    assert "fewer than 4 episodes" in capsys.readouterr().err
+    assert "at least 4 episodes" in capsys.readouterr().err
