@@ -21,6 +21,7 @@ from lewm_agent import __version__
 from lewm_agent.tools import command
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.cluster import Cluster, Kind
+from lewm_agent.tools.outputs import reserved
 
 
 def collect(
@@ -160,10 +161,11 @@ def goal_states(
     """
     from lewm_agent.agent import LeWMAgent
 
-    agent = LeWMAgent.from_pretrained(model, device=device)
-    agent.learn_goal_states(dataset, seed=seed)
-    command.say(f"goals in numbers: {agent.about().traits['goals in numbers']}")
-    command.say(f"saved in {agent.save_pretrained(output)}")
+    with reserved(output / "config.json"):
+        agent = LeWMAgent.from_pretrained(model, device=device)
+        agent.learn_goal_states(dataset, seed=seed)
+        command.say(f"goals in numbers: {agent.about().traits['goals in numbers']}")
+        command.say(f"saved in {agent.save_pretrained(output)}")
 
 
 def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
