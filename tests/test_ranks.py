@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lewm_agent.training.sharing.placement import Placement
 from lewm_agent.training.state import TrainingState
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
 ONE, TWO = (Placement(CPU, devices, 1, None) for devices in (1, 2))
 STEPS, HALF = 20, 10
 KINDS = ("lewm", "pldm", "joint", "gciql")
@@ -150,8 +151,10 @@ def alone(job: Job) -> dict[str, tuple[Numbers, Numbers]]:
 
 
 @pytest.fixture(scope="module")
-def shared(job: Job, alone: Any) -> Iterator[Any]:
-    return launch(TWO, functools.partial(work, job), lambda: "")
+def shared(job: Job, alone: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(ROOT)])  # the processes import this module
+        return launch(TWO, functools.partial(work, job), lambda: "")
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
