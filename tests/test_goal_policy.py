@@ -95,7 +95,7 @@ def test_only_the_policy_loss_reaches_the_actor_and_teachers_follow(tiny_config:
     before = model.value_teacher.layers[0].bias.clone()
     with torch.no_grad():
         model.value.layers[0].bias += 1.0
-    model.after_step()
+    model.after_step(0.5)
     torch.testing.assert_close(model.value_teacher.layers[0].bias, before + 0.005)
 
 

@@ -40,7 +40,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     def at(step: int, number: signal.Signals) -> None:
         count = 0
 
-        def after_step(self: object) -> None:
+        def after_step(self: object, progress: float) -> None:
             nonlocal count
             count += 1
             if count == step:

@@ -92,7 +92,7 @@ def test_what_would_fail_at_the_end_fails_at_the_beginning(
     }
     steps = 0
 
-    def after_step(self: WorldModel) -> None:
+    def after_step(self: WorldModel, progress: float) -> None:
         nonlocal steps
         steps += 1
 

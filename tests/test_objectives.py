@@ -15,6 +15,7 @@ from lewm_agent.checkpoints.hub import bundled
 from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.base import EncodedClip, Objective, ObjectiveSettings, Terms
+from lewm_agent.models.objectives.ema import EmaConfig
 from lewm_agent.models.objectives.pldm import PLDMConfig, collapse_terms, covariance_energy, variance_hinge
 from lewm_agent.models.objectives.slow import SlowConfig
 from lewm_agent.models.world_model import WorldModel
@@ -56,6 +57,49 @@ def test_pldm_adds_its_terms_up_and_reaches_every_parameter(tiny_config: AgentCo
     loss.total.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
+
+
+def frames_and_actions() -> ClipBatch[torch.Tensor]:
+    return ClipBatch(torch.randint(0, 256, (6, 4, 16, 16, 3), dtype=torch.uint8), torch.rand(6, 3, 5, 2))
+
+
+def test_what_is_predicted_is_the_teachers_and_does_not_move(tiny_config: AgentConfig) -> None:
+    torch.manual_seed(0)
+    model = WorldModel(tiny_config.model, EmaConfig(momentum=0.9, final_momentum=1.0))
+    with torch.no_grad():
+        model.encoder.projector[0].weight.normal_()
+    assert not torch.equal(model.teacher.projector[0].weight, model.encoder.projector[0].weight)
+    model.before_training()
+    begun = model.teacher.projector[0].weight.clone()
+    assert torch.equal(begun, model.encoder.projector[0].weight)
+    model.loss(frames_and_actions()).total.backward()
+    assert model.encoder.projector[0].weight.grad is not None
+    assert all(weight.grad is None for weight in model.teacher.parameters())
+    with torch.no_grad():
+        model.encoder.projector[0].weight += 1.0
+    model.after_step(0.5)  # momentum 0.95
+    torch.testing.assert_close(model.teacher.projector[0].weight, begun + 0.05)
+    model.after_step(1.0)
+    torch.testing.assert_close(model.teacher.projector[0].weight, begun + 0.05)
+
+
+def test_without_a_teacher_the_gradient_of_what_is_predicted_is_stopped(tiny_config: AgentConfig) -> None:
+    latents = torch.rand(3, 4, 16, requires_grad=True)
+    clip = EncodedClip(latents, torch.rand(3, 3, 10), predicted=torch.rand(3, 3, 16, requires_grad=True))
+    model = WorldModel(tiny_config.model, EmaConfig(momentum=0.0, final_momentum=0.0))
+    assert model.teacher is None
+    total, terms = model.objective(clip)
+    torch.testing.assert_close(total, clip.prediction_error)
+    assert terms["prediction"] is total
+    total.backward()
+    assert latents.grad is None
+
+
+def test_momentum_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="momentum must be in"):
+        EmaConfig(momentum=1.5)
+    with pytest.raises(ValueError, match=r"final_momentum .* at least"):
+        EmaConfig(momentum=0.9, final_momentum=0.5)
 
 
 def test_configuration_names_its_objective(tiny_config: AgentConfig) -> None:

@@ -16,8 +16,10 @@ from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.agents import make_agent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models import ranks
+from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.learner import Learner
+from lewm_agent.models.objectives.ema import EmaConfig
 from lewm_agent.models.objectives.pldm import PLDMConfig
 from lewm_agent.tools.interruption import Interruption
 from lewm_agent.training import loop
@@ -34,7 +36,7 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 ONE, TWO = (Placement(CPU, devices, 1, None) for devices in (1, 2))
 STEPS, HALF = 20, 10
-KINDS = ("lewm", "pldm", "joint", "gciql")
+KINDS = ("lewm", "pldm", "ema", "joint", "gciql")
 FAULTS = {
     "settings": "rank 1 on .* has training.learning_rate 0.5, and rank 0 has 0.001: start all ranks with the same data",
     "data": "rank 1 on .* has data '11 episodes, .*', and rank 0 has '12 episodes, .*': start all ranks",
@@ -68,18 +70,20 @@ def configs(config: AgentConfig) -> dict[str, AgentConfig]:
         inverse_dynamics=InverseDynamicsConfig(furthest=6, width=16, depth=1),
     )
     untrained_head = dataclasses.replace(lewm, objective=PLDMConfig(), inverse_dynamics=joint.inverse_dynamics)
-    return {"lewm": lewm, "pldm": untrained_head, "joint": joint, "gciql": lewm}
+    ema = dataclasses.replace(lewm, objective=EmaConfig(momentum=0.5))
+    return {"lewm": lewm, "pldm": untrained_head, "ema": ema, "joint": joint, "gciql": lewm}
 
 
 def in_float64(model: Learner) -> Learner:
     """All that is learned; pixels stay as they are read."""
-    encoder: Any = model.double().trained_encoder
-    for name in ("pixel_mean", "pixel_std"):
-        setattr(encoder, name, getattr(encoder, name).float())
-    for name in ("normalize", "thumbnails"):
-        setattr(
-            encoder, name, functools.partial(lambda pictures, *given: pictures(*given).double(), getattr(encoder, name))
-        )
+    model.double()
+    encoders: list[Any] = [part for part in model.modules() if isinstance(part, Encoder)]
+    for encoder in encoders:
+        for name in ("pixel_mean", "pixel_std"):
+            setattr(encoder, name, getattr(encoder, name).float())
+        for name in ("normalize", "thumbnails"):
+            exact = functools.partial(lambda pictures, *given: pictures(*given).double(), getattr(encoder, name))
+            setattr(encoder, name, exact)
     return model
 
 

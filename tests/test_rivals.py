@@ -21,7 +21,7 @@ from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import success_rate
 
-RIVALS = ["pldm", "dino_wm", "gcbc", "gcivl", "gciql"]
+RIVALS = ["pldm", "ema", "dino_wm", "gcbc", "gcivl", "gciql"]
 
 
 def brief(base: AgentConfig, name: str, folder: Path, epochs: float = 1.0) -> Any:

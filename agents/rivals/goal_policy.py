@@ -240,7 +240,7 @@ class GoalPolicy(Learner):
         return normal.log_prob(blocks).sum(-1)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, progress: float) -> None:
         """Let the teachers follow."""
         share = 1 - self.settings.policy.teacher_decay
         for name in {"gcbc": (), "gcivl": ("value",), "gciql": ("value", "critic")}[self.settings.policy.algorithm]:

@@ -73,8 +73,11 @@ class Learner(nn.Module, ABC):
     def loss(self, batch: Any) -> Loss:
         """The training objective on a batch of the kind it learns from (:mod:`lewm_agent.datasets.batch`)."""
 
-    def after_step(self) -> None:
-        """What is due after every optimisation step; nothing by default."""
+    def before_training(self) -> None:
+        """What is due when a training begins, with the statistics of its data; nothing by default."""
+
+    def after_step(self, progress: float) -> None:
+        """What is due after every optimisation step, a share ``progress`` of all; nothing by default."""
 
     def is_stored(self, name: str) -> bool:
         """Whether checkpoints hold the tensor called ``name``; weights that can be fetched anew need not be there."""

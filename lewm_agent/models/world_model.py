@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -67,6 +68,9 @@ class WorldModel(LatentModel):
         self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
         settings = objective or ObjectiveConfig()
         self.objective: Objective = registry.find(settings.kind).objective(settings, config)
+        self.teacher: Encoder | None = None
+        if self.objective.teacher_momentum is not None:
+            self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
         self.decoder = ThumbnailDecoder(config) if self.objective.needs_decoder else None
         self.register_buffer("metric", None)
 
@@ -87,6 +91,21 @@ class WorldModel(LatentModel):
         self.metric = self.action_mean.new_zeros(side, side) if "metric" in weights else None
         head = GoalStates.fitting(weights, side)
         self.goal_states = None if head is None else head.to(self.action_mean.device).eval()
+
+    def before_training(self) -> None:
+        """The teacher, if there is one, begins as the encoder."""
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.encoder.state_dict())
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """The teacher follows."""
+        momentum = self.objective.teacher_momentum
+        if self.teacher is None or momentum is None:
+            return
+        share = 1 - momentum(progress)
+        for following, followed in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
+            following.lerp_(followed, share)
 
     def dynamics(self) -> tuple[nn.Module, ...]:
         """Action encoder, predictor and prediction head."""
@@ -143,7 +162,15 @@ class WorldModel(LatentModel):
             reconstruction_error=self._reconstruction_error(frames[:, [0, -1]], encoded[:, [0, -1]]),
             proposed=self._proposed(encoded, steps, batch.blocks_to_goal),
             predicted=self.predict_in_training(latents[:, :-1], blocks),
+            taught=self._taught(frames[:, : steps + 1]),
         )
+
+    @torch.no_grad()
+    def _taught(self, frames: Tensor) -> Tensor | None:
+        """What the teacher makes of frames (B, T, H, W, 3); None of latents, whose encoder does not learn."""
+        if self.teacher is None or frames.is_floating_point():
+            return None
+        return self.teacher(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
     def _reconstruction_error(self, frames: Tensor, latents: Tensor) -> Tensor | None:
         if self.decoder is None:

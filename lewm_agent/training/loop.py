@@ -190,6 +190,7 @@ class Trainer:
                 rate = schedule.learning_rate(step)
                 loss, gradient_norm = self._step(model, optimizer, batch, rate, step)
                 done = step + 1
+                self.model.after_step(schedule.progress(done))
                 last = done == schedule.stop
                 overdue = time.monotonic() - saved >= CHECKPOINT_SECONDS
                 total, overdue, stopping = self._agreed(loss, overdue, interruption.requested, done)
@@ -255,7 +256,6 @@ class Trainer:
         if not math.isfinite(norm):
             self._diverged(step + 1, not_finite(described(loss)) or f"gradient {norm}")
         optimizer.step()
-        self.model.after_step()
         return loss, norm
 
     @torch.no_grad()

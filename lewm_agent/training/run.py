@@ -266,6 +266,7 @@ class Run:
             encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))
         if encoder is not None and encoder.starts_from_frames:
             encoder.start_from(torch.as_tensor(self.dataset.sample_frames(episodes), device=model.action_mean.device))
+        model.before_training()
 
     def _rehearse(self) -> None:
         """Save and finish once, on next to no data and without a trace: what cannot be done at the end fails now."""

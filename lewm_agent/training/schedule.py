@@ -35,6 +35,10 @@ class Schedule:
         progress = (step - self.warmup) / max(1, self.cycle - self.warmup)
         return self.peak * (1 + math.cos(math.pi * progress)) / 2
 
+    def progress(self, done: int) -> float:
+        """Share of the present cycle that has been gone through after ``done`` steps, above 0 and at most 1."""
+        return ((done - 1) % self.cycle + 1) / self.cycle
+
     def continues(self, other: Schedule) -> bool:
         """Whether a run under ``other`` has taken the same steps as this one, as far as it went."""
         same = (self.peak, self.warmup, self.cycle) == (other.peak, other.warmup, other.cycle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,6 +45,7 @@ class EncodedClip:
         latents: (B, T, latent_dim), of the clips' frames.
         blocks: (B, T - 1, block_dim), the normalised action blocks between them.
         predicted: (B, T - 1, latent_dim), the latents of frames 1 to T - 1 as predicted in training.
+        taught: (B, T, latent_dim), the teacher's latents of the clips' frames, without gradient; None without one.
         goals: (B, latent_dim), of a later frame of each clip's episode; None without goals.
         blocks_to_goal: (B,), action blocks from frame T - 1 to the goal, at least 0; None likewise.
         proposed: (B, T - 1, block_dim), what the inverse-dynamics head proposes instead of ``blocks`` to get to the
@@ -56,6 +57,7 @@ class EncodedClip:
     latents: Tensor
     blocks: Tensor
     predicted: Tensor
+    taught: Tensor | None = None
     goals: Tensor | None = None
     blocks_to_goal: Tensor | None = None
     proposed: Tensor | None = None
@@ -75,6 +77,9 @@ class Objective(nn.Module, ABC):
         model: sizes of the world model, for parts of its own.
     """
 
+    teacher_momentum: Callable[[float], float] | None = None
+    """Share of the teacher that a step leaves, after a share of the training; None: the world model gets no teacher, a
+    copy of the encoder that follows it slowly."""
     needs_decoder = False
     """Whether the world model gets a decoder of small pictures for it (:mod:`lewm_agent.models.thumbnail_decoder`)."""
 

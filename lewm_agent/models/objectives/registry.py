@@ -7,7 +7,7 @@ from typing import Any
 
 from lewm_agent.tools.checks import named
 
-BUILT_IN = ("lewm", "pldm", "slow")
+BUILT_IN = ("lewm", "pldm", "ema", "slow")
 """Each in a file of its name, which registers it when the package is imported."""
 OTHER_AGENTS = ("dino_wm", "gcbc", "gcivl", "gciql")
 """Agents with models of their own, whose names no objective can have."""
