@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent.datasets.batch import ClipBatch, GoalBatch
+from lewm_agent.datasets.mixed import part_of, weights_of
 from lewm_agent.datasets.offline import OfflineDataset
 
 AnyBatch = ClipBatch[Any] | GoalBatch[Any]
@@ -89,6 +90,11 @@ class Clips:
     def __getitems__(self, indices: Sequence[int]) -> AnyBatch:
         """Read a batch at once; torch's DataLoader calls this instead of ``__getitem__``."""
         return self.fetch(indices)
+
+    def by_part(self) -> list[NDArray[np.int64]]:
+        """Which clips are of each part of the dataset, a mixed one's or the whole."""
+        of = np.repeat(part_of(self.dataset, self.episodes), self._ends - self._starts)
+        return [np.flatnonzero(of == number) for number in range(int(of.max()) + 1)]
 
     def locate(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode index and start row within the episode of clips (B,).
@@ -174,8 +180,10 @@ def batches_per_epoch(clips: Clips, batch_size: int) -> int:
 class BatchOrder:
     """Clip indices of the batch at each optimizer step in [start_step, stop_step).
 
-    Epoch e visits the clips in the order ``default_rng([seed, e]).permutation``; the incomplete last batch is
-    dropped. So a step's batch depends on the seed and the step only, not on where the run was resumed.
+    An epoch has as many clips as there are, and the incomplete last batch is dropped. Epoch e visits them in the order
+    ``default_rng([seed, e]).permutation``: every clip once, or of a mixed dataset with weights, of each part its share
+    of the epoch, where one epoch goes on among the clips of a part where the one before left off. So a step's batch
+    depends on the seed and the step only, not on where the run was resumed.
     """
 
     def __init__(self, clips: Clips, batch_size: int, seed: int, start_step: int, stop_step: int) -> None:
@@ -186,6 +194,9 @@ class BatchOrder:
         self.per_epoch = batches_per_epoch(clips, batch_size)
         self.num_clips, self.batch_size, self.seed = len(clips), batch_size, seed
         self.start_step, self.stop_step = start_step, stop_step
+        weights = weights_of(clips.dataset)
+        self._parts = [] if weights is None else clips.by_part()
+        self._shares = [] if weights is None else _shares(weights, len(clips))
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -197,9 +208,36 @@ class BatchOrder:
         for step in range(self.start_step, self.stop_step):
             if step // self.per_epoch != epoch:
                 epoch = step // self.per_epoch
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.num_clips)
+                order = self._visited(epoch)
             first = (step % self.per_epoch) * self.batch_size
             yield order[first : first + self.batch_size].tolist()
+
+    def _visited(self, epoch: int) -> NDArray[np.int64]:
+        """The clips of an epoch, in order."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_clips)
+        if not self._parts:
+            return order
+        chosen = [self._of_part(number, epoch) for number in range(len(self._parts))]
+        return np.concatenate(chosen)[order]
+
+    def _of_part(self, number: int, epoch: int) -> NDArray[np.int64]:
+        """What an epoch sees of a part, whose clips are seen in one random order after the other."""
+        clips, share = self._parts[number], self._shares[number]
+        first, last = epoch * share, (epoch + 1) * share
+        orders = [
+            np.random.default_rng([self.seed, around, number + 1]).permutation(clips)
+            for around in range(first // len(clips), -(-last // len(clips)))
+        ]
+        start = first % len(clips)
+        return np.concatenate([*orders, clips[:0]])[start : start + share]
+
+
+def _shares(weights: Sequence[float], count: int) -> list[int]:
+    """How many of ``count`` each weight stands for; what rounding leaves goes to the largest remainders."""
+    exact = np.array(weights) / sum(weights) * count
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
+    return [int(share) for share in shares]
 
 
 class _Share:

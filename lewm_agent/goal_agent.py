@@ -21,6 +21,7 @@ from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.collection import collect
+from lewm_agent.datasets.mixed import Given, opened, parts_of, paths_of
 from lewm_agent.environment import Environment
 from lewm_agent.evaluation.goals import RecordedGoals, goals_from
 from lewm_agent.evaluation.measuring import Measuring
@@ -100,9 +101,10 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
 
     def learn(
         self,
-        dataset: OfflineDataset | str | Path,
+        dataset: Given | Sequence[Given],
         output: str | Path,
         *,
+        weights: Sequence[float] | None = None,
         resume: bool = False,
         seed: int | None = None,
         checkpoint_every: int = 1000,
@@ -114,16 +116,21 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         loggers: Sequence[Logger] = (),
         progress: bool = True,
     ) -> Self:
-        """Train the model on a dataset; the agent then acts with the final weights.
+        """Train the model on a dataset, or several; the agent then acts with the final weights.
+
+        An agent that has learned goes on from its present weights, with a fresh schedule; its encoder keeps what it has
+        taken from the frames of its first training, such as their mean.
 
         Several devices share every batch: they are as many processes, which this call starts and ends, so that a script
         that asks for them does so under ``if __name__ == "__main__":``. Under torchrun, or in a job step of SLURM, they
         are there already, and every one of them makes this call (``docs/guide/scaling.md``).
 
         Args:
-            dataset: a dataset or its path.
+            dataset: a dataset or its path; or a list of several of one environment, whose clips are mixed.
             output: folder for ``metrics.jsonl``, TensorBoard files and ``checkpoints/``, whose ``last`` can be given to
                 :meth:`from_pretrained`.
+            weights: share of the clips that comes from each of several datasets, together 1; by default every clip is
+                seen as often as any other. An epoch has as many clips as there are in all.
             resume: continue the run in ``output`` from its newest whole checkpoint, with the same batches and losses as
                 if it had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
@@ -140,8 +147,9 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             progress: show progress: a bar on a terminal, elsewhere a line every half minute.
 
         Raises:
-            ValueError: frames or actions do not fit the model, the dataset has no clip long enough, the run in
-                ``output`` is of another agent, or devices are not there, do not divide the batch, or do not have the
+            ValueError: frames or actions do not fit the model, a dataset has too few episodes that are long enough for
+                a clip, datasets are not alike, weights do not add up to 1, the run in ``output`` is of another agent or
+                of other data, or devices are not there, do not divide the batch, or do not have the
                 same data, settings and output; the message says what differs.
             TypeError: callbacks or loggers are none, or tell what cannot be written down.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
@@ -157,6 +165,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         placement, folder = Placement.of(devices, num_nodes, self.device), RunFolder(output)
         options = LearnOptions(
             placement,
+            None if weights is None else tuple(weights),
             resume,
             self.seed if seed is None else seed,
             checkpoint_every,
@@ -169,25 +178,24 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
             self.learn_here(dataset, folder, options)
             return self
         placement.check_batch(self.config.training.batch_size)
-        path = dataset.path if isinstance(dataset, OfflineDataset) else Path(dataset)
+        paths = paths_of(dataset)
         twin = Twin(type(self), self.description, self.seed, on_cpu(self.model.state_dict()))
-        learned, record = launch(placement, functools.partial(learn_as_rank, twin, path, folder, options), folder.kept)
+        learned, record = launch(placement, functools.partial(learn_as_rank, twin, paths, folder, options), folder.kept)
         take_over(learned, self.model)
         self._learned(record)
         return self
 
-    def learn_here(self, dataset: OfflineDataset | str | Path, folder: RunFolder, options: LearnOptions) -> None:
+    def learn_here(self, dataset: Given | Sequence[Given], folder: RunFolder, options: LearnOptions) -> None:
         """Train in this process, alone or as one of several ranks; raises as :meth:`learn`."""
         run: Run | None = None
         with options.placement.together(), ranks.first_warns():
             try:
                 with ranks.agreed():
                     options.placement.check_batch(self.config.training.batch_size)
-                    dataset = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
                     run = Run(
                         options.placement,
                         self,
-                        dataset,
+                        opened(dataset, options.weights),
                         folder,
                         seed=options.seed,
                         workers=options.workers,
@@ -239,6 +247,11 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
     def finish(self, model: ModelT, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
         """What :meth:`learn` fits to the trained model; nothing by default. Returns the error of a head, if any."""
         return None
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the weights are more than random, so that :meth:`learn` goes on from them."""
+        return self.description.learned
 
     def identity(self) -> Identity:
         """What a run to be continued must agree with: all but the weights and where they come from."""
@@ -371,6 +384,11 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
 
     def unseen_episodes(self, dataset: OfflineDataset) -> NDArray[np.int64]:
         """Indices (n,) of the episodes that training has not seen: all of a dataset that it was not made from."""
+        parts = parts_of(dataset)
+        before = np.cumsum([0, *(part.num_episodes for part in parts)])
+        return np.concatenate([self._unseen(part) + first for part, first in zip(parts, before[:-1], strict=True)])
+
+    def _unseen(self, dataset: OfflineDataset) -> NDArray[np.int64]:
         record, everything = self.description.training, np.arange(dataset.num_episodes)
         seen = 0 if record is None else record.episodes_of(dataset)
         if record is None or not seen:

@@ -15,7 +15,7 @@ from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
 from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
 from lewm_agent.config import AgentConfig
-from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.mixed import opened, parts_of, weights_of
 from lewm_agent.planning import Search
 from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
@@ -23,15 +23,19 @@ from lewm_agent.tools.checks import named
 from lewm_agent.training.run_folder import OutputFolder
 from lewm_agent.training.sharing.placement import is_first_started
 
+REPEATED = ("dataset", "weights")
+"""Options that are given once for each of several values; a list of values would take in the preset that follows."""
+
 
 def learn(
     env: str,
-    dataset: Path,
+    dataset: tuple[Path, ...],
     output: Path,
     config: AnyConfig = PRESETS["small"],
     agent: str | None = None,
     frozen: str | None = None,
     search: str | None = None,
+    weights: tuple[float, ...] = (),
     seed: int = 0,
     device: str = "auto",
     environment_kwargs: str | None = None,
@@ -43,7 +47,7 @@ def learn(
 
     Args:
         env: short name (two_room) or Gymnasium id.
-        dataset: folder of the dataset.
+        dataset: folder of the dataset; given again, of a further one, whose clips are mixed in.
         output: gets training/ (logs, checkpoints) and model/.
         config: preset, with any of its settings changed.
         agent: by default what the preset is for; or with its sizes and training lewm, pldm, dino_wm, gcbc, gcivl or
@@ -51,6 +55,7 @@ def learn(
         frozen: encoder that is taken over and not trained, by policies and dino_wm: a trained world model, or for
             dino_wm a ViT of timm.
         search: by default the preset's; or cem, icem, mppi, gradient or mixture, whose own settings are then the flags.
+        weights: share of the clips from each dataset, together 1, given as often; by default all clips count alike.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
@@ -58,14 +63,14 @@ def learn(
         devices: GPUs, or processes on the CPU, of each machine; by default what torchrun or SLURM started, else one.
         num_nodes: machines; by default likewise.
     """
-    folder = OutputFolder(output)
+    folder, data = OutputFolder(output), opened(dataset, weights or None)
     if environment_kwargs is None:
-        world = environment.of_data(env, OfflineDataset(dataset), config.model.image_size)
+        world = environment.of_data(env, parts_of(data)[0], config.model.image_size)
     else:
         world = environment.from_text(env, config.model.image_size, environment_kwargs)
     name = agent or LeWMAgent.kind_of(cast(AgentConfig, config))  # without another agent, a preset's as it is
     made = make_agent(name, world, config, device=device, seed=seed)
-    made.learn(dataset, folder.training, resume=resume, devices=devices, num_nodes=num_nodes)
+    made.learn(data, folder.training, weights=weights_of(data), resume=resume, devices=devices, num_nodes=num_nodes)
     if is_first_started():
         command.say(f"saved in {made.save_pretrained(folder.model)}")
 
@@ -81,10 +86,11 @@ def learner(agent: str | None, frozen: str | None, search: str | None) -> Callab
     usual: Any = presets.get("small", next(iter(presets.values())))
     kind: Any = Annotated[settings, tyro.conf.arg(name="")]
     signature = inspect.signature(learn, eval_str=True)
-    parameters = [
-        parameter.replace(annotation=kind, default=usual) if parameter.name == "config" else parameter
-        for parameter in signature.parameters.values()
-    ]
+    shown: dict[str, Any] = {
+        "config": {"annotation": kind, "default": usual},
+        **{name: {"annotation": tyro.conf.UseAppendAction[signature.parameters[name].annotation]} for name in REPEATED},
+    }
+    parameters = [one.replace(**shown.get(one.name, {})) for one in signature.parameters.values()]
 
     def with_settings(**given: Any) -> None:
         learn(**given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from lewm_agent import __version__
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.mixed import parts_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class TrainingRecord:
     """Data, length and seed of a training, and whether it has come to its end."""
 
     data: str
-    """Number of episodes, and the policy and seed they come from."""
+    """Number of episodes, and the policy and seed they come from; of several datasets one after the other."""
     steps: int
     """Optimisation steps taken."""
     finished: bool
@@ -34,18 +36,24 @@ class TrainingRecord:
     @staticmethod
     def begun(dataset: OfflineDataset, batch_size: int, seed: int) -> TrainingRecord:
         """The record before the first step."""
-        data = f"{dataset.num_episodes} episodes, {_origin(dataset)}"
+        data = " + ".join(map(_told, parts_of(dataset), weights_of(dataset) or [None] * len(parts_of(dataset))))
         versions = f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
         return TrainingRecord(data, 0, False, batch_size, seed, versions)
 
     def episodes_of(self, dataset: OfflineDataset) -> int:
         """How many of a dataset's episodes, from the first, the training had; 0 if its data were others."""
-        count, _, origin = self.data.partition(" episodes, ")
-        return min(int(count), dataset.num_episodes) if origin == _origin(dataset) and count.isdigit() else 0
+        origin, ends = re.escape(_origin(dataset)), r"(?:, weight [\d.e-]+)?(?= \+ \d+ episodes, |$)"
+        counts = re.findall(rf"(?:^| \+ )(\d+) episodes, {origin}{ends}", self.data)
+        return max((min(int(count), dataset.num_episodes) for count in counts), default=0)
 
     def values(self) -> dict[str, Any]:
         """Its fields, ready for JSON and for tables, without what is missing."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None and value != ""}
+
+
+def _told(dataset: OfflineDataset, weight: float | None) -> str:
+    share = "" if weight is None else f", weight {weight:g}"
+    return f"{dataset.num_episodes} episodes, {_origin(dataset)}{share}"
 
 
 def _origin(dataset: OfflineDataset) -> str:

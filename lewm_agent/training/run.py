@@ -93,6 +93,10 @@ class Trainee(Protocol):
     def device(self) -> torch.device:
         """Where to train."""
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether its weights are more than random, and the training goes on from them."""
+
     def identity(self) -> Identity:
         """What a run to be continued must agree with."""
 
@@ -251,7 +255,7 @@ class Run:
     # --- prepare -----------------------------------------------------------------------------------------------------
 
     def _prepare(self, model: Learner) -> None:
-        """Give the model the statistics of the training data."""
+        """Give the model the statistics of the training data; an encoder that has learned keeps its own."""
         episodes = self.clips.train_episodes
         mean, std = self.dataset.action_statistics(episodes)
         require(
@@ -260,7 +264,7 @@ class Run:
         )
         model.action_mean.copy_(torch.as_tensor(mean))
         model.action_std.copy_(torch.as_tensor(np.maximum(std, 1e-6)))
-        encoder = model.trained_encoder
+        encoder = None if self.trainee.has_learned else model.trained_encoder
         if encoder is not None and encoder.config.pixel_normalization == "mean_frame":
             mean_frame, deviation = self.dataset.pixel_statistics(episodes)
             encoder.set_pixel_statistics(torch.as_tensor(mean_frame), torch.as_tensor(deviation))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lewm_agent.datasets.mixed import by_turns
 from lewm_agent.training.encoding import Latents
 
 Matrix = NDArray[np.float64]
@@ -67,7 +68,7 @@ def _paths(latents: Latents, episodes: NDArray[np.int64]) -> list[Matrix]:
     """Latents of each episode (T, latent_dim) at the boundaries of its action blocks, in float64."""
     dataset, skip = latents.dataset, latents.world_model.config.frame_skip
     starts, lengths = dataset.episode_starts, dataset.episode_lengths
-    chosen = episodes[lengths[episodes] > skip][:EPISODES]
+    chosen = by_turns(dataset, episodes[lengths[episodes] > skip])[:EPISODES]
     if not chosen.size:
         raise ValueError(f"no episode of {dataset.path} is longer than one action block ({skip} steps)")
     rows = [starts[episode] + np.arange(0, lengths[episode], skip) for episode in chosen]

@@ -23,6 +23,7 @@ class LearnOptions:
     """How an agent is to learn; picklable."""
 
     placement: Placement
+    weights: tuple[float, ...] | None
     resume: bool
     seed: int
     checkpoint_every: int
@@ -49,11 +50,11 @@ class Twin:
 
 
 def learn_as_rank(
-    twin: Twin, dataset: Path, folder: RunFolder, options: LearnOptions, local_rank: int
+    twin: Twin, paths: list[Path], folder: RunFolder, options: LearnOptions, local_rank: int
 ) -> tuple[dict[str, Tensor], TrainingRecord | None]:
     """Train as one of several processes; the first of a machine returns what was learned."""
     agent = twin.made(options.placement.device_of(local_rank))
-    agent.learn_here(dataset, folder, options)
+    agent.learn_here(paths, folder, options)
     return (on_cpu(agent.model.state_dict()) if local_rank == 0 else {}), agent.description.training
 
 
