@@ -70,7 +70,8 @@ class Evaluation:
     """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
     environment's own goals, a .json list of starts and goals, or module:function that returns one."""
     offset: int = 25
-    """Environment steps from start to goal, with --goals DATASET."""
+    """Environment steps from start to goal, with --protocol moderate (lists ship for 25, 50, 75, 100 and 150) or with
+    --goals DATASET; the agent has twice as many."""
     success: str | None = None
     """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
     budget: int | None = None

@@ -24,7 +24,16 @@ import tyro
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.held_out import draw_pairs
-from lewm_agent.eval.worlds.protocols import Pair, ProtocolName, RuleSays, States
+from lewm_agent.eval.worlds.protocols import (
+    GOAL_OFFSET,
+    OFFSETS,
+    Pair,
+    ProtocolName,
+    RuleSays,
+    States,
+    at_offset,
+    kind_and_offset,
+)
 from lewm_agent.eval.worlds.world import make_environment
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.tools import command
@@ -42,7 +51,7 @@ class PairList:
 
     Attributes:
         environment: Gymnasium id.
-        protocol: its name, one of ``PROTOCOL_NAMES``.
+        protocol: its name, one of ``PROTOCOL_NAMES``, or with an offset, ``moderate-75``.
         seed: that they were drawn with.
         pairs: in a fixed order; the first n of them are a list of their own.
         environment_kwargs: of the environment they were recorded in.
@@ -141,6 +150,11 @@ def shipped(environment: str, protocol_name: str) -> PairList:
     """The list that ships with the package. Raises ``ValueError`` for names that are unknown."""
     world = world_of(environment)
     world.protocol(protocol_name)
+    if kind_and_offset(protocol_name)[1] not in OFFSETS:
+        known = ", ".join(map(str, OFFSETS))
+        raise ValueError(
+            f"no list of pairs ships for {protocol_name}, only for offsets {known}; give --seed to draw one"
+        )
     return load(FOLDER / f"{world.name}-{protocol_name}.safetensors")
 
 
@@ -159,6 +173,7 @@ def make(
     env: str,
     output: Path,
     protocol: ProtocolName = "paper",
+    offset: int = GOAL_OFFSET,
     episodes: int = 200,
     seed: int = 0,
 ) -> None:
@@ -168,11 +183,13 @@ def make(
         env: environment, a short name (two_room) or a Gymnasium id.
         output: the file, .safetensors.
         protocol: which pairs: docs/reference/protocols.md.
+        offset: with --protocol moderate, environment steps from start to goal.
         episodes: how many pairs.
         seed: of the held-out episodes and of the choice among their rows.
     """
+    name = at_offset(protocol, offset)
     with reserved(output):
-        pairs = draw(env, protocol, episodes, seed)
+        pairs = draw(env, name, episodes, seed)
         pairs.save(output)
     command.say(f"{episodes} pairs in {output}, SHA-256 {pairs.sha256()}")
 

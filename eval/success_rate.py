@@ -26,6 +26,7 @@ from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.worlds import world_of
+from lewm_agent.eval.worlds.protocols import at_offset
 from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.suite import Suite
@@ -132,7 +133,8 @@ def _pairs(options: Options, world: str, trained_in: dict[str, Any]) -> PairList
     """The list asked for: from a file, drawn anew, or the shipped one."""
     if options.pairs is not None and options.seed is not None:
         raise ValueError("give a list of pairs (--pairs) or a seed to draw others (--seed), not both")
-    kwargs, protocol = {k: v for k, v in trained_in.items() if k not in ONLY_IN_TRAINING}, options.protocol or "paper"
+    kwargs = {k: v for k, v in trained_in.items() if k not in ONLY_IN_TRAINING}
+    protocol = at_offset(options.protocol or "paper", options.offset)
     if options.seed is not None:
         return draw(world, protocol, options.episodes, options.seed, kwargs)
     pairs = load(options.pairs) if options.pairs else shipped(world, protocol)

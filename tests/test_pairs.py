@@ -74,7 +74,8 @@ def test_shipped_lists_can_be_drawn_again(name: str, rules: str) -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
     """Unsolved at the start where the protocol says so, and the environment can be put there."""
-    for rules_name, rules in WORLDS[name].protocols.items():
+    for rules_name in PROTOCOL_NAMES:
+        rules = WORLDS[name].protocol(rules_name)
         made = pairs.shipped(name, rules_name).first(25)
         solved = [bool(rules.success(pair.state[None], pair.goal_state)[0]) for pair in made.pairs]
         assert rules_name == "paper" or not any(solved)
@@ -180,6 +181,15 @@ def test_the_command_makes_a_list_that_an_evaluation_takes(trained_folder: Path,
     assert one["records"] == other["records"] and one["pairs_sha256"] == other["pairs_sha256"]
 
 
+def test_an_offset_is_drawn_and_named_in_the_result(trained_folder: Path, tmp_path: Path) -> None:
+    written = tmp_path / "out.json"
+    options = ["--env", "two_room", "--protocol", "moderate", "--offset", "6", "--episodes", "2", "--seed", "1"]
+    assert success_rate.main([*options, "--model", str(trained_folder), "--output", str(written)]) == 0
+    result = json.loads(written.read_text())
+    assert (result["protocol"], result["budget"]) == ("moderate-6", 12)
+    assert result["pairs_sha256"] == pairs.draw("two_room", "moderate-6", 2, 1).sha256()
+
+
 def refusal(options: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert success_rate.main(["--env", "two_room", *options]) == 2
     return " ".join(capsys.readouterr().err.split())
@@ -201,3 +211,9 @@ def test_lists_that_do_not_fit_are_refused_in_one_sentence(
     assert "not both" in refusal([*model, "--pairs", str(other), "--seed", "1"], capsys)
     many = ["--model", str(trained_folder), "--episodes", "201"]
     assert "the list of pairs holds 200, not 201" in refusal(many, capsys)
+    here = ["--model", str(trained_folder), "--offset"]
+    assert "the offset of protocol `strict` cannot be chosen" in refusal(["--protocol", "strict", *here, "50"], capsys)
+    moderate = ["--protocol", "moderate", *here]
+    assert "no list of pairs ships for moderate-60, only for offsets 25, 50" in refusal([*moderate, "60"], capsys)
+    for beyond in ("0", "151"):
+        assert f"offset must be from 1 to 150, got {beyond}" in refusal([*moderate, beyond], capsys)

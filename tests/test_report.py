@@ -191,9 +191,17 @@ def test_a_result_tells_how_many_steps_there_were_and_an_old_one_had_50(tmp_path
     assert "0 10 20 30 40 50 step" in page.text and "0 30 60 90 120 150 step" in page.text
 
 
-@pytest.mark.parametrize("name", PROTOCOL_NAMES)
+@pytest.mark.parametrize("name", [*PROTOCOL_NAMES, "moderate-75"])
 def test_every_protocol_is_explained(name: str, tmp_path: Path) -> None:
     assert f"Protocol {name}: " in make(tmp_path, result([1], protocol=name)).text
+
+
+def test_offsets_are_apart_in_order_and_told(tmp_path: Path) -> None:
+    farther = [result([1], protocol=f"moderate-{offset}", pairs_sha256=str(offset)) for offset in (100, 50)]
+    page = make(tmp_path, *farther, result([1], protocol="moderate")).text
+    places = [page.index(f"protocol {name}: 1 pair") for name in ("moderate", "moderate-50", "moderate-100")]
+    assert places == sorted(places)
+    assert "first action; the goal is 50 steps after the start." in page
 
 
 def test_kinds_of_starts_and_differing_floors_have_rows(tmp_path: Path) -> None:

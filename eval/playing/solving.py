@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from lewm_agent import LeWMAgent
 from lewm_agent.eval.pairs import shipped
-from lewm_agent.eval.worlds.protocols import ProtocolName
 from lewm_agent.evaluation.playing import Player, Trace
 from lewm_agent.evaluation.trials import Trial
 
@@ -17,7 +16,7 @@ from lewm_agent.evaluation.trials import Trial
 def play_shipped(
     agent: LeWMAgent,
     environment: str,
-    protocol_name: ProtocolName,
+    protocol_name: str,
     episodes: int,
     planner_seed: int = 0,
     *,

@@ -11,7 +11,7 @@ from typing import Any
 
 import dacite
 
-from lewm_agent.eval.worlds.protocols import BUDGET, PROTOCOL_NAMES
+from lewm_agent.eval.worlds.protocols import BUDGET, PROTOCOL_NAMES, kind_and_offset
 from lewm_agent.evaluation.goals import ListedGoals, RecordedGoals, TaskGoals
 from lewm_agent.evaluation.intervals import Interval, rate
 from lewm_agent.planning.presets import planner_name
@@ -82,6 +82,16 @@ class Result(Rate):
     budget: int = BUDGET
     success: str = "the protocol's rule"
 
+    @property
+    def kind(self) -> str:
+        """The protocol without its offset."""
+        return kind_and_offset(self.protocol)[0]
+
+    @property
+    def offset(self) -> int:
+        """That the protocol is named with; the usual one otherwise."""
+        return kind_and_offset(self.protocol)[1]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -128,9 +138,9 @@ class Run:
         return [record.success for record in self.result.records]
 
     @property
-    def pairs(self) -> tuple[str, int, str]:
-        """World, protocol and pairs; the protocol as a number to sort by."""
-        return self.world, PROTOCOLS.index(self.result.protocol), self.result.pairs_sha256
+    def pairs(self) -> tuple[str, tuple[int, int], str]:
+        """World, protocol and pairs; the protocol as two numbers to sort by."""
+        return self.world, (PROTOCOLS.index(self.result.kind), self.result.offset), self.result.pairs_sha256
 
     @property
     def agent(self) -> tuple[str, str, bool]:
@@ -193,7 +203,7 @@ def _check(result: Result, fault: str) -> None:
     solved, count = sum(record.success for record in result.records), len(result.records)
     if not count:
         raise ValueError(f"{fault}the key `records` is empty")
-    if result.protocol not in PROTOCOLS:
+    if result.kind not in PROTOCOLS:
         raise ValueError(f"{fault}the key `protocol` holds {result.protocol!r}, not one of {', '.join(PROTOCOLS)}")
     if not 1 <= result.budget <= MOST_STEPS:
         raise ValueError(f"{fault}the key `budget` holds {result.budget}, not a number of steps from 1 to {MOST_STEPS}")

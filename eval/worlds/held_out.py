@@ -19,7 +19,7 @@ from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
 from lewm_agent.envs.factors import Factors
 from lewm_agent.envs.goal_env import GoalEnv
 from lewm_agent.eval.worlds import world_of
-from lewm_agent.eval.worlds.protocols import GOAL_OFFSET, Far, Pair, Protocol, States
+from lewm_agent.eval.worlds.protocols import Far, Pair, Protocol, States
 
 HELD_OUT_STREAM = 1
 """Stream of episode seeds that collection, which draws from stream 0, never touches."""
@@ -49,7 +49,8 @@ def draw_pairs(
     if count < 1:
         raise ValueError(f"episodes must be at least 1, got {count}")
     rng = np.random.default_rng([seed, HELD_OUT_STREAM])
-    episodes = itertools.islice(held_out_episodes(environment, seed, environment_kwargs), MOST_EPISODES)
+    recorded = held_out_episodes(environment, seed, {**(environment_kwargs or {}), **rules.recording})
+    episodes = itertools.islice(recorded, MOST_EPISODES)
     if rules.pool is not None:
         return _from_pool(dict(itertools.islice(episodes, max(rules.pool, count))), count, rng, rules)
     if rules.far is None:
@@ -68,7 +69,7 @@ def draw_pairs(
 
 def _from_pool(recorded: dict[int, Episode], count: int, rng: np.random.Generator, rules: Protocol) -> list[Pair]:
     """Pairs at rows drawn uniformly from all recorded episodes."""
-    pool = [(number, start) for number, episode in recorded.items() for start in _starts(episode)]
+    pool = [(number, start) for number, episode in recorded.items() for start in _starts(episode, rules)]
     chosen = np.sort(rng.choice(len(pool), count, replace=False))
     return [_pair(pool[i][0], recorded[pool[i][0]], pool[i][1], rules) for i in chosen]
 
@@ -78,7 +79,7 @@ def _within_episodes(
 ) -> Iterator[Pair]:
     """One pair from every episode that has eligible ones."""
     for number, episode in episodes:
-        windows = ((start, episode["state"][start : start + GOAL_OFFSET + 1]) for start in _starts(episode))
+        windows = ((start, episode["state"][start : start + rules.offset + 1]) for start in _starts(episode, rules))
         eligible = [start for start, states in windows if rules.eligible(states)]
         if eligible:
             yield _pair(number, episode, eligible[rng.integers(len(eligible))], rules)
@@ -99,21 +100,36 @@ def held_out_episodes(
     environment: str, seed: int, environment_kwargs: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[int, Episode]]:
     """Endless recorded episodes, without pixels, that no collection with any seed contains."""
-    world = world_of(environment)
-    env = gym.make(environment, **{**(environment_kwargs or {}), "terminate_on_success": world.ends_at_success})
-    policy = behavior_policy(world.recorded_from, env)
-    number = 0
-    while True:
-        env_seed, own_seed = (derive(seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
-        yield number, rollout(env, policy, env_seed, own_seed, frame_interval=None)
-        number += 1
+    recording = Recording(environment, seed, environment_kwargs)
+    return ((number, recording.episode(number)) for number in itertools.count())
 
 
-def _starts(episode: Episode) -> range:
+class Recording:
+    """Held-out episodes, without pixels, that no collection with any seed contains; each is played when asked for.
+
+    Args:
+        environment: id of the environment.
+        seed: of the episodes.
+        environment_kwargs: of the environment they are recorded in.
+    """
+
+    def __init__(self, environment: str, seed: int, environment_kwargs: Mapping[str, Any] | None = None) -> None:
+        world, self._seed = world_of(environment), seed
+        kwargs = {**(environment_kwargs or {}), "terminate_on_success": world.ends_at_success}
+        self._env = gym.make(environment, **kwargs)
+        self._policy = behavior_policy(world.recorded_from, self._env)
+
+    def episode(self, number: int) -> Episode:
+        """The columns of an episode, which depend on its number and the seed."""
+        seeds = (derive(self._seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
+        return rollout(self._env, self._policy, *seeds, frame_interval=None)
+
+
+def _starts(episode: Episode, rules: Protocol) -> range:
     """Rows after which the episode goes on long enough for a goal."""
-    return range(len(episode["state"]) - GOAL_OFFSET)
+    return range(len(episode["state"]) - rules.offset)
 
 
 def _pair(number: int, episode: Episode, start: int, rules: Protocol) -> Pair:
-    states, end = episode["state"], start + GOAL_OFFSET
+    states, end = episode["state"], start + rules.offset
     return Pair(number, start, rules.start(states[start]), states[end], episode["action"][start:end])

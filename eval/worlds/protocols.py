@@ -2,16 +2,18 @@
 
 ``paper`` is the released evaluation (stable-worldmodel ``scripts/plan/eval_wm.py``); ``moderate`` and ``strict`` follow
 the definitions of the independent audit CLEAR-LeWM. In all three the goal is the state 25 steps after the start in the
-same recorded episode, and the agent has 50 environment steps. ``varied`` is ``moderate`` in other colors; in ``far``
-start and goal come from two episodes, farther apart, and the agent has 150 steps. ``docs/reference/protocols.md`` tells
-the rules in words; those of each world are in its record.
+same recorded episode, and the agent has 50 environment steps. ``moderate-75`` is ``moderate`` with goals 75 steps after
+their starts and twice as many for the agent; ``varied`` is ``moderate`` in other colors; in ``far`` start and goal come
+from two episodes, farther apart, and the agent has 150 steps. ``docs/reference/protocols.md`` tells the rules in words;
+those of each world are in its record.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +25,13 @@ from lewm_agent.evaluation.trials import Situation, Trial
 PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
 """In the order in which results are shown."""
 GOAL_OFFSET = 25
-"""Environment steps from start to goal in the recorded episode."""
-BUDGET = 50
-"""Environment steps the agent has, except in ``far``."""
+"""Environment steps from start to goal in the recorded episode, where nothing else is asked for."""
+OFFSETS = (GOAL_OFFSET, 50, 75, 100, 150)
+"""For which lists of ``moderate`` pairs ship."""
+MOST_OFFSET = 150
+"""Of any list: the recorded ways of Two-Room and Push-T are seldom longer."""
+BUDGET = 2 * GOAL_OFFSET
+"""Environment steps the agent has, except with other offsets and in ``far``."""
 FAR_BUDGET = 150
 """Environment steps the agent has in ``far``, where goals are 2 to 4 times as far away."""
 FARTHER = (2.0, 4.0)
@@ -43,8 +49,8 @@ class Pair:
         episode: number of the held-out episode that the start is from.
         start: row of the start in it.
         state: where the agent begins (S,): the recorded state, as the protocol alters it.
-        goal_state: the recorded state 25 steps later (S,), or in ``far`` some state of the next episode.
-        actions: the 25 actions (25, A) recorded between them; none, (0, A), in ``far``.
+        goal_state: the recorded state ``offset`` steps later (S,), or in ``far`` some state of the next episode.
+        actions: the actions (offset, A) recorded between them; none, (0, A), in ``far``.
         factors: of variation that both are drawn with, for ``reset(options={"factors": ...})``; none but in ``varied``.
     """
 
@@ -112,7 +118,7 @@ class RuleSays(Success):
 
 
 def any_window(states: States) -> bool:
-    """Every recorded window (26, S) makes a pair."""
+    """Every recorded window (offset + 1, S) makes a pair."""
     return True
 
 
@@ -122,11 +128,13 @@ class Protocol:
 
     Attributes:
         success: from visited states (T, S) and goal (S,), whether the pair counts as solved at each of the T times.
-        eligible: whether recorded states (26, S) make a pair.
+        eligible: whether recorded states (offset + 1, S) make a pair.
         start: from a recorded state (S,) to the one the agent begins in, such as the same without motion.
         pool: draw rows uniformly from this many held-out episodes; None: at most one pair from an episode.
         environment_kwargs: what the environment is made with, beyond what the agent was trained with.
+        offset: recorded environment steps from start to goal.
         budget: environment steps the agent has.
+        recording: arguments of the environment in which episodes are recorded, beyond those asked for.
         far: pairs are of two episodes, as far apart as this says; None: of one episode, as ``eligible`` says.
         other_looks: whether each pair is drawn in other colors.
     """
@@ -136,6 +144,38 @@ class Protocol:
     start: Callable[[States], States] = np.copy
     pool: int | None = None
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
+    offset: int = GOAL_OFFSET
     budget: int = BUDGET
+    recording: dict[str, Any] = field(default_factory=dict)
     far: Far | None = None
     other_looks: bool = False
+
+    def at(self, offset: int, time_limit: int) -> Self:
+        """The same rules for goals so many steps after their starts, with twice as many steps for the agent.
+
+        Args:
+            offset: recorded environment steps from start to goal.
+            time_limit: steps after which an episode is cut off that is recorded in the environment of the pairs.
+        """
+        recording = {**self.environment_kwargs, "max_episode_steps": time_limit}
+        return replace(self, offset=offset, budget=2 * offset, recording=recording)
+
+
+def at_offset(protocol: str, offset: int) -> str:
+    """Name of a protocol with goals so many steps after their starts: ``moderate-75``; without a number for 25.
+
+    Raises ``ValueError`` for a protocol whose goals are as far as they are, or an offset outside its range.
+    """
+    if offset == GOAL_OFFSET:
+        return protocol
+    if protocol != "moderate":
+        raise ValueError(f"the offset of protocol `{protocol}` cannot be chosen; give --protocol moderate")
+    if not 1 <= offset <= MOST_OFFSET:
+        raise ValueError(f"offset must be from 1 to {MOST_OFFSET}, got {offset}")
+    return f"{protocol}-{offset}"
+
+
+def kind_and_offset(name: str) -> tuple[str, int]:
+    """``moderate-75`` to ``moderate`` and 75; any other name is a kind with the usual offset."""
+    found = re.fullmatch(r"(moderate)-([1-9]\d*)", name)
+    return (found[1], int(found[2])) if found else (name, GOAL_OFFSET)

@@ -16,7 +16,15 @@ from lewm_agent.datasets.rollout import BehaviorPolicy
 from lewm_agent.environment import Environment
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.envs.goal_env import GoalEnv, Vector
-from lewm_agent.eval.worlds.protocols import FAR_BUDGET, Far, Pair, Protocol, States
+from lewm_agent.eval.worlds.protocols import (
+    FAR_BUDGET,
+    GOAL_OFFSET,
+    Far,
+    Pair,
+    Protocol,
+    States,
+    kind_and_offset,
+)
 from lewm_agent.evaluation.suite import Floor
 from lewm_agent.tools.checks import named
 
@@ -201,8 +209,13 @@ class World:
         }
 
     def protocol(self, name: str) -> Protocol:
-        """The rules called ``name``. Raises ``ValueError`` for unknown names."""
-        return named(name, self.protocols, "protocol")
+        """The rules called ``name``, with an offset or without. Raises ``ValueError`` for unknown names."""
+        kind, offset = kind_and_offset(name)
+        rules = named(kind, self.protocols, "protocol")
+        if offset == GOAL_OFFSET:
+            return rules
+        usual = gym.spec(self.environment).max_episode_steps or 0
+        return rules.at(offset, max(usual, 2 * offset) if self.ends_at_success else usual)
 
 
 def make_environment(environment: str, kwargs: dict[str, Any]) -> Environment:
