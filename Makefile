@@ -10,7 +10,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup run test lint types pytest clean
+.PHONY: help setup run test lint types docs pytest clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s%s\n", $$1, $$2}' Makefile
@@ -20,7 +20,7 @@ setup: $(INSTALLED)  ## create .venv and install everything into it
 run: $(INSTALLED)  ## evaluate the bundled Cube model on 50 held-out goals
 	@$(BIN)/python eval/success_rate.py --env cube --episodes 50
 
-test: lint types pytest  ## lint, type-check and test
+test: lint types docs pytest  ## lint, type-check, make the docs and test
 
 lint: $(INSTALLED)  ## ruff
 	@echo "== ruff"
@@ -32,6 +32,10 @@ types: $(INSTALLED)  ## mypy --strict
 	@rm -rf build
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --target build/types .
 	@cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p lewm_agent
+
+docs: $(INSTALLED)  ## the documentation as a site in build/docs; a link that leads nowhere is an error
+	@echo "== sphinx"
+	@$(BIN)/python -m sphinx -b html -q -W --keep-going -d build/doctrees docs build/docs
 
 pytest: $(INSTALLED)  ## the tests alone
 	@echo "== pytest"
