@@ -43,6 +43,7 @@ def collect(
     overwrite: bool = False,
     progress: bool = True,
     cluster: Cluster | None = None,
+    attempts: Mapping[str, Any] | None = None,
 ) -> OfflineDataset:
     """Collect episodes into a dataset folder, or continue there; returns the dataset.
 
@@ -67,6 +68,7 @@ def collect(
         overwrite: Replace the dataset that is there; it stays until its successor is whole.
         progress: Show a progress bar on the standard error stream.
         cluster: Has jobs gather, with ``num_envs`` processes each; the data do not depend on it either.
+        attempts: Where an agent acts, all that its attempts depend on, recorded; must be JSON.
 
     Raises:
         ValueError: Arguments out of range, another request's dataset in the folder, or an unfit environment or policy.
@@ -83,6 +85,7 @@ def collect(
     request = _requested(
         make_env, make_policy, environment_id=environment_id, environment_kwargs=environment_kwargs or {},
         policy=policy, seed=seed, episodes=episodes, shard_episodes=shard_episodes, frame_interval=frame_interval,
+        attempts=None if attempts is None else json_object("attempts", attempts),
     )  # fmt: skip
     job = ShardJob(Path(path), make_env, make_policy, request, compression, families)
     if cluster is not None:

@@ -20,6 +20,8 @@ METADATA_FILE = "metadata.json"
 NEXT = ".next"
 """Ends the names of whole files that are not in their places yet."""
 FORMAT_VERSION = 1
+OF_ATTEMPTS = {"attempts": None, "reached": None}
+"""What ``metadata.json`` tells of attempts alone."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class DatasetMetadata:
         git_commit: Commit of the source checkout, with ``-dirty`` for local changes; None for an installed package.
         action_mean: Mean of each action dimension over all actions; None until the collection is finished.
         action_std: Population standard deviation, likewise.
+        attempts: Where an agent has made attempts: which model, planner, goals and noise; None for other data.
+        reached: How many of these reached their goals; None until the collection is finished.
         shards: The shards that are whole, in order of their episodes.
     """
 
@@ -78,12 +82,17 @@ class DatasetMetadata:
     frame_interval: int = 1
     action_mean: tuple[float, ...] | None = None
     action_std: tuple[float, ...] | None = None
+    attempts: dict[str, Any] | None = None
+    reached: int | None = None
     shards: tuple[ShardRecord, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def save(self, folder: Path, name: str = METADATA_FILE) -> None:
         """Write ``metadata.json`` into ``folder``, all or nothing."""
-        write_atomically(folder / name, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        values = {
+            key: value for key, value in dataclasses.asdict(self).items() if key not in OF_ATTEMPTS or value is not None
+        }
+        write_atomically(folder / name, json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, name: str = METADATA_FILE) -> DatasetMetadata:
@@ -105,7 +114,8 @@ class DatasetMetadata:
 
 def _from_json(content: object, path: Path) -> DatasetMetadata:
     """Build the metadata from parsed JSON, checking keys and types."""
-    fields = _checked_keys(content, DatasetMetadata, f"{path}")
+    known = {**OF_ATTEMPTS, **content} if isinstance(content, dict) else content
+    fields = _checked_keys(known, DatasetMetadata, f"{path}")
     if fields.get("format_version") != FORMAT_VERSION:
         given = fields.get("format_version")
         raise ValueError(f"{path} has format_version {given!r}, this version of lewm-agent reads {FORMAT_VERSION}")
@@ -136,6 +146,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "versions": dict,
     "git_commit": (str, type(None)),
     "shards": list,
+    "attempts": (dict, type(None)),
+    "reached": (int, type(None)),
 }
 
 

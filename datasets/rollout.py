@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
-from lewm_agent.datasets.shards import SOMETIMES_THERE, check_frames
+from lewm_agent.datasets.shards import REACHED, SOMETIMES_THERE, check_frames
 from lewm_agent.tools.checks import whole_number
 from lewm_agent.tools.frames import as_rgb
 
@@ -206,11 +206,12 @@ def measured(observation: Any, info: Mapping[str, Any]) -> dict[str, NDArray[np.
 
     ``state`` and ``goal_state`` are those of ``info``, or else a ``state`` in the observation. Where there is no state,
     ``observation`` is the observation itself, or the one in it (Gymnasium-Robotics), if it is a vector; so is
-    ``achieved_goal``.
+    ``achieved_goal``. An attempt also tells whether its goal is reached.
     """
     inside = observation if isinstance(observation, Mapping) else {"observation": observation}
     vectors = {name: value for name, value in inside.items() if getattr(value, "ndim", 0) == 1}
     told = {name: _numbers(info.get(name, vectors.get(name))) for name in ("state", "goal_state")}
+    told |= {REACHED: _numbers(info.get(REACHED))}
     seen = () if told["state"] is not None else ("observation",)
     told |= {name: _numbers(vectors.get(name)) for name in (*seen, "achieved_goal")}
     return {name: numbers for name, numbers in told.items() if numbers is not None}

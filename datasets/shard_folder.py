@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lewm_agent.datasets.metadata import (
     METADATA_FILE,
     NEXT,
@@ -24,6 +26,7 @@ from lewm_agent.datasets.metadata import (
     shard_path,
 )
 from lewm_agent.datasets.offline import OfflineDataset
+from lewm_agent.datasets.shards import REACHED
 from lewm_agent.tools.folder_lock import LOCK_FILE, locked
 from lewm_agent.tools.replacing import PART, remove
 
@@ -36,6 +39,7 @@ _SAME_REQUEST = (
     "frame_shape",
     "frame_interval",
     "action_space",
+    "attempts",
 )
 JOBS = "jobs"
 """Folder in a dataset's where jobs of a cluster put what they gather, and their logs."""
@@ -132,7 +136,8 @@ class ShardFolder:
                 remove(file)
         dataset = OfflineDataset(self.folder)
         mean, std = dataset.action_statistics()
-        self.request = replace(self.request, action_mean=tuple(mean.tolist()), action_std=tuple(std.tolist()))
+        statistics = {"action_mean": tuple(mean.tolist()), "action_std": tuple(std.tolist())}
+        self.request = replace(self.request, **statistics, reached=_reached(dataset))
         self.request.save(self.folder)
         dataset.metadata = self.request
         return dataset
@@ -196,6 +201,15 @@ class ShardFolder:
                 place.rmdir()
 
 
+def _reached(dataset: OfflineDataset) -> int | None:
+    """In how many of its episodes a goal was reached after the first row; None where nothing says it."""
+    if REACHED not in dataset.columns:
+        return None
+    rows = dataset.column(REACHED) > 0
+    rows[dataset.episode_starts] = False
+    return int(np.logical_or.reduceat(rows, dataset.episode_starts).sum())
+
+
 def _holds_dataset(folder: Path) -> bool:
     """Whether there is a dataset; raises ``ValueError`` for a file and for a folder of something else."""
     if folder.exists() and not folder.is_dir():
@@ -212,6 +226,9 @@ def check_same_request(folder: Path, request: DatasetMetadata, present: DatasetM
     """Raise ``ValueError`` unless what a folder has, whole or in part, belongs to the request."""
     for name in _SAME_REQUEST:
         given, there = getattr(request, name), getattr(present, name)
+        if given and there and name == "attempts":
+            differing = [key for key in given if given[key] != there.get(key)]
+            given, there = ({key: one.get(key) for key in differing} for one in (given, there))
         if given != there:
             raise ValueError(
                 f"{folder} holds a dataset with {name} {there!r}, asked for is {given!r}; "

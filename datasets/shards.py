@@ -25,7 +25,9 @@ Compression = Literal["gzip", "blosc"] | None
 COMPRESSIONS: tuple[Compression, ...] = ("gzip", "blosc", None)
 INDEX_COLUMNS = ("ep_len", "ep_offset")
 PLUGIN_ADVICE = 'pip install "lewm-agent[fast]"'
-SOMETIMES_THERE = ("state", "goal_state", "observation", "achieved_goal")
+REACHED = "goal_reached"
+"""Column of attempts: 1 in the rows in which the goal is reached, else 0."""
+SOMETIMES_THERE = ("state", "goal_state", "observation", "achieved_goal", REACHED)
 """Columns that an environment need not have; they are kept if every episode has them, with rows of one shape."""
 FAMILY = "family"
 """Column of whole numbers that tells episodes that belong together, which training and held-out data never share."""

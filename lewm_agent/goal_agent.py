@@ -1,4 +1,4 @@
-"""What all goal-reaching agents share beside acting and files: gathering data, training, and being measured."""
+"""What all goal-reaching agents share beside acting, files and gathering data: training, and being measured."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 
 from lewm_agent import environment
 from lewm_agent.acting_agent import ConfigT, ModelT, prepared
-from lewm_agent.agents.behavior.policies import behavior_policy
 from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import CheckpointError
-from lewm_agent.datasets import Clips, OfflineDataset
-from lewm_agent.datasets.collection import collect
-from lewm_agent.datasets.mixed import Given, opened, parts_of, paths_of
+from lewm_agent.collecting_agent import CollectingAgent
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.mixed import Given, opened, paths_of
 from lewm_agent.environment import Environment
 from lewm_agent.evaluation.goals import RecordedGoals, goals_from
 from lewm_agent.evaluation.measuring import Measuring
@@ -30,9 +28,7 @@ from lewm_agent.evaluation.suite import Suite
 from lewm_agent.models import ranks
 from lewm_agent.models.ranks import LostRankError
 from lewm_agent.planning.decider import NO_GOAL_STATES
-from lewm_agent.stored_agent import StoredAgent
 from lewm_agent.tools.checks import objects, whole_number
-from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.callbacks import Callback
@@ -46,56 +42,8 @@ from lewm_agent.training.sharing.twins import LearnOptions, Twin, learn_as_rank,
 from lewm_agent.training.state import UnreadableError
 
 
-class GoalAgent(StoredAgent[ConfigT, ModelT]):
+class GoalAgent(CollectingAgent[ConfigT, ModelT]):
     """An agent that learns from offline pixel episodes to reach goal images; arguments as for :class:`ActingAgent`."""
-
-    # --- collect -----------------------------------------------------------------------------------------------------
-
-    def collect(
-        self,
-        path: str | Path,
-        policy: Any = "expert",
-        episodes: int = 1000,
-        *,
-        num_envs: int = 1,
-        frame_interval: int = 1,
-        families: int | None = None,
-        seed: int | None = None,
-        overwrite: bool = False,
-        progress: bool = True,
-        cluster: Cluster | None = None,
-    ) -> OfflineDataset:
-        """Gather episodes of a behavior policy; an interrupted collection continues where it stopped.
-
-        Args:
-            path: folder of the dataset.
-            policy: ``expert``, ``random``, a Stable-Baselines3 model or a path to one, or a callable
-                ``(observation, info) -> action``.
-            episodes: how many in all.
-            num_envs: processes that gather at the same time; the data do not depend on it.
-            frame_interval: record the frame of every so many steps only; the model's ``frame_skip`` must be a multiple.
-            families: let episodes begin in so many ways only, of which training and held-out ones share none.
-            seed: the agent's by default.
-            overwrite: replace the dataset in the folder; it stays until its successor is whole.
-            progress: show a progress bar.
-            cluster: has jobs gather, with ``num_envs`` processes each; the data do not depend on it either.
-        """
-        return collect(
-            path,
-            self._environment_factory(),
-            functools.partial(behavior_policy, policy),
-            episodes,
-            seed=whole_number("seed", self.seed if seed is None else seed),
-            num_envs=num_envs,
-            frame_interval=frame_interval,
-            families=families,
-            environment_id=self.description.environment or "unregistered",
-            environment_kwargs=self.description.environment_kwargs,
-            policy=_name_of(policy),
-            overwrite=overwrite,
-            progress=progress,
-            cluster=cluster,
-        )
 
     # --- learn -------------------------------------------------------------------------------------------------------
 
@@ -234,10 +182,6 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         """Optimisation steps in one pass over the training clips. Raises ``ValueError`` as :meth:`learn` does."""
         return TrainingClips(dataset, self.make_clips, self.config.training, self.seed, workers=0).steps_per_epoch
 
-    @abstractmethod
-    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
-        """What the model is trained on."""
-
     def stand_ins(
         self, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool
     ) -> NDArray[np.float32] | None:
@@ -334,7 +278,7 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         suite = suite if floors else dataclasses.replace(suite, floors=lambda env: {})
         target = None if output is None else Path(output)
         with tempfile.TemporaryDirectory() as folder, reserved(target):
-            load = self._loader(folder) if whole_number("workers", workers, 1) > 1 else None
+            load = self.loader(folder) if whole_number("workers", workers, 1) > 1 else None
             measuring = Measuring(
                 suite, self, self.kind, planner_seed, workers=workers, load=load, output=target, progress=progress
             )
@@ -345,10 +289,6 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
                 measuring.write(result)
             measuring.finish()
         return result
-
-    def _loader(self, folder: str) -> Callable[[], Self]:
-        """What gives a process that plays its own copy of this agent, saved in a folder."""
-        return functools.partial(type(self).from_pretrained, self.save_pretrained(folder), device="cpu")
 
     def suite(
         self,
@@ -381,22 +321,3 @@ class GoalAgent(StoredAgent[ConfigT, ModelT]):
         return source.suite(
             name, make, episodes=episodes, seed=seed, success=success, budget=budget, goal_state=goal_state
         )
-
-    def unseen_episodes(self, dataset: OfflineDataset) -> NDArray[np.int64]:
-        """Indices (n,) of the episodes that training has not seen: all of a dataset that it was not made from."""
-        parts = parts_of(dataset)
-        before = np.cumsum([0, *(part.num_episodes for part in parts)])
-        return np.concatenate([self._unseen(part) + first for part, first in zip(parts, before[:-1], strict=True)])
-
-    def _unseen(self, dataset: OfflineDataset) -> NDArray[np.int64]:
-        record, everything = self.description.training, np.arange(dataset.num_episodes)
-        seen = 0 if record is None else record.episodes_of(dataset)
-        if record is None or not seen:
-            return everything
-        used = self.make_clips(dataset, everything[:seen]).episodes
-        _, held_out = dataset.split(self.config.training.held_out_fraction, record.seed, used)
-        return np.concatenate([held_out, everything[seen:]])
-
-
-def _name_of(policy: Any) -> str:
-    return str(policy) if isinstance(policy, str | Path) else getattr(policy, "__qualname__", type(policy).__name__)

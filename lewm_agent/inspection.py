@@ -70,6 +70,9 @@ def _dataset(dataset: OfflineDataset) -> Rows:
     dataset.verify()
     rows["environment"] = source.environment_id
     rows["policy"] = f"{source.policy}, seed {source.seed}"
+    if source.attempts is not None:
+        goals = ", ".join(f"{name} {value}" for name, value in source.attempts["goals"].items())
+        rows["attempts"] = f"{source.reached} of {dataset.num_episodes} reached their goal ({goals})"
     missing = source.episodes - dataset.num_episodes
     rows["whole"] = f"no: {missing} of {source.episodes} episodes are missing" if missing else "yes: checksums agree"
     return rows

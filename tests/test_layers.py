@@ -23,6 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("acting_agent",),
     ("stored_agent",),
     ("evaluation",),
+    ("attempts",),
+    ("collecting_agent",),
     ("goal_agent",),
     ("planning_agent",),
     ("agent",),

@@ -45,6 +45,10 @@ class Goals(ABC):
     def trials(self, env: Environment, count: int, seed: int) -> list[Trial]:
         """So many trials, which depend on the seed alone."""
 
+    def drawn(self, env: Environment, seed: int) -> Trial:
+        """One trial, which depends on the seed alone, for an attempt to be recorded."""
+        return self.trials(env, 1, seed)[0]
+
     @abstractmethod
     def success(self, asked: Success | None, start: Situation, trial: Trial) -> Success:
         """What success is, for what is asked and the start of a trial. Raises ``ValueError`` if nothing says it."""
@@ -270,11 +274,12 @@ class TaskGoals(Goals):
         tasks = _tasks(env)
         if not tasks:
             return [Trial(seed=each, about={"seed": each}) for each in seeds]
-        turns = [number % tasks + 1 for number in range(count)]
-        return [
-            Trial(each, {"task_id": task, "render_goal": True}, about={"seed": each, "task": task})
-            for each, task in zip(seeds, turns, strict=True)
-        ]
+        return [_of_task(each, number % tasks + 1) for number, each in enumerate(seeds)]
+
+    def drawn(self, env: Environment, seed: int) -> Trial:
+        """What a reset with the seed begins, so that it is found again by the seed of a recorded episode."""
+        tasks = _tasks(env)
+        return _of_task(seed, seed % tasks + 1) if tasks else Trial(seed=seed)
 
     def success(self, asked: Success | None, start: Situation, trial: Trial) -> Success:
         """What info says, unless it is asked otherwise."""
@@ -283,6 +288,10 @@ class TaskGoals(Goals):
     def kinds(self, env: Environment) -> dict[str, Callable[[Record], bool]]:
         """The numbered tasks."""
         return {f"task_{task}": functools.partial(_is_of, task) for task in range(1, _tasks(env) + 1)}
+
+
+def _of_task(seed: int, task: int) -> Trial:
+    return Trial(seed, {"task_id": task, "render_goal": True}, about={"seed": seed, "task": task})
 
 
 def _tasks(env: Environment) -> int:
@@ -306,6 +315,11 @@ class ListedGoals(Goals):
             raise ValueError("the list of starts and goals is empty")
         about = [{**trial.about, "number": number} for number, trial in enumerate(self.listed[:count])]
         return [dataclasses.replace(trial, about=said) for trial, said in zip(self.listed, about, strict=False)]
+
+    def drawn(self, env: Environment, seed: int) -> Trial:
+        """Any of them."""
+        every = self.trials(env, len(self.listed), seed)
+        return every[int(np.random.default_rng(seed).integers(len(every)))]
 
     def success(self, asked: Success | None, start: Situation, trial: Trial) -> Success:
         """What is asked for; else what info says, where goals are the environment's own."""

@@ -181,6 +181,11 @@ class Controller(Decider):
             memory, plans=memory.plans + 1, queue=queue, rest=plans[:, executed:], arrival=arrival
         )
 
+    def instead(self, memory: EpisodeMemory, action: Actions) -> EpisodeMemory:
+        """The block under way is of what was executed."""
+        executed = self.world_model.codec.normalize(torch.as_tensor(action, device=self.device))
+        return dataclasses.replace(memory, executing=(*memory.executing[:-1], executed))
+
     def advanced(self, memory: EpisodeMemory) -> EpisodeMemory:
         """The executed action is part of the block under way."""
         action = torch.as_tensor(memory.queue[0], device=self.device)

@@ -73,6 +73,10 @@ class Decider(ABC):
         """What is remembered once the first action of the queue is executed."""
         return dataclasses.replace(memory, queue=memory.queue[1:])
 
+    def instead(self, memory: EpisodeMemory, action: Actions) -> EpisodeMemory:
+        """What is remembered after a decision, where another action (action_dim,) is executed than was decided on."""
+        return memory
+
     def decide(self, memories: Sequence[EpisodeMemory], frames: Frames, goals: Goal) -> tuple[Actions, Memories]:
         """One action for each of N environments.
 

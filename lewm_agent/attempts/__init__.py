@@ -1,0 +1,1 @@
+"""An agent's own attempts: gathering them, and rounds of trying and learning."""
