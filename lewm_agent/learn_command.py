@@ -63,11 +63,10 @@ def learn(
         devices: GPUs, or processes on the CPU, of each machine; by default what torchrun or SLURM started, else one.
         num_nodes: machines; by default likewise.
     """
-    folder, data = OutputFolder(output), opened(dataset, weights or None)
-    if environment_kwargs is None:
-        world = environment.of_data(env, parts_of(data)[0], config.model.image_size)
-    else:
-        world = environment.from_text(env, config.model.image_size, environment_kwargs)
+    folder, side = OutputFolder(output), config.model.image_size
+    world = None if environment_kwargs is None else environment.from_text(env, side, environment_kwargs)
+    data = opened(dataset, weights or None)
+    world = environment.of_data(env, parts_of(data)[0], side) if world is None else world
     name = agent or LeWMAgent.kind_of(cast(AgentConfig, config))  # without another agent, a preset's as it is
     made = make_agent(name, world, config, device=device, seed=seed)
     made.learn(data, folder.training, weights=weights_of(data), resume=resume, devices=devices, num_nodes=num_nodes)
