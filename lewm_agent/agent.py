@@ -19,6 +19,7 @@ from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.environment import Environment
+from lewm_agent.models.far_goals import FITTED, FarGoals, FarGoalsConfig
 from lewm_agent.models.goal_states import GoalStates
 from lewm_agent.models.objectives import registry
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
@@ -27,8 +28,8 @@ from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
-from lewm_agent.tools.checks import whole_number
-from lewm_agent.training import goal_states, slow_metric
+from lewm_agent.tools.checks import require, whole_number
+from lewm_agent.training import far_goals, goal_states, slow_metric
 from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit, successful
 from lewm_agent.training.run import FinishData
@@ -101,6 +102,8 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         }
         if self.model.goal_states is not None:
             traits["goals in numbers"] = _told(self.model.goal_states)
+        if self.model.far_goals is not None:
+            traits["far goals"] = _far(self.model.far_goals)
         if self.kind == "lewm":
             sentence = "A latent world model (LeWorldModel, arXiv 2603.19312) that reaches goal images by planning."
         else:
@@ -149,14 +152,18 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         return latents
 
     def finish(self, model: WorldModel, data: FinishData, seed: int, *, brief: bool, progress: bool) -> float | None:
-        """Fit slow metric, head for goals in numbers and inverse-dynamics head to the latents as they now are.
+        """Fit slow metric and heads to the latents as they now are.
 
-        The heads only where the data record such numbers, and where a planner uses what the other proposes.
+        Those for goals in numbers where the data record such, those for far goals where the configuration says so, and
+        that for inverse dynamics where a planner uses what it proposes.
         """
         latents = Latents(model, data.dataset, data.stand_ins)
         if goal_states.recorded_columns(data.dataset):
             model.goal_states = goal_states.fit(latents, data, seed, brief=brief, progress=progress)
         model.metric = slow_metric.fit(latents, data.train, self.config.training.metric_power)
+        if self.config.far_goals.fit_steps:
+            far = self.config.far_goals
+            model.far_goals = far_goals.fit(latents, data, far, seed, brief=brief, progress=progress)
         config, head = self.config.inverse_dynamics, model.inverse_dynamics
         used = self.config.planner.proposals != "none" or self._head_learns_with_the_rest
         if config is None or head is None or not used:
@@ -182,15 +189,49 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         Raises:
             ValueError: the data record no such numbers, or have other frames.
         """
-        data = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
         seed = self.seed if seed is None else whole_number("seed", seed)
-        side = self.config.model.image_size
-        if data.frame_shape != (side, side, 3):
-            raise ValueError(f"the dataset's frames are {data.frame_shape}, the model needs {(side, side, 3)}")
-        parts = FinishData(data, *data.split(self.config.training.held_out_fraction, seed))
+        parts = self._parts(dataset, seed)
         self.model.goal_states = goal_states.fit(Latents(self.model, parts.dataset), parts, seed, progress=progress)
         self._forget_controller()
         return self
+
+    def learn_far_goals(
+        self,
+        dataset: OfflineDataset | str | Path,
+        *,
+        settings: FarGoalsConfig = FITTED,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Fit only what helps with far goals, to a model that is trained: for metric ``steps`` and waypoints.
+
+        Args:
+            dataset: with the model's frames; the held-out share of its episodes tells the error.
+            settings: of the fit; they become the configuration's.
+            seed: of the split and of the fit; the agent's by default.
+            progress: show progress.
+
+        Raises:
+            ValueError: the data have other frames or actions, or no episode longer than a block.
+        """
+        require(settings.fit_steps > 0, "far_goals.fit_steps must be at least 1 to fit anything, got 0")
+        seed = self.seed if seed is None else whole_number("seed", seed)
+        parts = self._parts(dataset, seed)
+        actions = self.config.model.action_dim
+        if parts.dataset.action_dim != actions:
+            raise ValueError(f"the dataset's actions have {parts.dataset.action_dim} components, the model's {actions}")
+        latents = Latents(self.model, parts.dataset)
+        self.model.far_goals = far_goals.fit(latents, parts, settings, seed, progress=progress)
+        self._change(far_goals=settings)
+        return self
+
+    def _parts(self, dataset: OfflineDataset | str | Path, seed: int) -> FinishData:
+        """A dataset, split for a fit. Raises ``ValueError`` if its frames are not the model's."""
+        data = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
+        side = self.config.model.image_size
+        if data.frame_shape != (side, side, 3):
+            raise ValueError(f"the dataset's frames are {data.frame_shape}, the model needs {(side, side, 3)}")
+        return FinishData(data, *data.split(self.config.training.held_out_fraction, seed))
 
     # --- save and load -----------------------------------------------------------------------------------------------
 
@@ -288,3 +329,8 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
 def _told(head: GoalStates) -> str:
     columns = ", ".join(f"{name} ({size})" for name, size in head.sizes.items())
     return f"{columns}; held-out error {float(head.error):.3f} of the latents' variance"
+
+
+def _far(far: FarGoals) -> str:
+    kept = "" if far.bank is None else f"; {len(far.bank.latents):,} latents of recorded ways"
+    return f"blocks to go up to {far.steps.reach}, held-out error {float(far.steps.error):.1f}{kept}"

@@ -212,6 +212,42 @@ def goal_states(
         command.say(f"saved in {agent.save_pretrained(output)}")
 
 
+def far_goals(
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")],
+    dataset: Annotated[Path, tyro.conf.arg(metavar="DATASET")],
+    output: Annotated[Path, tyro.conf.arg(metavar="OUTPUT")],
+    /,
+    fit_steps: int = 4000,
+    reach: int = 40,
+    stride: int = 5,
+    bank_megabytes: float = 0.0,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """Fit to a trained model what helps with far goals: planner.metric steps and planner.waypoints.
+
+    Args:
+        model: output of a training, folder, bundled name or Hub id.
+        dataset: of the model's frames, such as the one it was trained on.
+        output: folder for the model with it.
+        fit_steps: optimisation steps.
+        reach: blocks to a goal are told apart up to this many.
+        stride: blocks from a frame to its waypoint.
+        bank_megabytes: of recorded ways to keep, for planner.waypoints recorded.
+        seed: of the fit, and of the episodes held out to tell its error.
+        device: auto, cpu, cuda or mps.
+    """
+    from lewm_agent.agent import LeWMAgent
+    from lewm_agent.models.far_goals import FarGoalsConfig
+
+    settings = FarGoalsConfig(fit_steps, reach, stride, bank_megabytes)
+    with reserved(output / "config.json"):
+        agent = LeWMAgent.from_pretrained(model, device=device)
+        agent.learn_far_goals(dataset, settings=settings, seed=seed)
+        command.say(f"far goals: {agent.about().traits['far goals']}")
+        command.say(f"saved in {agent.save_pretrained(output)}")
+
+
 def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
     """Tell what a dataset, a checkpoint or a training run is, and whether it is whole.
 
@@ -340,6 +376,7 @@ COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
         "lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting.", "Ablation"
     ),
     "goal-states": goal_states,
+    "far-goals": far_goals,
     "info": info,
     "convert": convert,
     "envs": envs,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lewm_agent.models.far_goals import FarGoalsConfig
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.models.objectives.base import ObjectiveSettings
 from lewm_agent.models.objectives.lewm import ObjectiveConfig
@@ -33,6 +34,7 @@ class AgentConfig:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     inverse_dynamics: InverseDynamicsConfig | None = None
     """None: no such head, and no planner that uses one."""
+    far_goals: FarGoalsConfig = field(default_factory=FarGoalsConfig)
 
     def __post_init__(self) -> None:
         require_finite(self)
@@ -43,6 +45,7 @@ class AgentConfig:
         has_head = self.inverse_dynamics is not None
         needed = self.planner.proposals != "none"
         require(has_head or not needed, "planner.proposals needs a model with inverse_dynamics")
+        self._check_far_goals()
         self.objective.check(self.model, self.inverse_dynamics)
         self._check_frozen_encoder()
         if self.inverse_dynamics is not None:
@@ -51,6 +54,18 @@ class AgentConfig:
                 furthest >= blocks,
                 f"inverse_dynamics.furthest ({furthest}) must be at least {blocks}, the blocks of a training clip",
             )
+
+    def _check_far_goals(self) -> None:
+        planner, far = self.planner, self.far_goals
+        require(
+            far.fit_steps > 0 or (planner.metric != "steps" and planner.waypoints == "none"),
+            "planner.metric `steps` and planner.waypoints need what is fitted for far goals: learn with "
+            "far_goals.fit_steps, or, for a trained model, learn_far_goals(dataset) (lewm far-goals)",
+        )
+        require(
+            far.bank_megabytes > 0 or planner.waypoints != "recorded",
+            "planner.waypoints `recorded` needs far_goals.bank_megabytes, of which 8 are enough, when that is fitted",
+        )
 
     def _check_frozen_encoder(self) -> None:
         if not self.training.frozen_encoder:

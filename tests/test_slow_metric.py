@@ -55,7 +55,7 @@ def test_an_unfinished_model_refuses_it(tiny_agent: LeWMAgent) -> None:
     frame = np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="`slow` is fitted when training ends"):
         tiny_agent.set_planner(planner).act(frame, frame)
-    with pytest.raises(ValueError, match="metric must be euclidean or slow, got 'fast'"):
+    with pytest.raises(ValueError, match="metric must be euclidean or slow or steps, got 'fast'"):
         dataclasses.replace(planner, metric="fast")  # type: ignore[arg-type]
 
 

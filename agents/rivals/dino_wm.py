@@ -35,7 +35,9 @@ class DinoWMConfig:
         needed = self.planner.proposals != "none"
         require(not needed, "planner.proposals needs an inverse-dynamics head, which DINO-WM has not")
         require(
-            self.planner.metric != "slow", "planner.metric `slow` needs latents of few numbers, which DINO-WM's are not"
+            self.planner.metric == "euclidean" and self.planner.waypoints == "none",
+            f"planner.metric `{self.planner.metric}` with waypoints `{self.planner.waypoints}` needs latents of few "
+            "numbers, which DINO-WM's are not: take metric `euclidean` and waypoints `none`",
         )
 
     @staticmethod

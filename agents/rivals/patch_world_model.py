@@ -99,6 +99,7 @@ class PatchWorldModel(LatentModel):
         self.predictor = PatchPredictor(config, self.encoder.width + ACTION_EMBEDDING, self.encoder.tokens)
         self.inverse_dynamics = None
         self.metric = None
+        self.far_goals = None
 
     @property
     def config(self) -> PatchModelConfig:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lewm_agent.models.action_codec import ActionCodec
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import Encoder
+from lewm_agent.models.far_goals import FarGoals
 from lewm_agent.models.goal_states import GoalStates
 from lewm_agent.models.inverse_dynamics import InverseDynamics
 
@@ -114,6 +115,8 @@ class LatentModel(Learner):
     """Of :mod:`lewm_agent.training.slow_metric` (latent_dim, latent_dim); None until training has ended."""
     inverse_dynamics: InverseDynamics | None
     """Proposes plans, if there is one."""
+    far_goals: FarGoals | None
+    """Blocks to go and waypoints; None where nothing was fitted for far goals."""
     problems_at_once = 256
     """For how many environments plans are searched together on a GPU, whose memory holds all imagined latents."""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.encoder import Encoder, projection_head
+from lewm_agent.models.far_goals import FarGoals
 from lewm_agent.models.goal_states import GoalStates
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.learner import LatentModel, Loss
@@ -43,7 +44,8 @@ class WorldModel(LatentModel):
     """Encoder and causal predictor, trained together on an objective, without stop-gradient or target network.
 
     Statistics of actions are saved with the weights, as are, when training has ended, ``metric``
-    (:mod:`lewm_agent.training.slow_metric`) and ``goal_states`` (:mod:`lewm_agent.training.goal_states`).
+    (:mod:`lewm_agent.training.slow_metric`), ``goal_states`` (:mod:`lewm_agent.training.goal_states`) and ``far_goals``
+    (:mod:`lewm_agent.training.far_goals`).
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class WorldModel(LatentModel):
             self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
         self.decoder = ThumbnailDecoder(config) if self.objective.needs_decoder else None
         self.register_buffer("metric", None)
+        self.far_goals = None
 
     @property
     def config(self) -> ModelConfig:
@@ -85,12 +88,14 @@ class WorldModel(LatentModel):
         return self.encoder
 
     def make_room(self, weights: Mapping[str, Tensor]) -> None:
-        """Metric and head for goals in numbers are there when training had ended."""
+        """Metric, head for goals in numbers and what is for far goals are there when training had ended."""
         super().make_room(weights)
         side = self.config.latent_dim
         self.metric = self.action_mean.new_zeros(side, side) if "metric" in weights else None
         head = GoalStates.fitting(weights, side)
         self.goal_states = None if head is None else head.to(self.action_mean.device).eval()
+        far = FarGoals.fitting(weights, side)
+        self.far_goals = None if far is None else far.to(self.action_mean.device).eval()
 
     def before_training(self) -> None:
         """The teacher, if there is one, begins as the encoder."""

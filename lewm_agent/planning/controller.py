@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections import defaultdict
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction
 from lewm_agent.planning.decider import Decider, require_finite
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 from lewm_agent.planning.fast_rollout import Rollout, fast_rollout
-from lewm_agent.planning.goal_cost import LatentCost, goal_cost
+from lewm_agent.planning.goal_cost import Distance, LatentCost, goal_cost, squared_distance
 from lewm_agent.planning.search import cheapest
 from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.planning.waypoints import NOT_FITTED, Waypoints
 
 
 class Controller(Decider):
@@ -45,15 +48,24 @@ class Controller(Decider):
         self.world_model = world_model
         self.planner = planner
         self.with_gradient = planner.search.needs_gradient
-        self.metric = world_model.metric if planner.metric == "slow" else None
-        self.cost = cost or functools.partial(goal_cost, kind=planner.cost, metric=self.metric)
+        self.apart = self._distance()
+        self.cost = cost or functools.partial(goal_cost, kind=planner.cost, apart=self.apart)
         self.rollout = rollout or fast_rollout(world_model, planner)
-        if planner.metric == "slow" and self.metric is None:
-            raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
+        self.waypoints = None if planner.waypoints == "none" else Waypoints(world_model, planner)
         if self.device.type != "cpu":  # where batching gains nothing
             self.problems_at_once = world_model.problems_at_once
         self.allowed = self._action_set()
         self.sampling = planner.sampling(self.allowed)
+
+    def _distance(self) -> Distance:
+        model, metric = self.world_model, self.planner.metric
+        if metric == "steps":
+            if model.far_goals is None:
+                raise ValueError(NOT_FITTED)
+            return model.far_goals.steps
+        if metric == "slow" and model.metric is None:
+            raise ValueError("planner.metric `slow` is fitted when training ends, and this model's has not ended")
+        return squared_distance(model.metric if metric == "slow" else None)
 
     def _action_set(self) -> ActionSet | None:
         model = self.world_model
@@ -74,16 +86,19 @@ class Controller(Decider):
         """Distance of the latents, in the planner's metric."""
         if memory.goal_latent is None or not memory.latents:
             return None
-        gap = memory.latents[-1] - memory.goal_latent
-        return float((gap if self.metric is None else gap @ self.metric).norm())
+        apart = float(self.apart(memory.latents[-1], memory.goal_latent).detach())
+        return apart if self.planner.metric == "steps" else math.sqrt(apart)
 
     def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
         """Frames at the ends of blocks become history; who has no actions left gets a plan."""
         memories = [self._with_frame(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
+        if self.waypoints is not None:
+            memories = [m if m.queue else self.waypoints.aimed(m) for m in memories]
         alike = defaultdict(list)
         for i, memory in enumerate(memories):
             if not memory.queue:
-                alike[len(memory.latents), memory.rest is None, memory.arrival > 0].append(i)
+                ways = 0 if memory.recorded is None else len(memory.recorded)
+                alike[len(memory.latents), memory.rest is None, memory.arrival > 0, ways].append(i)
         for rows in alike.values():
             for start in range(0, len(rows), self.problems_at_once):
                 chunk = rows[start : start + self.problems_at_once]
@@ -105,7 +120,8 @@ class Controller(Decider):
         latents = torch.stack([torch.stack(m.latents) for m in memories])
         nothing = latents.new_zeros(0, config.block_dim)
         past = torch.stack([torch.stack(m.blocks) if m.blocks else nothing for m in memories])
-        goals = torch.stack([m.goal_latent for m in memories if m.goal_latent is not None])
+        aims = [m.goal_latent if m.target is None else m.target for m in memories]
+        goals = torch.stack([aim for aim in aims if aim is not None])
 
         not_finite = torch.zeros((), device=self.device)  # NaN once a cost was not finite; a GPU need not be waited for
 
@@ -121,13 +137,24 @@ class Controller(Decider):
             if self.planner.proposals == "follow":
                 require_finite(not_finite, "the cost of a plan")
                 return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
-            starts = torch.stack([guesses[:, 0], proposed], dim=1)
-            guesses = torch.cat([cheapest(starts, cost(starts), 2)[0], guesses[:, 1:]], dim=1)
+            guesses = self._begun(cost, guesses, proposed[:, None])
+        if recorded := [m.recorded for m in memories if m.recorded is not None]:
+            guesses = self._begun(cost, guesses, torch.stack([self._recorded(ways) for ways in recorded]))
         found = self.planner.search.plan(cost, guesses, [self._generator(m) for m in memories], self.sampling)
         require_finite(not_finite, "the cost of a plan")
         plans = found.actions.unsqueeze(1)
         plans = plans if found.spares is None else torch.cat([plans, found.spares], dim=1)
         return [self._adopt(m, plan) for m, plan in zip(memories, plans, strict=True)]
+
+    def _begun(self, cost: CostFunction, guesses: Tensor, others: Tensor) -> Tensor:
+        """Guesses (N, G, T, A) with the two cheapest of the first and some others (N, K, T, A) in front."""
+        starts = torch.cat([guesses[:, :1], others], dim=1)
+        return torch.cat([cheapest(starts, cost(starts), 2)[0], guesses[:, 1:]], dim=1)
+
+    def _recorded(self, ways: Tensor) -> Tensor:
+        """Recorded actions (K, k, action_dim) as long as a plan, with zeros at the end."""
+        steps = self.planner.horizon * self.world_model.config.frame_skip
+        return self._executable(functional.pad(ways[:, :steps], (0, 0, 0, max(0, steps - ways.shape[1]))))
 
     def _follow_proposals(
         self, memories: Memories, latents: Tensor, past: Tensor, goals: Tensor, cost: CostFunction
@@ -178,7 +205,13 @@ class Controller(Decider):
         queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
         arrival = max(0, memory.arrival - self.planner.execute)
         return dataclasses.replace(
-            memory, plans=memory.plans + 1, queue=queue, rest=plans[:, executed:], arrival=arrival
+            memory,
+            plans=memory.plans + 1,
+            queue=queue,
+            rest=plans[:, executed:],
+            arrival=arrival,
+            patience=max(0, memory.patience - self.planner.execute),
+            recorded=None if memory.recorded is None else memory.recorded[:, executed:],
         )
 
     def instead(self, memory: EpisodeMemory, action: Actions) -> EpisodeMemory:

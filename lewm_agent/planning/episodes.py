@@ -30,7 +30,11 @@ class EpisodeMemory:
         queue: actions (k, action_dim) still to be executed before the next plan, in the environment's units.
         rest: the last plan and its spares beyond what is executed (G, k, action_dim), normalised; where a warm start
             begins.
-        arrival: blocks until the proposal that is being followed is meant to be at the goal; 0 if none is.
+        target: (latent_dim,), the waypoint that plans aim at; the goal's latent itself when it is near; None: there are
+            no waypoints.
+        patience: blocks after which another target is looked for.
+        recorded: actions (K, k, action_dim), normalised, that led to something like the target, from now on; or None.
+        arrival: blocks until the proposal that is being followed is meant to be at the target; 0 if none is.
     """
 
     seed: int
@@ -42,6 +46,9 @@ class EpisodeMemory:
     executing: tuple[Tensor, ...] = ()
     queue: tuple[Actions, ...] = ()
     rest: Tensor | None = None
+    target: Tensor | None = None
+    patience: int = 0
+    recorded: Tensor | None = None
     arrival: int = 0
 
 

@@ -11,11 +11,25 @@ from lewm_agent.planning.settings import GoalCost
 LatentCost = Callable[[Tensor, Tensor], Tensor]
 """Imagined latents (N, S, P, D) and goals (N, D) to costs (N, S)."""
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Latents (..., D) and goals (..., D), whose shapes are broadcast, to how far apart they are (...)."""
+
 ARRIVAL_TIE_BREAK = 1e-3
 """Weight of the mean distance in cost ``best``: among plans that get equally close, the earlier one wins."""
 
 
-def goal_cost(latents: Tensor, goal: Tensor, kind: GoalCost, metric: Tensor | None = None) -> Tensor:
+def squared_distance(metric: Tensor | None) -> Distance:
+    """Squared Euclidean distance, in the units of a metric (D, D); None for the latents' own."""
+
+    def distance(latents: Tensor, goals: Tensor) -> Tensor:
+        if metric is not None:
+            latents, goals = latents @ metric, goals @ metric
+        return (latents - goals).square().sum(-1)
+
+    return distance
+
+
+def goal_cost(latents: Tensor, goal: Tensor, kind: GoalCost, apart: Distance | None = None) -> Tensor:
     """Cost of S imagined futures for each of N goals.
 
     Args:
@@ -24,14 +38,12 @@ def goal_cost(latents: Tensor, goal: Tensor, kind: GoalCost, metric: Tensor | No
         kind: ``terminal`` is the paper's (arXiv 2603.19312, equation 4): the last latent only. ``best`` takes the
             closest of the P latents, which suits frequent replanning: with ``terminal`` each new plan may again put
             off its arrival to its last step. ``sum`` adds all P distances.
-        metric: (D, D), in whose units latents are measured; None for their own.
+        apart: the distance; None for the squared Euclidean one.
 
     Returns:
-        (N, S): squared Euclidean distances, summed over D.
+        (N, S).
     """
-    if metric is not None:
-        latents, goal = latents @ metric, goal @ metric
-    distance = (latents - goal[:, None, None]).square().sum(-1)
+    distance = (apart or squared_distance(None))(latents, goal[:, None, None])
     if kind == "terminal":
         return distance[..., -1]
     if kind == "best":

@@ -10,7 +10,8 @@ from lewm_agent.planning.search import ActionSet, Sampling, Search
 from lewm_agent.tools.checks import require, require_one_of
 
 GoalCost = Literal["terminal", "best", "sum"]
-Metric = Literal["euclidean", "slow"]
+Metric = Literal["euclidean", "slow", "steps"]
+Waypoints = Literal["none", "recorded", "expected", "drawn"]
 Proposals = Literal["none", "refine", "follow"]
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -41,7 +42,11 @@ class PlannerConfig:
     cost: GoalCost = "terminal"
     """Squared latent distance to the goal after the last block, at the best step of the plan, or summed over it."""
     metric: Metric = "euclidean"
-    """Of that distance; ``slow`` measures it in units of how much latents usually change in one block."""
+    """Of that distance; ``slow`` measures it in units of how much latents usually change in one block, and ``steps``
+    are the blocks to go that a head tells (:mod:`lewm_agent.training.far_goals`)."""
+    waypoints: Waypoints = "none"
+    """What plans aim at while the goal is far: a latent of the ``recorded`` way most like the one to go, the
+    ``expected`` latent on the way, or the best of several that are ``drawn``."""
     noise_correlation: float = 0.0
     """Correlation of the sampling noise between successive environment steps (first-order autoregressive)."""
     clip_actions: bool = False
@@ -65,6 +70,7 @@ class PlannerConfig:
         require(self.execute <= self.horizon, f"execute ({self.execute}) must be at most horizon ({self.horizon})")
         require_one_of("cost", self.cost, get_args(GoalCost))
         require_one_of("metric", self.metric, get_args(Metric))
+        require_one_of("waypoints", self.waypoints, get_args(Waypoints))
         require_one_of("proposals", self.proposals, get_args(Proposals))
         require_one_of("precision", self.precision, get_args(Precision))
 

@@ -392,6 +392,7 @@ def _forget_fitted(model: Learner) -> None:
     if isinstance(model, LatentModel):
         model.metric = None
         model.goal_states = None
+        model.far_goals = None
 
 
 def _check_fits(dataset: OfflineDataset, model: ClipConfig) -> None:
