@@ -14,14 +14,14 @@ from lewm_agent.checkpoints import checkpoint, hub, wrappings
 from lewm_agent.checkpoints.hub import HubOptions
 from lewm_agent.config import AgentConfig
 from lewm_agent.environment import Environment
-from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.improving_agent import ImprovingAgent
 from lewm_agent.models.objectives import registry as objectives
 from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 
-Agent = GoalAgent[Any, Any]
+Agent = ImprovingAgent[Any, Any]
 AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig
 
 

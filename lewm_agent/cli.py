@@ -358,6 +358,9 @@ class Elsewhere:
 COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "collect": collect,
     "learn": Elsewhere("lewm_agent.learn_command", "Train an agent on a dataset and save it in OUTPUT/model."),
+    "improve": Elsewhere(
+        "lewm_agent.improve_command", "Try to reach goals, learn from it, and so on; keep the best round's model."
+    ),
     "eval": Elsewhere(
         "lewm_agent.eval.success_rate", "Measure success on held-out pairs of start and goal.", "Evaluation"
     ),

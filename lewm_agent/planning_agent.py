@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lewm_agent.datasets import Clips, OfflineDataset
-from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.improving_agent import ImprovingAgent
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning.controller import Controller
 from lewm_agent.planning.fast_rollout import Rollout
@@ -32,7 +32,7 @@ PlanningConfigT = TypeVar("PlanningConfigT", bound=PlanningSettings)
 LatentModelT = TypeVar("LatentModelT", bound=LatentModel)
 
 
-class PlanningAgent(GoalAgent[PlanningConfigT, LatentModelT]):
+class PlanningAgent(ImprovingAgent[PlanningConfigT, LatentModelT]):
     """An agent that searches for actions whose imagined latents come close to the goal's."""
 
     _cost: LatentCost | None = None

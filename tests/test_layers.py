@@ -26,12 +26,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attempts",),
     ("collecting_agent",),
     ("goal_agent",),
+    ("improving_agent",),
     ("planning_agent",),
     ("agent",),
     ("recipes", "agents.rivals"),
     ("agents.registry",),
     ("inspection", "learn_command"),
     ("eval",),
+    ("improve_command",),
     ("callbacks", "cli"),
 )
 """From the bottom up: a part imports what stands in rows below its own, and nothing of its neighbours in the row."""

@@ -17,7 +17,7 @@ from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.datasets.goals import GoalClips
 from lewm_agent.environment import Environment
-from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.improving_agent import ImprovingAgent
 from lewm_agent.planning.decider import Decider, require_finite
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 
@@ -50,7 +50,7 @@ class PolicyController(Decider):
         return np.clip(actions, self.low, self.high).astype(np.float32)
 
 
-class GoalPolicyAgent(GoalAgent[GoalPolicyConfig, GoalPolicy]):
+class GoalPolicyAgent(ImprovingAgent[GoalPolicyConfig, GoalPolicy]):
     """GCBC, GCIVL or GCIQL (:mod:`lewm_agent.agents.rivals.goal_policy`).
 
     Checkpoints hold a frozen encoder too, so that they need not be kept beside the world model it came from.

@@ -25,6 +25,7 @@ from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.interruption import interruptible
 from lewm_agent.tools.precision import chosen_precision
 from lewm_agent.tools.replacing import remove
+from lewm_agent.tools.settings import flat
 from lewm_agent.training import callbacks as asking
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.callbacks import Callback, Moment, Told
@@ -170,7 +171,7 @@ class Run:
         if workers is None:
             workers = 0 if trainee.device.type == "cpu" else 4
         config = trainee.config
-        _check_fits(dataset, config.model)
+        check_fits(dataset, config.model)
         workers = whole_number("workers", workers)
         pinned = placement.device.type == "cuda"
         self.clips = TrainingClips(dataset, trainee.make_clips, config.training, self.seed, workers, pinned=pinned)
@@ -233,7 +234,7 @@ class Run:
         """In which all ranks are to be alike."""
         begun = self._begun
         facts = {"data": begun.data, **fingerprint(self.dataset), "seed": self.seed, "versions": begun.versions}
-        return dict(_flat(self.trainee.identity())) | facts
+        return dict(flat(self.trainee.identity())) | facts
 
     def _refuse_to_overwrite(self) -> None:
         if self.folder.has_checkpoints():
@@ -322,7 +323,7 @@ class Run:
 
     def _check_same(self, found: Found) -> None:
         """Raise ``ValueError``, which says what differs, unless the steps taken would have been the same."""
-        now, before = (dict(_flat(identity)) for identity in (self.trainee.identity(), found.saved.identity))
+        now, before = (dict(flat(identity)) for identity in (self.trainee.identity(), found.saved.identity))
         if found.saved.training is not None:
             now |= {"data": self._begun.data, "seed": self._begun.seed}
             before |= {"data": found.saved.training.data, "seed": found.saved.training.seed}
@@ -395,7 +396,8 @@ def _forget_fitted(model: Learner) -> None:
         model.far_goals = None
 
 
-def _check_fits(dataset: OfflineDataset, model: ClipConfig) -> None:
+def check_fits(dataset: OfflineDataset, model: ClipConfig) -> None:
+    """Raise ``ValueError`` unless a dataset has the frames and the actions of a model."""
     side, actions = model.image_size, model.action_dim
     if dataset.frame_shape != (side, side, 3):
         raise ValueError(
@@ -410,11 +412,3 @@ def _shortest_usable(dataset: OfflineDataset, episodes: NDArray[np.int64], skip:
     """The shortest of the episodes that are longer than an action block, as an array of one."""
     usable = episodes[dataset.episode_lengths[episodes] > skip]
     return usable[np.argsort(dataset.episode_lengths[usable], kind="stable")[:1]]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
