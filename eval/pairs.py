@@ -43,6 +43,8 @@ from lewm_agent.tools.replacing import write_atomically
 FORMAT = "lewm-agent pairs 1"
 COLUMNS = ("episode", "start", "state", "goal_state", "actions")
 FOLDER = Path(__file__).parent / "pair_lists"
+ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
+"""Arguments of an environment that do not change which pairs can be drawn in it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,17 @@ class PairList:
             )
         chosen = self.pairs[:count]
         return PairList(self.environment, self.protocol, self.seed, chosen, self.environment_kwargs)
+
+    def check_fits(self, environment: str, protocol: str, trained_in: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` unless these are pairs of an environment and protocol for an agent trained like that."""
+        made_for, asked_for = (self.environment, self.protocol), (environment, protocol)
+        if made_for != asked_for:
+            raise ValueError(f"these pairs were made for {' and '.join(made_for)}, not for {' and '.join(asked_for)}")
+        if self.environment_kwargs != recorded_in(trained_in):
+            raise ValueError(
+                f"these pairs were recorded in an environment with {self.environment_kwargs}, the model was trained in "
+                f"one with {recorded_in(trained_in)}; give --seed to draw others"
+            )
 
     def sha256(self) -> str:
         """Hash of the pairs: equal for equal starts, goals, actions and looks, wherever they are stored."""
@@ -119,6 +132,11 @@ class PairList:
         """The factors of all pairs as JSON, if any pair has some."""
         factors = [pair.factors for pair in self.pairs]
         return {"factors": json.dumps(factors, sort_keys=True)} if any(factors) else {}
+
+
+def recorded_in(trained_in: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the environment that pairs are recorded in for an agent that was trained in one with others."""
+    return {name: value for name, value in trained_in.items() if name not in ONLY_IN_TRAINING}
 
 
 def _starts_so(belongs: Callable[[States], bool], record: dict[str, Any]) -> bool:

@@ -21,7 +21,7 @@ from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.eval import command
 from lewm_agent.eval.command import bundled, check_world
 from lewm_agent.eval.options import Evaluation as Options
-from lewm_agent.eval.pairs import PairList, draw, load, shipped
+from lewm_agent.eval.pairs import PairList, draw, load, recorded_in, shipped
 from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
@@ -37,8 +37,6 @@ from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
 
-ONLY_IN_TRAINING = ("image_size", "terminate_on_success", "drawn_looks")
-"""Arguments of an environment that do not change which pairs can be drawn in it."""
 VIDEOS = "pairs.gif"
 """Never written: it stands for all GIFs when their folder is tried and held."""
 CONTINUES = "with --output, the same command continues with what FILE.unfinished holds"
@@ -133,19 +131,11 @@ def _pairs(options: Options, world: str, trained_in: dict[str, Any]) -> PairList
     """The list asked for: from a file, drawn anew, or the shipped one."""
     if options.pairs is not None and options.seed is not None:
         raise ValueError("give a list of pairs (--pairs) or a seed to draw others (--seed), not both")
-    kwargs = {k: v for k, v in trained_in.items() if k not in ONLY_IN_TRAINING}
     protocol = at_offset(options.protocol or "paper", options.offset)
     if options.seed is not None:
-        return draw(world, protocol, options.episodes, options.seed, kwargs)
+        return draw(world, protocol, options.episodes, options.seed, recorded_in(trained_in))
     pairs = load(options.pairs) if options.pairs else shipped(world, protocol)
-    made_for, asked_for = (pairs.environment, pairs.protocol), (world, protocol)
-    if made_for != asked_for:
-        raise ValueError(f"these pairs were made for {' and '.join(made_for)}, not for {' and '.join(asked_for)}")
-    if pairs.environment_kwargs != kwargs:
-        raise ValueError(
-            f"these pairs were recorded in an environment with {pairs.environment_kwargs}, the model was trained in "
-            f"one with {kwargs}; give --seed to draw others"
-        )
+    pairs.check_fits(world, protocol, trained_in)
     return pairs.first(options.episodes)
 
 

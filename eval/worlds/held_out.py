@@ -121,8 +121,8 @@ class Recording:
 
     def episode(self, number: int) -> Episode:
         """The columns of an episode, which depend on its number and the seed."""
-        seeds = (derive(self._seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
-        return rollout(self._env, self._policy, *seeds, frame_interval=None)
+        env_seed, own_seed = (derive(self._seed, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
+        return rollout(self._env, self._policy, env_seed, own_seed, frame_interval=None)
 
 
 def _starts(episode: Episode, rules: Protocol) -> range:

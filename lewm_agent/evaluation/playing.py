@@ -74,7 +74,9 @@ class Trace:
         return success.holds(np.stack(self.states), trial)
 
 
-def play_floor(suite: Suite, env: Environment, floor: Floor, numbers: Sequence[int]) -> Iterator[Trace]:
+def play_floor(
+    suite: Suite, env: Environment, floor: Floor, numbers: Sequence[int], ending: Ending | None = None
+) -> Iterator[Trace]:
     """Traces of a controller that needs no frames, one after the other.
 
     Args:
@@ -82,6 +84,7 @@ def play_floor(suite: Suite, env: Environment, floor: Floor, numbers: Sequence[i
         env: where.
         floor: the controller.
         numbers: of the trials.
+        ending: where an episode ends before the budget does; None: nowhere.
     """
     low, high = action_bounds(env.action_space)
     for number in numbers:
@@ -92,6 +95,8 @@ def play_floor(suite: Suite, env: Environment, floor: Floor, numbers: Sequence[i
             action = np.asarray(floor(trial, situation.steps, situation.info, rng), dtype=np.float32)
             situation = step(situation, np.clip(action, low, high))
             trace.add(situation, suite.success, trial)
+            if ending is not None and ending(trial, np.stack(trace.states)):
+                break
         yield trace
 
 
