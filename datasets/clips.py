@@ -155,11 +155,17 @@ class Clips:
         before = np.concatenate([[0], np.cumsum(bad)])
         starts = self.dataset.episode_starts[self.episodes]
         inside = before[starts + self.dataset.episode_lengths[self.episodes]] - before[starts]
+        inside[np.isin(self.episodes, self.dataset.awaited)] = 0
         if inside.any():
             position = int(np.flatnonzero(inside)[0])
-            row = int(np.flatnonzero(bad[starts[position] :])[0])
+            row, episode = int(np.flatnonzero(bad[starts[position] :])[0]), self.episodes[position]
+            if episode in self.dataset.without_actions:
+                raise ValueError(
+                    f"episode {episode} of {self.dataset.path} has no actions: only training can "
+                    "do with frames alone, beside episodes that have some"
+                )
             raise ValueError(
-                f"the action in row {row} of episode {self.episodes[position]} of {self.dataset.path} is not finite; "
+                f"the action in row {row} of episode {episode} of {self.dataset.path} is not finite; "
                 "only an episode's last row, which has no action, may be NaN"
             )
 

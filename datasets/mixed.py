@@ -57,7 +57,7 @@ class MixedDataset(OfflineDataset):
         self.episode_starts = _moved([part.episode_starts for part in parts], rows)
         self._episode_shard = _moved([part._episode_shard for part in parts], shards)
         self._shard_starts = _moved([part._shard_starts for part in parts], rows)
-        self.actions = np.concatenate([part.actions for part in parts])
+        self.actions = np.concatenate(_as_wide(parts))
 
     def split(
         self, held_out_fraction: float, seed: int, episodes: ArrayLike | None = None
@@ -166,22 +166,26 @@ def _check_alike(first: OfflineDataset, other: OfflineDataset) -> None:
 
 def _facts(dataset: OfflineDataset) -> dict[str, object]:
     """In which datasets that are learned from together agree, as far as they say it."""
-    facts: dict[str, object] = {}
+    facts: dict[str, object] = {} if not dataset.has_actions else {"action_dim": dataset.action_dim}
     if dataset.metadata is not None:
         said = dataset.metadata
-        facts = {"environment": said.environment_id} if said.environment_id not in UNNAMED else {}
+        facts |= {"environment": said.environment_id} if said.environment_id not in UNNAMED else {}
         facts |= {"action space": said.action_space} if said.observation_space not in UNNAMED else {}
-    recorded = {
-        "frames": dataset.frame_shape,
-        "frame interval": dataset.frame_interval,
-        "action_dim": dataset.action_dim,
-    }
+    recorded = {"frames": dataset.frame_shape, "frame interval": dataset.frame_interval}
     numbers = [name for name in SOMETIMES_THERE if name in dataset.columns]
     return facts | recorded | {f"numbers in {name}:": _row_shape(dataset, name) for name in numbers}
 
 
+def _as_wide(parts: Sequence[OfflineDataset]) -> list[NDArray[np.float32]]:
+    """Actions of each part; those of parts without any are as many missing numbers as the others have."""
+    width = next((part.action_dim for part in parts if part.has_actions), 1)
+    return [
+        part.actions if part.has_actions else np.full((len(part.actions), width), np.nan, np.float32) for part in parts
+    ]
+
+
 def _has_alike(first: OfflineDataset, other: OfflineDataset, column: str) -> bool:
-    return column in other.columns and _row_shape(first, column) == _row_shape(other, column)
+    return column in other.columns and (column == "action" or _row_shape(first, column) == _row_shape(other, column))
 
 
 def _row_shape(dataset: OfflineDataset, column: str) -> tuple[int, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +25,8 @@ class OfflineDataset:
     """Episodes of frames, actions and low-dimensional columns on disk.
 
     Row t of an episode holds frame t and the action leaving it; an episode of n actions has n + 1 rows and its last
-    action is NaN. Rows are numbered through all shards. Files are opened when first needed, anew in every process.
+    action is NaN. In an episode without actions, such as plain video, all are NaN. Rows are numbered
+    through all shards. Files are opened when first needed, anew in every process.
 
     Args:
         path: A folder written by :func:`lewm_agent.datasets.collection.collect`, or one ``.h5`` file with the columns
@@ -46,7 +48,10 @@ class OfflineDataset:
         columns: Names of the columns, sorted.
         left_out: What else a single file holds, and why that is no column.
         actions: All actions, (rows, A) float32, kept in memory.
+        awaited: Episodes (n,) whose actions are yet to be told, so that nobody minds that they are missing.
     """
+
+    awaited: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -72,6 +77,30 @@ class OfflineDataset:
         """Number of action dimensions A."""
         return int(self.actions.shape[1])
 
+    @property
+    def has_actions(self) -> bool:
+        """Whether any episode has one."""
+        return bool(np.isfinite(self.actions).any())
+
+    @property
+    def without_actions(self) -> NDArray[np.int64]:
+        """Episodes (n,) that have several rows and no action."""
+        before = np.concatenate([[0], np.cumsum(np.isfinite(self.actions).all(axis=1))])
+        known = before[self.episode_starts + self.episode_lengths] - before[self.episode_starts]
+        return np.flatnonzero((known == 0) & (self.episode_lengths > 1))
+
+    def with_actions(self, actions: NDArray[np.float32], awaited: ArrayLike = ()) -> Self:
+        """The same dataset with other actions (rows, A), those of some episodes (n,) still to be told."""
+        other = copy.copy(self)
+        other.actions, other.awaited = actions, np.asarray(awaited, np.int64)
+        return other
+
+    def without(self, episodes: NDArray[np.int64]) -> Self:
+        """The same dataset without the actions of some episodes (n,), which are to be told."""
+        actions = self.actions.copy()
+        actions[self.row_mask(episodes)] = np.nan
+        return self.with_actions(actions, episodes)
+
     def episode(self, index: int) -> dict[str, NDArray[Any]]:
         """Read all columns of one episode, each with as many rows as the episode, ``pixels`` only those with a frame.
 
@@ -81,7 +110,9 @@ class OfflineDataset:
         self._check_episodes(np.asarray([index]))
         shard, rows = self._locate(index)
         reader = self._reader(shard)
-        columns = {name: reader.rows(name, rows) for name in self.columns if name != "pixels"}
+        columns = {name: reader.rows(name, rows) for name in self.columns if name not in ("action", "pixels")}
+        first, stop = int(self.episode_starts[index]), int(self.episode_starts[index] + self.episode_lengths[index])
+        columns["action"] = self.actions[first:stop].copy()
         return {**columns, "pixels": reader.rows("pixels", slice(rows.start, rows.stop, self.frame_interval))}
 
     def column(self, name: str, episodes: ArrayLike | None = None) -> NDArray[Any]:
@@ -96,6 +127,9 @@ class OfflineDataset:
         if name == "pixels":
             raise ValueError("column() reads low-dimensional columns; read frames with episode() or Clips")
         wanted = self.episode_array(episodes)
+        if name == "action":
+            spans = zip(self.episode_starts[wanted], self.episode_lengths[wanted], strict=True)
+            return np.concatenate([self.actions[:0], *(self.actions[start : start + rows] for start, rows in spans)])
         per_shard = {shard: self._reader(shard).rows(name) for shard in np.unique(self._episode_shard[wanted])}
         pieces = [per_shard[self._episode_shard[i]][self._locate(i)[1]] for i in wanted]
         return np.concatenate(pieces) if pieces else self._reader(0).rows(name, slice(0, 0))
@@ -108,7 +142,7 @@ class OfflineDataset:
         Raises:
             ValueError: No action at all.
         """
-        actions = self.actions[self._row_mask(self.episode_array(episodes))]
+        actions = self.actions[self.row_mask(self.episode_array(episodes))]
         actions = actions[~np.isnan(actions).any(axis=1)].astype(np.float64)
         if not len(actions):
             raise ValueError(f"the chosen episodes of {self.path} hold no action to take statistics of")
@@ -346,7 +380,7 @@ class OfflineDataset:
                 f"episode {outside[0]} does not exist; the dataset has episodes 0 to {self.num_episodes - 1}"
             )
 
-    def _row_mask(self, episodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def row_mask(self, episodes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Mark the rows of the episodes, (rows,) bool."""
         change = np.zeros(len(self.actions) + 1, np.int64)
         np.add.at(change, self.episode_starts[episodes], 1)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,8 +136,10 @@ class ShardFolder:
             if file.name not in recorded:  # of the dataset that was there before
                 remove(file)
         dataset = OfflineDataset(self.folder)
-        mean, std = dataset.action_statistics()
-        statistics = {"action_mean": tuple(mean.tolist()), "action_std": tuple(std.tolist())}
+        statistics: dict[str, Any] = {}
+        if dataset.has_actions:
+            mean, std = dataset.action_statistics()
+            statistics = {"action_mean": tuple(mean.tolist()), "action_std": tuple(std.tolist())}
         self.request = replace(self.request, **statistics, reached=_reached(dataset))
         self.request.save(self.folder)
         dataset.metadata = self.request

@@ -86,7 +86,7 @@ class ShardWriter:
         """Add one episode.
 
         Args:
-            episode: Columns of equal row count N: ``action`` (N, A) float, of which only the last row may be NaN,
+            episode: Columns of equal row count N: ``action`` (N, A) float, of which the last row may be NaN, or all,
                 ``pixels`` (N, H, W, 3) uint8, but with ``frame_interval`` k only every k-th row's, and any others.
                 Columns, row shapes and types must agree over the shard; but those of ``SOMETIMES_THERE`` are left out
                 of a shard in which they do not.
@@ -191,7 +191,7 @@ def check_episode(columns: Episode, frame_interval: int = 1) -> None:
         if len(values) != wanted:
             raise ValueError(f"column {name} has {len(values)} rows instead of {wanted}; action has {len(action)}")
     bad = np.flatnonzero(~np.isfinite(action[:-1]).all(axis=1))
-    if bad.size:
+    if bad.size and not np.isnan(action).all():  # an episode without actions
         raise ValueError(f"action in row {bad[0]} is {action[bad[0]]}; all but an episode's last row must be finite")
 
 

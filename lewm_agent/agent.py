@@ -30,9 +30,9 @@ from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.training import far_goals, goal_states, slow_metric
+from lewm_agent.training.batches import FinishData
 from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit, successful
-from lewm_agent.training.run import FinishData
 
 
 class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):

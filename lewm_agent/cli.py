@@ -276,8 +276,8 @@ def convert(
     """Turn foreign datasets and checkpoints into ours, and ours into theirs. An interrupted conversion continues.
 
     Args:
-        source: dataset of stable-worldmodel (Lance, HDF5, pictures, videos), LeRobot v3 or Minari (its id), or
-            checkpoint: a folder, a file or a Hub id.
+        source: dataset of stable-worldmodel (Lance, HDF5, pictures, videos), LeRobot v3 or Minari (its id), folder of
+            videos, or checkpoint: a folder, a file or a Hub id.
         output: folder; with --to minari, the new dataset's id.
         to: lewm-agent; released, the layout of the released models of checkpoints; or minari.
         env: environment that the data or the checkpoint belong to: short name or Gymnasium id.

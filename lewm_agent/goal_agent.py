@@ -30,11 +30,11 @@ from lewm_agent.models.ranks import LostRankError
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.tools.checks import objects, whole_number
 from lewm_agent.tools.outputs import reserved
-from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.batches import FinishData, TrainingClips
 from lewm_agent.training.callbacks import Callback
 from lewm_agent.training.metrics_log import Logger
 from lewm_agent.training.record import TrainingRecord
-from lewm_agent.training.run import FinishData, Identity, Run, Saved
+from lewm_agent.training.run import Identity, Run, Saved
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.sharing.launch import launch
 from lewm_agent.training.sharing.placement import Placement
@@ -53,6 +53,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
         output: str | Path,
         *,
         weights: Sequence[float] | None = None,
+        labels: float = 1.0,
         resume: bool = False,
         seed: int | None = None,
         checkpoint_every: int = 1000,
@@ -79,6 +80,9 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
                 :meth:`from_pretrained`.
             weights: share of the clips that comes from each of several datasets, together 1; by default every clip is
                 seen as often as any other. An epoch has as many clips as there are in all.
+            labels: share of the training episodes that keep their actions. Those of the others are not looked at: an
+                inverse-dynamics model, trained on the rest, tells them from the frames, as it does for episodes that
+                have none (``docs/guide/video.md``).
             resume: continue the run in ``output`` from its newest whole checkpoint, with the same batches and losses as
                 if it had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
@@ -96,9 +100,9 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
 
         Raises:
             ValueError: frames or actions do not fit the model, a dataset has too few episodes that are long enough for
-                a clip, datasets are not alike, weights do not add up to 1, the run in ``output`` is of another agent or
-                of other data, or devices are not there, do not divide the batch, or do not have the
-                same data, settings and output; the message says what differs.
+                a clip, no episode has or keeps its actions, datasets are not alike, weights do not add up to 1, the run
+                in ``output`` is of another agent or of other data, or devices are not there, do not divide the batch,
+                or do not have the same data, settings and output; the message says what differs.
             TypeError: callbacks or loggers are none, or tell what cannot be written down.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
             BlockingIOError: another process is training into ``output``.
@@ -114,6 +118,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
         options = LearnOptions(
             placement,
             None if weights is None else tuple(weights),
+            labels,
             resume,
             self.seed if seed is None else seed,
             checkpoint_every,
@@ -145,6 +150,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
                         self,
                         opened(dataset, options.weights),
                         folder,
+                        labels=options.labels,
                         seed=options.seed,
                         workers=options.workers,
                         progress=options.progress,

@@ -59,7 +59,7 @@ def _dataset(dataset: OfflineDataset) -> Rows:
         "kind": "dataset",
         "episodes": str(dataset.num_episodes),
         "frames": f"{dataset.num_frames} of {width} x {height} pixels{interval}",
-        "actions": f"{dataset.action_dim} components",
+        "actions": f"{dataset.action_dim} components" if dataset.has_actions else "none",
         "columns": ", ".join(dataset.columns),
     }
     source = dataset.metadata

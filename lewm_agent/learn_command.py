@@ -36,6 +36,7 @@ def learn(
     frozen: str | None = None,
     search: str | None = None,
     weights: tuple[float, ...] = (),
+    labels: float = 1.0,
     seed: int = 0,
     device: str = "auto",
     environment_kwargs: str | None = None,
@@ -56,6 +57,7 @@ def learn(
             dino_wm a ViT of timm.
         search: by default the preset's; or cem, icem, mppi, gradient or mixture, whose own settings are then the flags.
         weights: share of the clips from each dataset, together 1, given as often; by default all clips count alike.
+        labels: share of the training episodes that keep their actions; those of the others are told from their frames.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
@@ -69,7 +71,13 @@ def learn(
     world = environment.of_data(env, parts_of(data)[0], side) if world is None else world
     name = agent or LeWMAgent.kind_of(cast(AgentConfig, config))  # without another agent, a preset's as it is
     made = make_agent(name, world, config, device=device, seed=seed)
-    made.learn(data, folder.training, weights=weights_of(data), resume=resume, devices=devices, num_nodes=num_nodes)
+    options: dict[str, Any] = {
+        "weights": weights_of(data),
+        "labels": labels,
+        "devices": devices,
+        "num_nodes": num_nodes,
+    }
+    made.learn(data, folder.training, resume=resume, **options)
     if is_first_started():
         command.say(f"saved in {made.save_pretrained(folder.model)}")
 

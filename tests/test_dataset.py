@@ -368,7 +368,7 @@ def test_metadata_survives_saving(folder: Path, tmp_path: Path) -> None:
         ("pixels", np.zeros((4, 3, 8, 8), np.uint8), ValueError, r"\(height, width, 3\), got \(4, 3, 8, 8\)"),
         ("pixels", np.zeros((4, 16, 16, 3), np.uint8), ValueError, "pixels has rows of shape"),
         ("pixels", np.zeros((5, 8, 8, 3), np.uint8), ValueError, "pixels has 5 rows instead of 4"),
-        ("action", np.full((4, 2), np.nan, np.float32), ValueError, "action in row 0 is .* must be finite"),
+        ("action", np.diag([np.nan] * 4)[:, :2].astype("f"), ValueError, "action in row 0 is .* must be finite"),
         ("action", np.zeros((4, 3), np.float32), ValueError, "action has rows of shape"),
         ("reward", np.zeros(4), ValueError, "columns"),
     ],

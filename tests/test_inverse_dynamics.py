@@ -108,7 +108,7 @@ def test_learns_actions_that_follow_from_the_goal() -> None:
             return latents, goals, left, (goals - latents) @ weights / left[:, None]
 
     config = dataclasses.replace(HEAD, width=64, steps=600, batch_size=128)
-    head = InverseDynamics(model, config)
+    head = InverseDynamics(model.latent_dim, model.block_dim, config)
     before = fit(head, Pairs(), Pairs(), dataclasses.replace(config, steps=1), 0)  # type: ignore[arg-type]
     after = fit(head, Pairs(), Pairs(), config, 0)  # type: ignore[arg-type]
     assert after < 0.1 * before

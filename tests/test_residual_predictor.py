@@ -17,10 +17,9 @@ from lewm_agent.models.objectives.base import EncodedClip
 from lewm_agent.models.objectives.slow import USUAL_CHANGE, SlowConfig, SlowPrediction
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.presets import preset
-from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.batches import FinishData, TrainingClips
 from lewm_agent.training.encoding import encode_all
 from lewm_agent.training.hindsight import successful
-from lewm_agent.training.run import FinishData
 
 TINY = {
     "model.image_size": 16,

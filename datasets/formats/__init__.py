@@ -17,8 +17,8 @@ def open_source(place: str | Path, frames: str | None = None) -> EpisodeSource:
     """Open a dataset by what it looks like.
 
     Args:
-        place: file or folder of stable-worldmodel (Lance, HDF5, folder of pictures, videos), folder of LeRobot v3, or
-            id of a dataset in the local Minari store (``D4RL/door/human-v2``).
+        place: file or folder of stable-worldmodel (Lance, HDF5, folder of pictures, videos), folder of LeRobot v3,
+            folder of plain videos, or id of a dataset in the local Minari store (``D4RL/door/human-v2``).
         frames: which column has the frames, if there are several; by default the one called ``pixels``, or the only
             one.
 
@@ -43,4 +43,6 @@ def _opened(place: str | Path, frames: str | None) -> EpisodeSource:
         return lerobot.LeRobotSource(path, frames)
     if video.VideoFolderSource.is_at(path):
         return video.VideoFolderSource(path, frames)
+    if video.plain_videos(path):
+        return video.PlainVideoSource(path, frames)
     return stable_worldmodel.StableWorldModelSource(path, frames)

@@ -113,6 +113,11 @@ def action_rows(actions: Any, rows: int) -> NDArray[np.float32]:
     return np.concatenate([flat.astype(np.float32), missing])
 
 
+def no_actions(rows: int) -> NDArray[np.float32]:
+    """The actions of an episode that tells of none, (rows, 1): how many numbers one has is told by other data."""
+    return np.full((rows, 1), np.nan, np.float32)
+
+
 def checked_episode(columns: Mapping[str, Any], rows: int) -> dict[str, NDArray[Any]]:
     """Columns of one episode as a shard takes them.
 

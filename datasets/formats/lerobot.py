@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lewm_agent.datasets.formats.checking import action_rows, collected, require_memory, rgb_frames
+from lewm_agent.datasets.formats.checking import action_rows, collected, no_actions, require_memory, rgb_frames
 from lewm_agent.datasets.formats.source import chosen_frames, imported
 from lewm_agent.datasets.formats.video import decoded
 from lewm_agent.tools.contained import inside
@@ -34,8 +34,8 @@ PICTURE_MODES = {"1": "L", "P": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 class LeRobotSource:
     """A folder with ``meta/info.json``. See :class:`EpisodeSource` and :func:`open_source`.
 
-    An episode of n rows has n actions; the last one leads to no frame. The tables are believed, not what
-    ``info.json`` says of them: features they lack are left out with a warning.
+    An episode of n rows has n actions; the last one leads to no frame. Where no feature is called ``action``, it has
+    none. The tables are believed, not what ``info.json`` says of them: features they lack are left out with a warning.
 
     Raises:
         ValueError: another version of the layout, or an index without sense.
@@ -66,7 +66,7 @@ class LeRobotSource:
         is_video = self._features[self._frames]["dtype"] == "video"
         pictures = self._video(row) if is_video else self._pictures(table)
         pixels = rgb_frames(collected(pictures, rows, self._frames), self._frames)
-        action = action_rows(others.pop("action"), rows)
+        action = action_rows(others.pop("action"), rows) if "action" in others else no_actions(rows)
         named = {name.replace(".", "_"): values for name, values in others.items()}
         if len({*named, "action", "pixels"}) < len(others) + 2:
             raise ValueError(f"features of {self._path} have the same name but for dots: {', '.join(others)}")
@@ -87,13 +87,14 @@ class LeRobotSource:
         used = [index for index, rows in enumerate(self.lengths) if rows]
         file = self._file(self._episodes[used[0]]) if used else None
         there = set(self._tables.read_schema(file).names) if file else set(declared)
-        if missing := [name for name in ("action", "episode_index") if name not in there]:
-            raise ValueError(f"{file} has no column `{missing[0]}`; it has {', '.join(sorted(there))}")
+        if "episode_index" not in there or ("action" in declared and "action" not in there):
+            missing = "action" if "episode_index" in there else "episode_index"
+            raise ValueError(f"{file} has no column `{missing}`; it has {', '.join(sorted(there))}")
         if absent := [name for name in declared if name not in there]:
             warnings.warn(
                 f"{file} lacks what info.json declares, and it is left out: {', '.join(absent)}", stacklevel=2
             )
-        return [name for name in {**dict.fromkeys(declared), "action": None} if name in there - {*_BOOKKEEPING}]
+        return [name for name in dict.fromkeys([*declared, "action"]) if name in there - {*_BOOKKEEPING}]
 
     def _file(self, row: dict[str, Any]) -> Path:
         return self._named("data_path", _place(row, "data"))
@@ -171,8 +172,6 @@ def _info(path: Path) -> dict[str, Any]:
         isinstance(feature, dict) and isinstance(feature.get("dtype"), str) for feature in features.values()
     ):
         raise ValueError(f"{file} must have `features`, each with a text `dtype`")
-    if "action" not in features:
-        raise ValueError(f"{path} has no feature `action`; it has {', '.join(features)}")
     return info
 
 

@@ -1,4 +1,4 @@
-"""Frames of video files, and stable-worldmodel's folders of them."""
+"""Frames of video files: plain ones, and stable-worldmodel's folders of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lewm_agent.datasets.formats.checking import action_rows, collected, rgb_frames
+from lewm_agent.datasets.formats.checking import action_rows, collected, no_actions, rgb_frames
 from lewm_agent.datasets.formats.source import chosen_frames, imported
 from lewm_agent.datasets.shard_reader import EXPANSION, SMALL, checked_index
 from lewm_agent.tools.contained import inside
 
 ADVICE = 'pip install "lewm-agent[video]"'
+VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+"""Endings of the files that are taken for episodes."""
 
 
 def decoded(file: Path, first: float = 0.0, last: float = math.inf) -> Iterator[NDArray[np.uint8]]:
@@ -65,6 +67,35 @@ class VideoFolderSource:
         video = inside(self._path, f"{self._frames}/ep_{index}.mp4")
         pixels = rgb_frames(collected(decoded(video), self.lengths[index], self._frames), self._frames)
         return {**columns, "action": action_rows(self._tables["action"][rows], self.lengths[index]), "pixels": pixels}
+
+
+class PlainVideoSource:
+    """A folder of videos, an episode each, a frame for every step, and no actions. See :class:`EpisodeSource`."""
+
+    def __init__(self, path: Path, frames: str | None = None) -> None:
+        chosen_frames(["pixels"], frames, str(path))
+        self._videos = [inside(path, video.name) for video in plain_videos(path)]
+        self.lengths = [_frame_count(video) for video in self._videos]
+        self.description = f"{path.name}, {len(self._videos)} videos without actions"
+
+    def episode(self, index: int) -> dict[str, NDArray[Any]]:
+        """One episode. See :class:`EpisodeSource`."""
+        rows, video = self.lengths[index], self._videos[index]
+        pixels = rgb_frames(collected(decoded(video), rows, video.name), video.name)
+        return {"pixels": pixels, "action": no_actions(rows)}
+
+
+def plain_videos(path: Path) -> list[Path]:
+    """The video files in a folder, by name."""
+    return sorted(file for file in path.glob("*") if file.suffix.lower() in VIDEOS) if path.is_dir() else []
+
+
+def _frame_count(video: Path) -> int:
+    """How many frames a video has, as its file says, or else by decoding it."""
+    av = imported("av", f"reading {video}", ADVICE)
+    with av.open(str(video)) as container:
+        said = container.streams.video[0].frames if container.streams.video else 0
+    return int(said) or sum(1 for _ in decoded(video))
 
 
 def _table(file: Path) -> NDArray[Any]:

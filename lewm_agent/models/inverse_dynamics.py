@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.models.predictor import ModelConfig
 from lewm_agent.tools.checks import require
 
 
@@ -42,16 +41,16 @@ class InverseDynamicsConfig:
 class InverseDynamics(nn.Module):
     """Latent, goal latent and blocks left until the goal, to the next action block (normalised)."""
 
-    def __init__(self, model: ModelConfig, config: InverseDynamicsConfig) -> None:
+    def __init__(self, latent_dim: int, block_dim: int, config: InverseDynamicsConfig) -> None:
         super().__init__()
         self.furthest = config.furthest
-        sizes = [2 * model.latent_dim + 2, *[config.width] * config.depth]
+        sizes = [2 * latent_dim + 2, *[config.width] * config.depth]
         layers = [
             layer
             for inputs, outputs in itertools.pairwise(sizes)
             for layer in (nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Dropout(config.dropout))
         ]
-        self.layers = nn.Sequential(*layers, nn.Linear(config.width, model.block_dim))
+        self.layers = nn.Sequential(*layers, nn.Linear(config.width, block_dim))
 
     def forward(self, latents: Tensor, goals: Tensor, blocks_left: Tensor) -> Tensor:
         """Propose the next block.

@@ -67,7 +67,8 @@ class WorldModel(LatentModel):
             self.action_encoder = ActionEncoder(config.block_dim, config.latent_dim)
             self.predictor = make_predictor(config)
             self.prediction_head = projection_head(config.latent_dim, config)
-        self.inverse_dynamics = InverseDynamics(config, inverse_dynamics) if inverse_dynamics else None
+        sizes = config.latent_dim, config.block_dim
+        self.inverse_dynamics = InverseDynamics(*sizes, inverse_dynamics) if inverse_dynamics else None
         settings = objective or ObjectiveConfig()
         self.objective: Objective = registry.find(settings.kind).objective(settings, config)
         self.teacher: Encoder | None = None

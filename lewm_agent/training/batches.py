@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,21 @@ MakeClips = Callable[[OfflineDataset, NDArray[np.int64]], Clips]
 """Dataset and episodes (n,) to their clips."""
 
 
+@dataclass(frozen=True)
+class FinishData:
+    """On what is fitted to a trained model: dataset, training and held-out episodes (n,), what stood for frames."""
+
+    dataset: OfflineDataset
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    stand_ins: NDArray[np.float32] | None = None
+
+
 class TrainingClips:
     """Splits the episodes that give clips; the order of batches is a function of seed and step.
 
-    Episodes that are too short for a clip are left out, with a warning that counts them.
+    Episodes that are too short for a clip are left out, with a warning that counts them. Held-out ones whose actions
+    are awaited are left out too, for nothing can be compared with what will be told of them.
 
     Args:
         dataset: frames and actions.
@@ -51,7 +63,8 @@ class TrainingClips:
                 f"({every.rows_per_clip}) and are left out",
                 stacklevel=5,
             )
-        self.train_episodes, self.held_out_episodes = dataset.split(training.held_out_fraction, seed, every.episodes)
+        self.train_episodes, held_out = dataset.split(training.held_out_fraction, seed, every.episodes)
+        self.held_out_episodes = np.setdiff1d(held_out, dataset.awaited)
         self._train = make(dataset, self.train_episodes)
         self._held_out = make(dataset, self.held_out_episodes)
         self._batch_size, self._seed = training.batch_size, seed
@@ -62,6 +75,10 @@ class TrainingClips:
                 f"{len(self._train)} training clips do not fill one batch of {training.batch_size}; collect more "
                 "episodes, or lower batch_size"
             )
+
+    def read_from(self, dataset: OfflineDataset) -> None:
+        """From now on give the actions of this one, which is the same otherwise."""
+        self._train.dataset = self._held_out.dataset = dataset
 
     def show(self, stand_ins: NDArray[np.float32]) -> None:
         """From now on give these in place of frames; an entry for every row of the dataset."""

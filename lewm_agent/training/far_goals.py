@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from lewm_agent.models.far_goals import NOISE, Bank, FarGoals, FarGoalsConfig
 from lewm_agent.tools.progress import ProgressShown
+from lewm_agent.training.batches import FinishData
 from lewm_agent.training.encoding import Latents
-from lewm_agent.training.run import FinishData
 from lewm_agent.training.state import other_random_numbers
 
 FRAMES = 200_000

@@ -12,8 +12,8 @@ from torch import Tensor
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.goal_states import COLUMNS, GoalStates
 from lewm_agent.tools.progress import ProgressShown
+from lewm_agent.training.batches import FinishData
 from lewm_agent.training.encoding import Latents
-from lewm_agent.training.run import FinishData
 from lewm_agent.training.state import other_random_numbers
 
 FRAMES, HELD_OUT_FRAMES = 10_000, 1_000

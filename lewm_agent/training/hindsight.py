@@ -16,8 +16,8 @@ from torch import Tensor
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.tools.progress import ProgressShown
+from lewm_agent.training.batches import FinishData
 from lewm_agent.training.encoding import Latents
-from lewm_agent.training.run import FinishData
 
 
 class HindsightPairs:

@@ -30,6 +30,10 @@ class TrainingRecord:
     versions: str
     precision: str = ""
     """``float32`` or ``bfloat16``, in which a run goes on as it began; empty in records of before it was kept."""
+    labelled: int | None = None
+    """Training episodes whose own actions it was given, where others had none; None where all have theirs."""
+    label_error: float | None = None
+    """Mean squared error of blocks of actions told of held-out episodes' frames; normalised actions have variance 1."""
     inverse_dynamics_error: float | None = None
     """Mean squared error of the blocks that the head proposes for held-out pairs; None without a finished head."""
 

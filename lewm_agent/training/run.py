@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +28,8 @@ from lewm_agent.tools.precision import chosen_precision
 from lewm_agent.tools.replacing import remove
 from lewm_agent.tools.settings import flat
 from lewm_agent.training import callbacks as asking
-from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training import labelling
+from lewm_agent.training.batches import FinishData, TrainingClips
 from lewm_agent.training.callbacks import Callback, Moment, Told
 from lewm_agent.training.loop import GO_ON, Telling, Trainer
 from lewm_agent.training.metrics_log import Logger, read_rows
@@ -67,16 +69,6 @@ class Found:
     folder: Path
     saved: Saved
     state: TrainingState
-
-
-@dataclass(frozen=True)
-class FinishData:
-    """On what is fitted to a trained model: dataset, training and held-out episodes (n,), what stood for frames."""
-
-    dataset: OfflineDataset
-    train: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-    stand_ins: NDArray[np.float32] | None = None
 
 
 class Trainee(Protocol):
@@ -137,6 +129,7 @@ class Run:
         trainee: the agent.
         dataset: to learn from.
         folder: of the run.
+        labels: share of the training episodes that keep their actions.
         seed: of batch order, dropout and SIGReg.
         workers: processes that read clips for each device; None for none on the CPU, else 4.
         progress: show progress.
@@ -144,7 +137,7 @@ class Run:
         loggers: beside TensorBoard.
 
     Raises:
-        ValueError: frames or actions do not fit the model, or there are too few clips.
+        ValueError: frames or actions do not fit the model, there are too few clips, or none keeps its actions.
 
     Attributes:
         record: How the model's weights came about; None until something has been learned.
@@ -157,6 +150,7 @@ class Run:
         dataset: OfflineDataset,
         folder: RunFolder,
         *,
+        labels: float = 1.0,
         seed: int = 0,
         workers: int | None = None,
         progress: bool = True,
@@ -165,19 +159,26 @@ class Run:
     ) -> None:
         asking.check(callbacks)
         self.callbacks, self.loggers = callbacks, loggers
-        self.placement, self.trainee, self.dataset, self.folder = placement, trainee, dataset, folder
+        self.placement, self.trainee, self.folder = placement, trainee, folder
         self.progress = progress
         self.seed = whole_number("seed", seed)
         if workers is None:
             workers = 0 if trainee.device.type == "cpu" else 4
         config = trainee.config
+        labelling.check(dataset, labels)
         check_fits(dataset, config.model)
         workers = whole_number("workers", workers)
         pinned = placement.device.type == "cuda"
+        dataset = dataset.with_actions(dataset.actions, dataset.without_actions)
         self.clips = TrainingClips(dataset, trainee.make_clips, config.training, self.seed, workers, pinned=pinned)
+        self.labelled = labelling.chosen(dataset, self.clips.train_episodes, labels, self.seed)
+        self.dataset = dataset.without(np.setdiff1d([*self.clips.train_episodes, *dataset.awaited], self.labelled))
+        self.clips.read_from(self.dataset)
         self.schedule = Schedule.of(config.training, self.clips.steps_per_epoch)
         self.record: TrainingRecord | None = None
         self._begun = TrainingRecord.begun(dataset, config.training.batch_size, self.seed)
+        if self.dataset.awaited.size:
+            self._begun = replace(self._begun, labelled=len(self.labelled))
 
     def train(self, *, resume: bool, checkpoint_every: int) -> None:
         """Begin, or continue what the folder holds, and go on to the end.
@@ -210,6 +211,7 @@ class Run:
             )
             if stand_ins is not None:
                 self.clips.show(stand_ins)
+            self._label(stand_ins)
             trainer = Trainer(
                 self.placement.fabric(precision),
                 self.trainee.model,
@@ -233,8 +235,8 @@ class Run:
     def _facts(self) -> dict[str, Any]:
         """In which all ranks are to be alike."""
         begun = self._begun
-        facts = {"data": begun.data, **fingerprint(self.dataset), "seed": self.seed, "versions": begun.versions}
-        return dict(flat(self.trainee.identity())) | facts
+        facts = {**fingerprint(self.dataset), "versions": begun.versions}
+        return dict(flat(self.trainee.identity())) | _origin(begun) | facts
 
     def _refuse_to_overwrite(self) -> None:
         if self.folder.has_checkpoints():
@@ -287,10 +289,29 @@ class Run:
         _forget_fitted(model)
         skip = self.trainee.config.model.frame_skip
         train, held_out = (
-            _shortest_usable(self.dataset, episodes, skip)
-            for episodes in (self.clips.train_episodes, self.clips.held_out_episodes)
+            _shortest_usable(self.dataset, episodes, skip) for episodes in (self.labelled, self.clips.held_out_episodes)
         )
         self.trainee.finish(model, FinishData(self.dataset, train, held_out), self.seed, brief=True, progress=False)
+
+    def _label(self, stand_ins: NDArray[np.float32] | None) -> None:
+        """Have the actions told that are awaited; where the run was begun before, they are those of then."""
+        if not self.dataset.awaited.size:
+            return
+        request = {**_origin(self._begun), "settings": _shaping(self.trainee.identity())}
+        labels = ranks.from_first(
+            lambda: labelling.kept_or_told(
+                self.folder.labels,
+                json.dumps(request),
+                self.trainee.model,
+                self.trainee.config,
+                FinishData(self.dataset, self.labelled, self.clips.held_out_episodes, stand_ins),
+                self.seed,
+                progress=self.progress,
+            )
+        )
+        self.dataset = self.dataset.with_actions(labels.actions)
+        self.clips.read_from(self.dataset)
+        self._begun = replace(self._begun, label_error=labels.error)
 
     # --- continue ----------------------------------------------------------------------------------------------------
 
@@ -325,8 +346,7 @@ class Run:
         """Raise ``ValueError``, which says what differs, unless the steps taken would have been the same."""
         now, before = (dict(flat(identity)) for identity in (self.trainee.identity(), found.saved.identity))
         if found.saved.training is not None:
-            now |= {"data": self._begun.data, "seed": self._begun.seed}
-            before |= {"data": found.saved.training.data, "seed": found.saved.training.seed}
+            now, before = now | _origin(self._begun), before | _origin(found.saved.training)
         differing = {
             name: f"{name.removeprefix('agent.')} {before.get(name)!r}, not {now.get(name)!r}"
             for name in {**before, **now}
@@ -386,6 +406,16 @@ class Run:
             model.make_room(fitted)
             model.load_state_dict(fitted, strict=False)
         self.record = replace(self._begun, steps=self.schedule.stop, finished=True, inverse_dynamics_error=error)
+
+
+def _origin(record: TrainingRecord) -> dict[str, Any]:
+    """Data and seed of a training, in which a continued run is to be what it was."""
+    return {"data": record.data, "labels": record.labelled, "seed": record.seed}
+
+
+def _shaping(identity: Identity) -> dict[str, Any]:
+    """The settings that the first steps of a training depend on."""
+    return {k: v for k, v in flat(identity) if k not in LENGTH and not k.startswith(PLANNER)}
 
 
 def _forget_fitted(model: Learner) -> None:

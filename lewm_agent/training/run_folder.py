@@ -57,6 +57,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / LAST
+        self.labels = self.path / "labels.npz"
         self.rehearsal = self.path / f"rehearsal{PART}"
 
     @contextlib.contextmanager

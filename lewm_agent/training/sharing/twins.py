@@ -24,6 +24,7 @@ class LearnOptions:
 
     placement: Placement
     weights: tuple[float, ...] | None
+    labels: float
     resume: bool
     seed: int
     checkpoint_every: int
