@@ -76,6 +76,8 @@ def test_a_waypoint_is_kept_until_it_is_reached_or_given_up(on_a_line: Waypoints
     kept = on_a_line.aimed(at(1.5, dataclasses.replace(memory, patience=1, arrival=2)))
     assert kept.target == memory.target and kept.arrival == 2
     assert on_a_line.aimed(at(2.5, kept)).target == torch.tensor([5.5])  # reached
+    assert on_a_line.aimed(at(0.2, kept)).target == memory.target
+    assert on_a_line.aimed(at(-0.2, kept)).target == torch.tensor([2.8])  # farther than it has been
     given_up = on_a_line.aimed(at(1.5, dataclasses.replace(kept, patience=0)))
     assert given_up.target == torch.tensor([4.5]) and given_up.patience == 4
 

@@ -33,6 +33,7 @@ class EpisodeMemory:
         target: (latent_dim,), the waypoint that plans aim at; the goal's latent itself when it is near; None: there are
             no waypoints.
         patience: blocks after which another target is looked for.
+        nearest: least blocks to the target so far, as the head tells them.
         recorded: actions (K, k, action_dim), normalised, that led to something like the target, from now on; or None.
         arrival: blocks until the proposal that is being followed is meant to be at the target; 0 if none is.
     """
@@ -48,6 +49,7 @@ class EpisodeMemory:
     rest: Tensor | None = None
     target: Tensor | None = None
     patience: int = 0
+    nearest: float = 0.0
     recorded: Tensor | None = None
     arrival: int = 0
 

@@ -1,7 +1,8 @@
 """What to aim at on the way to a far goal, and when to aim at something else.
 
-A waypoint is kept until it is reached, or until twice the blocks that it should take are over: one that is drawn anew
-for every plan leads nowhere. The goal itself is aimed at as soon as it is near, and is kept likewise.
+A waypoint is kept until it is reached or given up: one that is drawn anew for every plan leads nowhere. It is given up
+when twice the blocks that it should take are over, or when the agent is half a stride farther from it than it has been:
+what it meant to do there did not work. The goal itself is aimed at as soon as it is near, and is kept as long.
 """
 
 from __future__ import annotations
@@ -57,15 +58,21 @@ class Waypoints:
         here, goal, target, steps = memory.latents[-1], memory.goal_latent, memory.target, self.far.steps
         if goal is None:
             raise ValueError("there is no goal to aim at")
-        patience, near = PATIENCE * self.stride, bool(steps(here, goal) <= steps.near)
+        near = bool(steps(here, goal) <= steps.near)
         if memory.patience > 0 and target is not None:
-            under_way = not near and bool(steps(here, target) > steps.reached)
-            if target is goal or under_way:
-                return memory
-        if near:
-            return dataclasses.replace(memory, target=goal, patience=patience, recorded=None, arrival=0)
-        target, recorded = self._next(here, goal, memory)
-        return dataclasses.replace(memory, target=target, patience=patience, recorded=recorded, arrival=0)
+            left = float(steps(here, target))
+            under_way = steps.reached < left <= memory.nearest + float(steps.near) / 2
+            if target is goal or (under_way and not near):
+                return dataclasses.replace(memory, nearest=min(left, memory.nearest))
+        target, recorded = (goal, None) if near else self._next(here, goal, memory)
+        return dataclasses.replace(
+            memory,
+            target=target,
+            patience=PATIENCE * self.stride,
+            nearest=float(steps(here, target)),
+            recorded=recorded,
+            arrival=0,
+        )
 
     def _next(self, here: Tensor, goal: Tensor, memory: EpisodeMemory) -> tuple[Tensor, Tensor | None]:
         """The waypoint (D,) to aim at from here, and recorded actions (K, T, action_dim) that may lead there."""

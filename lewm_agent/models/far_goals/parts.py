@@ -55,7 +55,7 @@ class StepsToGo(_Scaled):
 
     Attributes:
         near: what it tells, in the median, of held-out frames that are a stride apart.
-        reached: likewise one block apart.
+        reached: likewise two fifths of a stride apart.
         error: mean difference from the blocks recorded between held-out frames.
     """
 
