@@ -30,7 +30,7 @@ _RENDERERS: weakref.WeakSet[Any] = weakref.WeakSet()
 def import_mujoco() -> ModuleType:
     """Import MuJoCo, on Linux with ``MUJOCO_GL`` set to ``egl``, or to ``osmesa`` where EGL is missing.
 
-    MuJoCo reads the variable once, when it is imported, and unset it looks for a display. A value set by the user is
+    MuJoCo reads the variable when it is imported, and unset it looks for a display. A value set by the user is
     kept. Where neither library is found the variable stays unset: simulation works, drawing needs a display.
 
     Raises:
@@ -46,8 +46,8 @@ def import_mujoco() -> ModuleType:
 
 
 def prepare_to_make() -> None:
-    """Have MuJoCo draw without a display, if it is yet to be imported with an environment of others."""
-    if "mujoco" not in sys.modules and not _has_display():
+    """Have MuJoCo draw without a display, before an environment of others imports it, or after."""
+    if not _has_display():
         _choose_backend()
 
 
@@ -64,8 +64,7 @@ def prepare_to_draw(env: gym.Env[Any, Any]) -> None:
         return
     if not isinstance(env.unwrapped, GoalEnv):  # ours draw without SDL's display
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    if "mujoco" in sys.modules:  # whoever draws with it: Gymnasium-Robotics' mazes have another environment inside
-        _choose_backend()
+    _choose_backend()  # for whoever draws with it: Gymnasium-Robotics' mazes have another environment inside
     if hasattr(env.unwrapped, "mujoco_renderer") and not os.environ.get("MUJOCO_GL"):
         raise RuntimeError(_advice())
 
@@ -103,6 +102,14 @@ def _choose_backend() -> None:
         backend = _available_backend()
         if backend is not None:
             os.environ["MUJOCO_GL"] = backend
+            _choose_again()
+
+
+def _choose_again() -> None:
+    """Have MuJoCo read the variable anew, if a module of the user's has imported it already."""
+    for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):  # newer releases; older ones
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])
 
 
 def _available_backend() -> str | None:

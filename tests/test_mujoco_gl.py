@@ -62,6 +62,40 @@ class _OfOthers(gym.Env[Any, Any]):
     mujoco_renderer = None
 
 
+IMPORTED_FIRST = """
+import mujoco
+import gymnasium as gym
+from lewm_agent import environment
+
+class Ball(gym.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return None, {}
+
+    def render(self):
+        ball = "<mujoco><worldbody><light pos='0 0 3'/><geom size='1'/></worldbody></mujoco>"
+        model = mujoco.MjModel.from_xml_string(ball)
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        with mujoco.Renderer(model, 16, 16) as renderer:
+            renderer.update_scene(data)
+            return renderer.render()
+
+assert environment.adapt(Ball(), 16).render().std() > 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is nothing to choose")
+def test_a_module_that_imports_mujoco_before_anything_is_chosen_draws_all_the_same() -> None:
+    chosen = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    env = {name: value for name, value in os.environ.items() if name not in chosen}
+    done = subprocess.run([sys.executable, "-c", IMPORTED_FIRST], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("found", ["egl", None])
 def test_an_environment_of_others_gets_a_library_or_a_sentence(
     found: str | None, monkeypatch: pytest.MonkeyPatch
