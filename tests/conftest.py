@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, PlannerConfig, TrainingConfig
+from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, PlannerConfig, TrainingConfig, presets
 from lewm_agent.agents.behavior.cube_expert import CubeExpert
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs.cube.env import CubeEnv
+from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
+from lewm_agent.planning.presets import PLANNERS
 
 # A background shell has Ctrl-C ignored, and so have the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -71,6 +74,20 @@ def trained_folder(
     folder = tmp_path_factory.mktemp("trained")
     agent = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, folder / "run", workers=0, progress=False)
     return agent.save_pretrained(folder / "model")
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets that train a step or two and plan with eight candidates, for what documentation shows."""
+    few = {"samples": 8, "elites": 2, "iterations": 1}
+    monkeypatch.setitem(PLANNERS, "small", dataclasses.replace(PLANNERS["small"], **few))
+    for name in ("small", "two_terms"):
+        usual = presets.PRESETS[name]
+        training = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
+        planner = dataclasses.replace(usual.planner, **few)
+        head = usual.inverse_dynamics and InverseDynamicsConfig(steps=10)
+        shorter = dataclasses.replace(usual, training=training, planner=planner, inverse_dynamics=head)
+        monkeypatch.setitem(presets.PRESETS, name, shorter)
 
 
 CubeExpertOf = Callable[..., CubeExpert]

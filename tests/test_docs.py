@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -10,34 +9,32 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm_agent import PlannerConfig, presets
-from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
+from lewm_agent import PlannerConfig
 from lewm_agent.models.objectives import registry
 from lewm_agent.planning import Search
 from lewm_agent.planning import search as searches
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SHORTER = {
-    "episodes=150": "episodes=6",
-    "episodes=100": "episodes=16",
-    "epochs=2.0": "epochs=0.1, **{'training.batch_size': 16}",
+    "episodes=150": "episodes=5",
+    "episodes=100": "episodes=8",
+    "epochs=2.0": "epochs=0.1",
+    'make("Pendulum-v1"': 'make("Pendulum-v1", max_episode_steps=30',
     "output=": "episodes=2, offset=5, output=",
     "n_eval_episodes=10": "n_eval_episodes=1",
-    "episodes=300": "episodes=16",
-    "max_episode_steps=200": "max_episode_steps=50",
+    "episodes=300": "episodes=8",
+    "max_episode_steps=200": "max_episode_steps=25",
     "(40, 2": "(2, 2",
     " steps=50": " steps=12",
     " steps=100": " steps=12",
 }
 
 
+@pytest.mark.usefixtures("brief")
 def test_an_objective_and_a_search_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_entries", registry.entries())
     monkeypatch.setattr(searches, "_searches", dict(Search.kinds()))
-    usual = presets.PRESETS["small"]
-    brief = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
-    monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "extending.md").read_text(), flags=re.DOTALL)
     assert len(examples[0].splitlines()) < 50
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -50,14 +47,11 @@ def test_an_objective_and_a_search_of_ones_own(tmp_path: Path, monkeypatch: pyte
     assert agent.config.to_dict()["planner"]["search"] == {"kind": "shooting", "spread": 2.0}
 
 
+@pytest.mark.usefixtures("brief")
 def test_examples_of_other_environments_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    usual = presets.PRESETS["small"]
-    brief = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
-    head = InverseDynamicsConfig(steps=10)
-    monkeypatch.setitem(presets.PRESETS, "small", dataclasses.replace(usual, training=brief, inverse_dynamics=head))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "your_environment.md").read_text(), flags=re.DOTALL)
     assert len(examples) == 5
     (tmp_path / "dot.py").write_text(examples[0])

@@ -8,8 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from sklearn.neural_network import MLPRegressor
 
-from lewm_agent import cli, presets, recipes
+from lewm_agent import cli, recipes
 from lewm_agent.eval import (
     ablation,
     latent_geometry,
@@ -22,7 +23,6 @@ from lewm_agent.eval import (
     surprise,
     true_dynamics,
 )
-from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,12 +34,16 @@ SHORTER = {
     "--episodes 2000": "--episodes 6",
     "--episodes 200": "--episodes 2",
     "--episodes 50": "--episodes 1",
+    "lewm eval --env cube": "lewm eval --env cube --planner small",
+    "lewm eval --env two_room --episodes": "lewm eval --env two_room --planner small --episodes",
+    "lewm probe --env push_t": "lewm probe --env two_room",  # whose held-out episodes are played in a moment
+    "reconstruction.py --env push_t": "reconstruction.py --env two_room",
     "cube --episodes 100": "cube --episodes 1 --budgets 0.125 --planners small",
-    "--output probing.json": "--output probing.json --frames 300 --seeds 1",
+    "--output probing.json": "--output probing.json --frames 100 --seeds 1",
     "--output precision.json": "--output precision.json --episodes 8",
     "--output geometry.json": "--output geometry.json --episodes 6",
     "--output surprise.json": "--output surprise.json --trajectories 2",
-    "--picture reconstruction.png": "--picture reconstruction.png --frames 200 --steps 5 --trajectories 2",
+    "--picture reconstruction.png": "--picture reconstruction.png --frames 80 --steps 5 --trajectories 2",
     "--vary objective.sigreg_weight=0,0.01,0.1": "--vary objective.sigreg_weight=0.1 --seeds 1 --episodes 2",
     "mine small": f"mine small {BRIEF_TRAINING} {BRIEF_HEAD}",
     "num_envs=2": "num_envs=1",  # processes are started in tests of their own
@@ -50,16 +54,6 @@ SHORTER = {
 }
 ELSEWHERE = {"make run", "make test", "pip install -e ."}
 """``tests/test_make.py`` and CI run these."""
-
-
-@pytest.fixture(autouse=True)
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets that train a step or two."""
-    for name in ("small", "two_terms"):
-        usual = presets.PRESETS[name]
-        training = dataclasses.replace(usual.training, epochs=0.1, batch_size=16)
-        head = usual.inverse_dynamics and InverseDynamicsConfig(steps=10)
-        monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(usual, training=training, inverse_dynamics=head))
 
 
 def blocks(language: str) -> list[str]:
@@ -74,6 +68,7 @@ def commands() -> list[str]:
     return [line for line in lines if line and line not in ELSEWHERE]
 
 
+@pytest.mark.usefixtures("brief")
 def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
@@ -84,8 +79,10 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "models" / "two_room" / "model.safetensors").is_file()
 
 
+@pytest.mark.usefixtures("brief")
 def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(probing.PROBES, "mlp", lambda seed: MLPRegressor(hidden_layer_sizes=(8,), max_iter=5))
     short = {name: dataclasses.replace(recipe, episodes=6, epochs=0.1) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
     measuring = (ablation, latent_geometry, latent_precision, planning_time, probing, reconstruction, report)
