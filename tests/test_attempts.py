@@ -121,6 +121,16 @@ def test_it_learns_from_its_attempts(agent: LeWMAgent, tiny_dataset: OfflineData
     assert record is not None and f"6 episodes, policy self {before[:12]}, seed 0, weight 0.5" in record.data
 
 
+def test_a_start_at_its_goal_is_drawn_anew(agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    near = attempts(agent, tmp_path / "near", 4, goals=tiny_dataset, offset=5)
+    assert all(not episode["goal_reached"][0] for episode in columns(near))
+    refused(agent, tmp_path / "none", "100 starts that were drawn are all at their goals", success=always)
+
+
+def always(env: Any, info: dict[str, Any], wanted: Any) -> bool:
+    return True
+
+
 class NoPicture(gym.Env[Any, Any]):
     """Draws itself, but not its goal."""
 

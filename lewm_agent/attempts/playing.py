@@ -24,6 +24,8 @@ from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.frames import as_rgb, resized
 
 AnyAgent = ActingAgent[Any, Any]
+DRAWS = 100
+"""Trials that are drawn, at most, to find a start that is not at its goal."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,16 @@ class AttemptSettings:
 class Attempts(TimeLimit):
     """An environment whose episodes each begin at a start of some trial and end at its goal, or with the budget.
 
-    A reset draws the trial by its seed. ``info`` tells in every row whether the goal is reached.
+    A reset draws the trial by its seed, another one where the start is at the goal already. ``info`` tells in every row
+    whether the goal is reached.
 
     Args:
         env: adapted.
         settings: of the attempts; its noise is not looked at.
 
     Raises:
-        ValueError: at a reset: the environment cannot be brought to a start, has no picture of the goal, or nothing
-            says when it is reached.
+        ValueError: at a reset: the environment cannot be brought to a start, has no picture of the goal, nothing says
+            when it is reached, or every start is at its goal.
 
     Attributes:
         goal: picture (H, W, 3) of the present one.
@@ -99,13 +102,25 @@ class Attempts(TimeLimit):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin the attempt that a seed stands for; it takes no options."""
+        first = 0 if seed is None else seed
+        for another in range(DRAWS):
+            self._begin(first if not another else int(np.random.SeedSequence([first, another]).generate_state(1)[0]))
+            info = self._told()
+            if not info[REACHED]:
+                return self._situation.observation, info
+        raise ValueError(
+            f"{DRAWS} starts that were drawn are all at their goals already: ask for goals that are further away "
+            "(offset), or for a stricter success"
+        )
+
+    def _begin(self, seed: int) -> None:
+        """Come to the start of the trial that a seed stands for."""
         goals = self._settings.goals
-        self._trial = goals.drawn(self.env, 0 if seed is None else seed)
+        self._trial = goals.drawn(self.env, seed)
         self._situation = begin(self.env, self._trial)
         self._success = goals.success(self._settings.success, self._situation, self._trial)
         self.goal = goal_picture(self._situation, self._trial)
         self._kept: list[NDArray[np.float64]] = []
-        return self._situation.observation, self._told()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Go on; the reward is 1 where the goal is reached, else 0."""
