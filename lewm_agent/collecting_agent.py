@@ -151,7 +151,7 @@ class CollectingAgent(StoredAgent[ConfigT, ModelT]):
     def _goals_to_attempt(self, given: Any, offset: int) -> Goals:
         source = goals_from(TASK if given is None else given, offset)
         if isinstance(source, RecordedGoals) and source.episodes is None:
-            return RecordedGoals(source.dataset, source.offset, self._to_train_on(source.dataset))
+            return RecordedGoals(source.dataset, source.offset, self.to_train_on(source.dataset))
         return source
 
     def loader(self, folder: str) -> Callable[[], Self]:
@@ -170,7 +170,7 @@ class CollectingAgent(StoredAgent[ConfigT, ModelT]):
         before = np.cumsum([0, *(part.num_episodes for part in parts)])
         return np.concatenate([self._unseen(part) + first for part, first in zip(parts, before[:-1], strict=True)])
 
-    def _to_train_on(self, dataset: OfflineDataset) -> NDArray[np.int64]:
+    def to_train_on(self, dataset: OfflineDataset) -> NDArray[np.int64]:
         """Indices (n,) of the episodes that training has seen or, of a dataset that it was not made from, would see."""
         unseen = self.unseen_episodes(dataset)
         if len(unseen) < dataset.num_episodes:

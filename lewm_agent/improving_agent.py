@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lewm_agent.acting_agent import ConfigT, ModelT
 from lewm_agent.attempts.playing import AttemptSettings
 from lewm_agent.attempts.rounds import VALIDATION_SEED, RoundSettings, Row, improve
 from lewm_agent.collecting_agent import SELF
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.mixed import UNNAMED, Given, opened, parts_of
-from lewm_agent.evaluation.goals import TASK, goals_from
+from lewm_agent.evaluation.goals import TASK, RecordedGoals, goals_from
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.success import Judge, Success, success_of
 from lewm_agent.evaluation.suite import Suite
@@ -200,7 +202,10 @@ class _Rounds:
         return result
 
     def _suite(self, pairs: int) -> Suite:
-        asked = self.attempts
+        asked, goals = self.attempts, self.attempts.goals
+        if isinstance(goals, RecordedGoals) and goals.episodes is None:
+            attempted = self.agent.to_train_on(goals.dataset)
+            goals = dataclasses.replace(goals, episodes=np.setdiff1d(np.arange(goals.dataset.num_episodes), attempted))
         return self.agent.suite(
-            goals=asked.goals, success=asked.success, budget=asked.budget, episodes=pairs, seed=VALIDATION_SEED
+            goals=goals, success=asked.success, budget=asked.budget, episodes=pairs, seed=VALIDATION_SEED
         )

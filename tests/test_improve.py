@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from lewm_agent import AgentConfig, LeWMAgent, cli
+from lewm_agent.attempts.playing import AttemptSettings
+from lewm_agent.attempts.rounds import RoundSettings
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.evaluation.goals import RecordedGoals
 from lewm_agent.improving_agent import _Rounds
 
 ASKED: dict[str, Any] = {"rounds": 2, "episodes": 3, "budget": 25, "epochs": 0.05, "pairs": 2, "progress": False}
@@ -181,3 +184,14 @@ def test_the_command(
     result = json.loads((tmp_path / "out" / "improve.json").read_text())
     validation = json.loads((tmp_path / "out" / "round-1" / "validation.json").read_text())
     assert validation["protocol"] == "strict" and result["request"]["pairs_sha256"] == validation["pairs_sha256"]
+
+
+def test_pairs_of_a_dataset_are_of_episodes_that_no_attempt_aims_at(
+    trained_folder: Path, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    other = agent.collect(tmp_path / "goals", "expert", 6, seed=7, progress=False)
+    attempts = AttemptSettings(RecordedGoals(other, 10))
+    suite = _Rounds(agent, attempts, RoundSettings(), None, 8, 1, False)._suite(8)
+    aimed_at = agent.to_train_on(other)
+    assert 0 < len(aimed_at) < 6 and not {trial.about["episode"] for trial in suite.trials} & set(aimed_at.tolist())
