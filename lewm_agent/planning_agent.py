@@ -14,7 +14,7 @@ from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning.controller import Controller
 from lewm_agent.planning.fast_rollout import Rollout
 from lewm_agent.planning.goal_cost import LatentCost
-from lewm_agent.planning.presets import planner_preset
+from lewm_agent.planning.presets import planner_of
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.tools.settings import settings_to_dict
 from lewm_agent.training.settings import AgentSettings
@@ -58,14 +58,16 @@ class PlanningAgent(ImprovingAgent[PlanningConfigT, LatentModelT]):
         """Change how the agent plans.
 
         Args:
-            planner: a preset's name (``small``, ``paper``) or settings.
+            planner: a preset's name (``small``, ``paper``), with additions (``wide+slow+drawn``, ``+drawn`` for the
+                planner that it has), or settings.
             cost: function of imagined latents (N, S, P, latent_dim), one after each action block, and goal latents
                 (N, latent_dim) to costs (N, S), instead of the settings' ``cost``; not saved with the agent.
             rollout: finds what candidates lead to, instead of the model (:meth:`LatentModel.rollout`); not saved
                 either.
         """
         self._cost, self._rollout = cost, rollout
-        self._change(planner=planner_preset(planner, self.config.model) if isinstance(planner, str) else planner)
+        own, model = self.config.planner, self.config.model
+        self._change(planner=planner_of(planner, own, model) if isinstance(planner, str) else planner)
         self.reset()
         return self
 

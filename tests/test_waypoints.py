@@ -16,6 +16,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.far_goals import Bank, FarGoalsConfig
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.planning.episodes import EpisodeMemory
+from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.recorded_ways import RecordedWays
 from lewm_agent.planning.settings import Waypoints as Kind
 from lewm_agent.planning.waypoints import Waypoints
@@ -146,3 +147,13 @@ def test_a_plan_aims_at_the_waypoint(learned: Path, tiny_dataset: OfflineDataset
     other = tiny_dataset.read_frames(np.array([int(tiny_dataset.episode_starts[3])]))[0]
     agent.act(tiny_dataset.read_frames(np.array([0]))[0], other)
     assert agent._memory[0].target is not memory.target
+
+
+def test_metric_and_waypoints_may_follow_the_name_of_a_planner(learned: Path) -> None:
+    agent = LeWMAgent.from_pretrained(learned, planner="+drawn+steps")
+    own = LeWMAgent.from_pretrained(learned).config.planner
+    assert agent.config.planner == dataclasses.replace(own, waypoints="drawn", metric="steps")
+    assert agent.set_planner("icem+slow").config.planner == dataclasses.replace(planner_preset("icem"), metric="slow")
+    for name, message in (("icem+fast", "addition to a planner"), ("fast+slow", "planner")):
+        with pytest.raises(ValueError, match=message):
+            agent.set_planner(name)

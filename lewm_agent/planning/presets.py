@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from lewm_agent.models.clip import ClipConfig
 from lewm_agent.planning import ICEM, MPPI, Gradient, Mixture
-from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.planning.settings import Metric, PlannerConfig, Waypoints
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.settings import settings_to_dict
 
@@ -39,6 +39,9 @@ PLANNERS["wide"] = dataclasses.replace(
 )
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
 
+ADDITIONS = {"metric": get_args(Metric), "waypoints": get_args(Waypoints)}
+"""Settings whose values may follow the name of a planner."""
+
 
 def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
     """The planner settings called ``name``, with no more history than ``model`` has been trained on.
@@ -47,6 +50,26 @@ def planner_preset(name: str, model: ClipConfig | None = None) -> PlannerConfig:
     """
     config = named(name, PLANNERS, "planner")
     return config if model is None else dataclasses.replace(config, history=min(config.history, model.history))
+
+
+def planner_of(name: str, own: PlannerConfig, model: ClipConfig) -> PlannerConfig:
+    """The planner that a name with additions means: ``wide+slow+drawn`` has another metric and waypoints than ``wide``.
+
+    Args:
+        name: of a preset, or nothing for ``own``; then, each after a plus, a metric or a kind of waypoints.
+        own: what the agent has.
+        model: as for :func:`planner_preset`.
+
+    Raises:
+        ValueError: an unknown name or addition.
+    """
+    base, *additions = name.split("+")
+    config = planner_preset(base, model) if base else own
+    settings = {word: setting for setting, words in ADDITIONS.items() for word in words}
+    for addition in additions:
+        setting: Any = named(addition, settings, "addition to a planner")
+        config = dataclasses.replace(config, **{setting: addition})
+    return config
 
 
 def planner_name(settings: Mapping[str, Any]) -> str:
