@@ -76,7 +76,7 @@ class AgentConfig:
             return
         encoder = self.model.encoder
         require(
-            encoder == "moments",
+            self.model.of_moments,
             f"training.frozen_encoder needs model.encoder `moments`, for others begin at random; got `{encoder}`",
         )
         require(

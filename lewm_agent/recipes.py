@@ -50,7 +50,7 @@ class Recipe:
 
 
 # Every frame in colors of its own makes other colors harmless (docs/findings/results.md).
-_ANY_COLORS = {"model.color_jitter": 0.2}
+_ANY_COLORS = {"model.augmentations": "colors=0.2"}
 # The bundled CNNs are from before the presets' became thinner (docs/findings/speed.md).
 _WIDE_CNN = {"model.activation": "gelu", "model.first_share": 4}
 _WIDE = PLANNERS["wide"]

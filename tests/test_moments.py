@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lewm_agent import ModelConfig
 from lewm_agent.models.encoder import Encoder
-from lewm_agent.models.moments import NUMBERS, Moments, Turn, find_palette, shares
+from lewm_agent.models.seeing.learned_masks import LearnedMasks
+from lewm_agent.models.seeing.moments import NUMBERS, Moments, Turn, find_palette, shares
 
 SIZE = 32
 COLORS = torch.tensor([[200.0, 60.0, 40.0], [40.0, 80.0, 220.0]])
@@ -124,7 +125,7 @@ def test_still_frames_are_refused() -> None:
     ("settings", "message"),
     [
         ({"latent_dim": 8}, "latent_dim must be 20 with encoder `moments` and 2 masks, got 8"),
-        ({"latent_dim": 20, "color_jitter": 0.2}, "color_jitter must be 0 with encoder `moments`"),
+        ({"latent_dim": 20, "augmentations": "look"}, "augmentations must be empty with encoder `moments`"),
         ({"latent_dim": 20, "symmetry": "square"}, "needs encoder `moments`, predictor `residual`"),
         ({"latent_dim": 20, "predictor": "residual"}, "history must be 1 or 2 with predictor `residual`"),
     ],
@@ -138,3 +139,19 @@ def test_the_encoder_needs_no_projector() -> None:
     encoder = Encoder(ModelConfig(image_size=32, patch_size=8, encoder="moments", latent_dim=20))
     assert not [name for name, _ in encoder.named_parameters() if "projector" in name]
     assert encoder(torch.zeros(3, 32, 32, 3, dtype=torch.uint8)).shape == (3, 20)
+
+
+def test_learned_masks_speak_the_language_of_moments(moments: Moments, scenes: tuple[Tensor, Tensor]) -> None:
+    learned = LearnedMasks(2, SIZE, 8)
+    learned.speak_like(moments)
+    frames = scenes[1][:8]
+    with torch.no_grad():
+        told = learned.moments_of(moments.masks_of(frames).clamp(1e-6, 1 - 1e-6).logit())
+        assert (told - moments(frames)).abs().max() < 0.1
+        assert learned(frames.permute(0, 3, 1, 2) / 255.0).shape == told.shape
+    assert all(parameter.requires_grad for parameter in learned.parameters())
+
+
+def test_learned_masks_need_whole_squares() -> None:
+    with pytest.raises(ValueError, match="image_size must be a multiple of 8 with encoder `learned_masks`, got 36"):
+        ModelConfig(image_size=36, patch_size=6, encoder="learned_masks", latent_dim=20)

@@ -60,7 +60,7 @@ class Job:
 def configs(config: AgentConfig) -> dict[str, AgentConfig]:
     """One for each kind: between them they use all that looks at more than one clip, or draws at random."""
     training = dataclasses.replace(config.training, batch_size=32)
-    lewm = dataclasses.replace(config, training=training, model=dataclasses.replace(config.model, color_jitter=0.1))
+    lewm = dataclasses.replace(config, training=training, model=dataclasses.replace(config.model, augmentations="look"))
     joint = dataclasses.replace(
         lewm,
         model=dataclasses.replace(config.model, encoder="cnn", predictor="prefix", prefix_length=2),

@@ -12,9 +12,9 @@ import torch
 from lewm_agent import AgentConfig, LeWMAgent, ObjectiveConfig
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.models.moments import Turn
 from lewm_agent.models.objectives.base import EncodedClip
 from lewm_agent.models.objectives.slow import USUAL_CHANGE, SlowConfig, SlowPrediction
+from lewm_agent.models.seeing.moments import Turn
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.presets import preset
 from lewm_agent.training.batches import FinishData, TrainingClips

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lewm_agent.models.clip import ClipConfig
-from lewm_agent.models.color_jitter import jittered
-from lewm_agent.models.moments import NUMBERS, Moments
+from lewm_agent.models.seeing.augmentations import Augmentations
+from lewm_agent.models.seeing.learned_masks import COARSEST, LearnedMasks
+from lewm_agent.models.seeing.moments import NUMBERS, Moments
 from lewm_agent.tools.checks import require, require_one_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 PixelNormalization = Literal["imagenet", "mean_frame"]
-Backbone = Literal["vit", "cnn", "moments"]
+Backbone = Literal["vit", "cnn", "moments", "learned_masks"]
 Activation = Literal["gelu", "relu"]
 
 
@@ -30,7 +31,9 @@ class EncoderConfig(ClipConfig):
 
     encoder: Backbone = "vit"
     """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps; the
-    latents of ``moments`` say where the things of each color are and how they lie (:mod:`lewm_agent.models.moments`).
+    latents of ``moments`` say where the things of each color are and how they lie
+    (:mod:`lewm_agent.models.seeing.moments`); ``learned_masks`` is what ``lewm adapt`` makes of it
+    (:mod:`lewm_agent.models.seeing.learned_masks`).
     """
     masks: int = 2
     """Colors, and so many things, that ``moments`` follows; ``latent_dim`` is ten times that."""
@@ -52,12 +55,13 @@ class EncoderConfig(ClipConfig):
     pixel_normalization: PixelNormalization = "imagenet"
     """Subtract ImageNet's mean colour, or the mean frame of the training data, and divide by the standard deviation of
     each colour around it."""
-    color_jitter: float = 0.0
-    """In training, how far the colors of every frame are changed at random (:mod:`lewm_agent.models.color_jitter`)."""
+    augmentations: str = ""
+    """In training, how the look of every frame is changed at random: ``look``, or parts with their strengths,
+    ``colors=0.2,noise=0.01`` (:mod:`lewm_agent.models.seeing.augmentations`); empty for not at all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.color_jitter >= 0, f"color_jitter must not be negative, got {self.color_jitter}")
+        object.__setattr__(self, "augmentations", str(Augmentations.of(self.augmentations)))  # sets by their parts
         require(
             self.image_size % self.patch_size == 0,
             f"patch_size ({self.patch_size}) must divide image_size ({self.image_size})",
@@ -73,17 +77,29 @@ class EncoderConfig(ClipConfig):
         require_one_of("pixel_normalization", self.pixel_normalization, get_args(PixelNormalization))
         require_one_of("encoder", self.encoder, get_args(Backbone))
         require_one_of("activation", self.activation, get_args(Activation))
-        if self.encoder == "moments":
-            numbers = NUMBERS * self.masks
-            require(
-                self.latent_dim == numbers,
-                f"latent_dim must be {numbers} with encoder `moments` and {self.masks} masks, got {self.latent_dim}",
-            )
-            require(
-                self.color_jitter == 0,
-                f"color_jitter must be 0 with encoder `moments`, which knows things by their "
-                f"colors, got {self.color_jitter}",
-            )
+        if self.of_moments:
+            self._check_moments()
+
+    @property
+    def of_moments(self) -> bool:
+        """Whether latents are moments of masks, in whatever way these are found."""
+        return self.encoder in ("moments", "learned_masks")
+
+    def _check_moments(self) -> None:
+        numbers = NUMBERS * self.masks
+        require(
+            self.latent_dim == numbers,
+            f"latent_dim must be {numbers} with encoder `{self.encoder}` and {self.masks} masks, got {self.latent_dim}",
+        )
+        require(
+            self.encoder != "moments" or not self.augmentations,
+            f"augmentations must be empty with encoder `moments`, which knows things by their colors, got "
+            f"{self.augmentations!r}: train without, and then adapt the model (lewm adapt)",
+        )
+        require(
+            self.encoder != "learned_masks" or self.image_size % COARSEST == 0,
+            f"image_size must be a multiple of {COARSEST} with encoder `learned_masks`, got {self.image_size}",
+        )
 
 
 def projection_head(input_dim: int, config: EncoderConfig) -> nn.Sequential:
@@ -130,16 +146,19 @@ class Encoder(nn.Module):
         width = config.encoder_width
         features = width if config.encoder == "vit" else 4 * width
         self.backbone = config.encoder
+        self.look = Augmentations.of(config.augmentations)
         if config.encoder == "moments":
             self.moments = Moments(config.masks, config.image_size)
+        elif config.encoder == "learned_masks":
+            self.learned_masks = LearnedMasks(config.masks, config.image_size, width)
         elif config.encoder == "vit":
-            from lewm_agent.models.vit import ViT  # timm is slow to import, and a CNN needs none of it
+            from lewm_agent.models.seeing.vit import ViT  # timm is slow to import, and a CNN needs none of it
 
             depth, heads = config.encoder_depth, config.encoder_heads
             self.vit = ViT(config.image_size, config.patch_size, width, depth, heads)
         else:
             self.cnn = _CNN(config, features)
-        self.projector = projection_head(features, config) if config.encoder != "moments" else nn.Identity()
+        self.projector = nn.Identity() if config.of_moments else projection_head(features, config)
         side, mean = config.image_size, torch.tensor(IMAGENET_MEAN) * 255
         whole_frame = config.pixel_normalization == "mean_frame"
         self.register_buffer("pixel_mean", mean.repeat(side, side, 1) if whole_frame else mean)
@@ -186,11 +205,17 @@ class Encoder(nn.Module):
         return pictures * self.pixel_std[:, None, None] + functional.adaptive_avg_pool2d(mean, pictures.shape[-1])
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (B, H, W, 3) uint8 to latents (B, latent_dim); in training, of frames in changed colors."""
-        if self.training and self.config.color_jitter:
-            frames = jittered(frames, self.config.color_jitter)
+        """Frames (B, H, W, 3) uint8 to latents (B, latent_dim); in training, of frames in another look."""
+        return self.see(self.look(frames) if self.training and self.look else frames)
+
+    def see(self, frames: Tensor) -> Tensor:
+        """Latents (B, latent_dim) of frames (B, H, W, 3), 0 to 255, as they are."""
         if self.backbone == "moments":
             moments: Tensor = self.moments(frames)
             return moments
+        if self.backbone == "learned_masks":
+            found: Tensor = self.learned_masks(self.normalize(frames))
+            return found
         backbone = self.vit if self.backbone == "vit" else self.cnn
-        return self.projector(backbone(self.normalize(frames)))
+        latents: Tensor = self.projector(backbone(self.normalize(frames)))
+        return latents

@@ -58,8 +58,7 @@ class ModelConfig(EncoderConfig):
         )
         require_one_of("symmetry", self.symmetry, get_args(SymmetryName))
         require(
-            self.symmetry == "none"
-            or (self.encoder == "moments" and self.predictor == "residual" and self.action_dim == 2),
+            self.symmetry == "none" or (self.of_moments and self.predictor == "residual" and self.action_dim == 2),
             f"symmetry `square` needs encoder `moments`, predictor `residual` and two action components, "
             f"along x and y; got `{self.encoder}`, `{self.predictor}` and {self.action_dim}",
         )

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lewm_agent.models.moments import NUMBERS, Turn
 from lewm_agent.models.predictor import Head, ModelConfig
+from lewm_agent.models.seeing.moments import NUMBERS, Turn
 
 _RELATIVE_SCALE = 3.0  # things that touch are a tenth of the picture apart
 _ABSOLUTE_SCALE = 0.3  # where in the picture it is matters at the walls only
@@ -47,7 +47,7 @@ class ResidualPredictor(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._action_dim, self._history = config.action_dim, config.history
-        self._of_moments = config.encoder == "moments"
+        self._of_moments = config.of_moments
         self._mirrored = config.symmetry == "square"
         pairs = list(itertools.combinations(range(config.masks), 2)) if self._of_moments else []
         self._first, self._second = [a for a, _ in pairs], [b for _, b in pairs]

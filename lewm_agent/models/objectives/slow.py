@@ -34,7 +34,7 @@ class SlowConfig(ObjectiveSettings):
 
     def check(self, model: ModelConfig, head: InverseDynamicsConfig | None) -> None:
         """Raise ``ValueError`` unless latents exist before training, from which the metric is taken."""
-        require(model.encoder == "moments", f"objective `slow` needs model.encoder `moments`, got `{model.encoder}`")
+        require(model.of_moments, f"objective `slow` needs model.encoder `moments`, got `{model.encoder}`")
 
 
 class SlowPrediction(Objective):

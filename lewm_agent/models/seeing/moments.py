@@ -59,14 +59,11 @@ class Moments(nn.Module):
         self.register_buffer("usual_mass", torch.ones(masks))
         self.register_buffer("center", torch.zeros(masks * NUMBERS))
         self.register_buffer("scale", torch.ones(masks * NUMBERS))
-        along = (torch.arange(size) + 0.5) / size * 2 - 1
-        x, y = along.repeat(size), along.repeat_interleave(size)
-        self.register_buffer("basis", torch.stack([x**i * y**j for i, j in POWERS], dim=1), persistent=False)
+        self.register_buffer("basis", coordinates(size), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Standardised moments of frames."""
-        moments: Tensor = (self._moments(frames).flatten(1) - self.center) / self.scale
-        return moments
+        return _standard(self._moments(frames), self.center, self.scale)
 
     @torch.no_grad()
     def start_from(self, frames: Tensor) -> None:
@@ -112,6 +109,14 @@ class Moments(nn.Module):
         change = (colors - backgrounds).square().sum(dim=-1, keepdim=True) + (FAINT / 255) ** 2
         return share * torch.softmax(-left / change * self.log_sharpness.exp(), dim=-1)
 
+    @torch.no_grad()
+    def masks_of(self, frames: Tensor) -> Tensor:
+        """Shares of the pixels (B, masks, H, W), 0 to 1."""
+        frame, place, colors, backgrounds = self._foreground(frames)
+        whole = colors.new_zeros(len(frames), frames.shape[1] * frames.shape[2], self.masks)
+        whole[frame, place] = self._masks(colors, backgrounds)
+        return whole.transpose(1, 2).unflatten(2, frames.shape[1:3])
+
     def _moments(self, frames: Tensor) -> Tensor:
         """Moments (B, masks, 10), not standardised."""
         frame, place, colors, backgrounds = self._foreground(frames)
@@ -119,6 +124,23 @@ class Moments(nn.Module):
         weighted = (masks[:, :, None] * self.basis[place][:, None]).flatten(1)
         raw = weighted.new_zeros(len(frames), weighted.shape[1]).index_add(0, frame, weighted)
         return _central(raw.unflatten(1, (self.masks, NUMBERS)), self.usual_mass)
+
+
+def coordinates(size: int) -> Tensor:
+    """Powers of x and y, of -1 to 1, at the pixels of a picture of that size, (size * size, 10)."""
+    along = (torch.arange(size) + 0.5) / size * 2 - 1
+    x, y = along.repeat(size), along.repeat_interleave(size)
+    return torch.stack([x**i * y**j for i, j in POWERS], dim=1)
+
+
+def standard_moments(raw: Tensor, usual_mass: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    """Latents (B, K * 10) from sums (B, K, 10) over masks times :func:`coordinates`."""
+    return _standard(_central(raw, usual_mass), center, scale)
+
+
+def _standard(moments: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    standardised: Tensor = (moments.flatten(1) - center) / scale
+    return standardised
 
 
 def shares(colors: Tensor, backgrounds: Tensor, palette: Tensor) -> tuple[Tensor, Tensor]:
