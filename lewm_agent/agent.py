@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -12,12 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent import environment
 from lewm_agent.acting_agent import prepared
+from lewm_agent.adaptation import Adapter
 from lewm_agent.checkpoints import hub, released, wrappings
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.hub import HubOptions
 from lewm_agent.checkpoints.model_card import About, search_summary
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.mixed import Given, opened
 from lewm_agent.environment import Environment
 from lewm_agent.models.far_goals import FITTED, FarGoals, FarGoalsConfig
 from lewm_agent.models.goal_states import GoalStates
@@ -30,9 +33,11 @@ from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.training import far_goals, goal_states, slow_metric
+from lewm_agent.training.adapting import AdaptConfig
 from lewm_agent.training.batches import FinishData
 from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit, successful
+from lewm_agent.training.run_folder import RunFolder
 
 
 class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
@@ -232,6 +237,49 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         if data.frame_shape != (side, side, 3):
             raise ValueError(f"the dataset's frames are {data.frame_shape}, the model needs {(side, side, 3)}")
         return FinishData(data, *data.split(self.config.training.held_out_fraction, seed))
+
+    def adapt(
+        self,
+        dataset: Given | Sequence[Given],
+        output: str | Path,
+        *,
+        augmentations: str = "look",
+        resume: bool = False,
+        seed: int | None = None,
+        progress: bool = True,
+        **settings: Any,
+    ) -> Self:
+        """Teach the encoder of a trained model other looks: a changed frame is to have the latent of the clean one.
+
+        All else stays as it is. An encoder of moments is replaced by a network that finds its masks.
+
+        Args:
+            dataset: with frames of the model's size, such as the one it was trained on; or several.
+            output: folder for ``checkpoints/`` and ``metrics.jsonl``, which tells the held-out errors of clean and
+                changed frames, and those of changed ones without adapting.
+            augmentations: ``look``, or parts with their strengths: ``colors=0.2,noise=0.01``.
+            resume: continue the run in ``output``.
+            seed: of weights, order and looks, and of which episodes are held out; the training's by default.
+            progress: show progress.
+            settings: further ones of :class:`lewm_agent.training.adapting.AdaptConfig` (``steps``).
+
+        Raises:
+            ValueError: nothing has been learned, the data do not fit, or the run in ``output`` is another one.
+            FileExistsError: ``output`` holds a run and ``resume`` is false.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint has been written; this agent is as it was.
+        """
+        if seed is None:
+            seed = self.seed if self.description.training is None else self.description.training.seed
+
+        def make(description: Description) -> LeWMAgent:
+            return type(self)(self._env, description, device=str(self.device), seed=self.seed)
+
+        config = AdaptConfig(augmentations, **settings)
+        adapter = Adapter(self, make, config, whole_number("seed", seed))
+        adapter.run(opened(dataset), RunFolder(output), resume=resume, progress=progress)
+        self.model, self.description = adapter.adapted.model, adapter.adapted.description
+        self._forget_controller()
+        return self
 
     # --- save and load -----------------------------------------------------------------------------------------------
 

@@ -248,6 +248,62 @@ def far_goals(
         command.say(f"saved in {agent.save_pretrained(output)}")
 
 
+def adapt(
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")],
+    /,
+    dataset: Path,
+    output: Path,
+    augmentations: str = "look",
+    steps: int = 2500,
+    batch_size: int = 64,
+    learning_rate: float | None = None,
+    width: int = 32,
+    clean: float = 0.2,
+    seed: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+) -> None:
+    """Teach the encoder of a trained model other looks (light, colors, camera), all else left as it is.
+
+    Args:
+        model: output of a training, folder, bundled name or Hub id.
+        dataset: of frames of the model's size, such as the one it was trained on.
+        output: gets training/ (logs, checkpoints) and model/.
+        augmentations: look, or parts with their strengths: colors=0.2,noise=0.01.
+        steps: optimisation steps.
+        batch_size: frames in a step.
+        learning_rate: highest one; by default 4e-3 for a network of masks, which begins anew, else 5e-4.
+        width: channels of a network of masks (for models of moments) at its coarsest.
+        clean: share of the frames that are left as they are.
+        seed: of weights, order and looks; by default that of the training.
+        device: auto, cpu, cuda or mps.
+        resume: continue from the last checkpoint.
+    """
+    from lewm_agent.agent import LeWMAgent
+    from lewm_agent.training.metrics_log import read_rows
+    from lewm_agent.training.run_folder import OutputFolder, RunFolder
+
+    folder = OutputFolder(output)
+    agent = LeWMAgent.from_pretrained(model, device=device)
+    agent.adapt(
+        dataset,
+        folder.training,
+        augmentations=augmentations,
+        resume=resume,
+        seed=seed,
+        clean=clean,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        width=width,
+    )
+    told = [row for row in read_rows(RunFolder(folder.training).metrics) if row["split"] == "held_out"][-1]
+    names = {"clean": "of clean frames", "changed": "in other looks", "unadapted": "in other looks before"}
+    errors = ", ".join(f"{words} {told[f'error_{name}']:.3f}" for name, words in names.items())
+    command.say(f"error of a latent, in action blocks: {errors}")
+    command.say(f"saved in {agent.save_pretrained(folder.model)}")
+
+
 def info(place: Annotated[str, tyro.conf.arg(metavar="PLACE")], /) -> None:
     """Tell what a dataset, a checkpoint or a training run is, and whether it is whole.
 
@@ -378,6 +434,7 @@ COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "ablate": Elsewhere(
         "lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting.", "Ablation"
     ),
+    "adapt": adapt,
     "goal-states": goal_states,
     "far-goals": far_goals,
     "info": info,

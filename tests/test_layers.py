@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("goal_agent",),
     ("improving_agent",),
     ("planning_agent",),
+    ("adaptation",),
     ("agent",),
     ("recipes", "agents.rivals"),
     ("agents.registry",),

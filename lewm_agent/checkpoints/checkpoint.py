@@ -37,6 +37,17 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """How a trained encoder was taught other looks (:mod:`lewm_agent.training.adapting`)."""
+
+    source: str
+    """SHA-256 of the weights of the model as it was before."""
+    settings: dict[str, Any]
+    record: TrainingRecord | None = None
+    """None: nothing has been learned yet."""
+
+
+@dataclass(frozen=True)
 class Description:
     """Everything besides the weights that an agent needs to act, and how it came about.
 
@@ -58,6 +69,8 @@ class Description:
     """Name of the file of a released model that the weights come from; None for all others."""
     agent_kind: str = "lewm"
     """Name in :mod:`lewm_agent.agents.registry`; left out of the file for LeWM."""
+    adaptation: Adaptation | None = None
+    """None: the encoder is as the training left it."""
 
     def __post_init__(self) -> None:
         # Gymnasium imports what stands before a colon, and a file may come from anyone.
@@ -88,14 +101,18 @@ class Description:
     @property
     def origin(self) -> dict[str, Any]:
         """How the weights came about, ready for JSON and for tables; empty where nothing has been learned."""
+        adapted = self.adaptation.record if self.adaptation else None
+        looks = {"looks taught with": f"{adapted.data}, {adapted.steps} steps"} if adapted else {}
         if self.training is not None:
-            return self.training.values()
-        return {} if self.released_weights is None else {"weights": self.released_weights}
+            return self.training.values() | looks
+        return looks if self.released_weights is None else {"weights": self.released_weights, **looks}
 
     def identity(self) -> dict[str, Any]:
         """Everything but the origin of the weights, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del values["training"], values["released_weights"]
+        del values["training"], values["released_weights"], values["adaptation"]
+        if self.adaptation is not None:
+            values["adaptation"] = {"source": self.adaptation.source, "settings": self.adaptation.settings}
         return {**values, "agent": self.agent.to_dict()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,6 +122,8 @@ class Description:
             del values["agent_kind"]
         if self.training is not None:
             values["training"] = self.training.values()
+        if self.adaptation is not None and self.adaptation.record is not None:
+            values["adaptation"]["record"] = self.adaptation.record.values()
         if self.released_weights is not None:
             values["released_weights"] = self.released_weights
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **values}

@@ -61,6 +61,12 @@ def randn(rows: int, *shape: int, device: torch.device) -> Tensor:
     return torch.randn(whole, *shape, device=device)[ranks.share(whole)]
 
 
+def uniform(rows: int, *shape: int, device: torch.device) -> Tensor:
+    """This rank's rows (rows, *shape) of numbers of the whole batch that are uniform in [0, 1)."""
+    whole = rows * ranks.count()
+    return torch.rand(whole, *shape, device=device)[ranks.share(whole)]
+
+
 def dropout(values: Tensor, probability: float) -> Tensor:
     """Dropout of values (B, ...), as that of the whole batch would be."""
     if ranks.count() == 1 or probability == 0:

@@ -167,6 +167,12 @@ class Run:
         config = trainee.config
         labelling.check(dataset, labels)
         check_fits(dataset, config.model)
+        encoder = trainee.model.trained_encoder
+        require(
+            trainee.has_learned or encoder is None or encoder.backbone != "learned_masks",
+            "an encoder of learned masks is taught by another: learn with encoder `moments`, then adapt the model "
+            "(lewm adapt)",
+        )
         workers = whole_number("workers", workers)
         pinned = placement.device.type == "cuda"
         dataset = dataset.with_actions(dataset.actions, dataset.without_actions)

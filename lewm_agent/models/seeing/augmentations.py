@@ -53,7 +53,7 @@ def paint(planes: Tensor, strength: float) -> Tensor:
     count, device, pixels = len(planes), planes.device, planes.shape[2] * planes.shape[3]
     flat = planes.flatten(2)
     apart = (flat - flat.mean(dim=2, keepdim=True)).square().sum(dim=1).cumsum(dim=1)
-    chosen = _uniform(count, 2, PAINTS, device=device)
+    chosen = whole_batch.uniform(count, 2, PAINTS, device=device)
     outstanding = torch.searchsorted(apart, chosen[:, 1] * apart[:, -1:])
     pixel = torch.where(chosen[:, 0] < 0.5, outstanding, (chosen[:, 1] * pixels).long()).clamp(max=pixels - 1)
     color = flat.gather(2, pixel[:, None].expand(-1, 3, -1))
@@ -94,7 +94,7 @@ def light(planes: Tensor, strength: float) -> Tensor:
 def clutter(planes: Tensor, strength: float) -> Tensor:
     """Three rectangles of any color anywhere, their sides ``strength`` to twice that, in sides of the picture."""
     for _ in range(PATCHES):
-        drawn = _uniform(len(planes), 7, device=planes.device)
+        drawn = whole_batch.uniform(len(planes), 7, device=planes.device)
         half_sides = 0.5 * strength + 0.5 * strength * drawn[:, 2:4]
         across, down = (_covered(drawn[:, i], half_sides[:, i], planes.shape[3 - i]) for i in (0, 1))
         planes = torch.lerp(planes, 255 * drawn[:, 4:, None, None], (down[:, :, None] * across[:, None])[:, None])
@@ -215,11 +215,6 @@ def _strength(name: str, number: str) -> float:
 
 def _factors(planes: Tensor, strength: float) -> Tensor:
     return torch.exp(strength * whole_batch.randn(len(planes), 1, 1, 1, device=planes.device))
-
-
-def _uniform(rows: int, *shape: int, device: torch.device) -> Tensor:
-    """Uniform in [0, 1), through normal numbers, which are drawn for the whole batch."""
-    return torch.special.ndtr(whole_batch.randn(rows, *shape, device=device))
 
 
 def _covered(middle: Tensor, half: Tensor, pixels: int) -> Tensor:

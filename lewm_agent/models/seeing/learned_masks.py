@@ -83,16 +83,32 @@ class LearnedMasks(nn.Module):
         fine = self.to_fine(torch.cat([_twice(middle), fine], dim=1))
         return functional.pixel_shuffle(self.last(fine), 2)
 
+    def shares_of(self, planes: Tensor) -> Tensor:
+        """Masks (B, masks, H, W), 0 to 1, of normalised frames (B, 3, H, W)."""
+        return _shares(self.logits(planes))
+
     def moments_of(self, logits: Tensor) -> Tensor:
         """Standardised moments (B, masks * 10) of scores (B, masks, H, W)."""
-        with torch.autocast(logits.device.type, enabled=False):
-            shares = (torch.sigmoid(logits.float()) - NOTHING).clamp(min=0) / (1 - NOTHING)
-            raw = shares.flatten(2) @ self.basis
+        return self.latents_of(_shares(logits))
+
+    def latents_of(self, masks: Tensor) -> Tensor:
+        """Standardised moments (B, masks * 10) of masks (B, masks, H, W), 0 to 1."""
+        with torch.autocast(masks.device.type, enabled=False):
+            raw = masks.flatten(2) @ self.basis
             return standard_moments(raw, self.usual_mass, self.center, self.scale)
+
+    def centers_of(self, latents: Tensor) -> Tensor:
+        """Where the middles of the masks are, (B, masks, 2) in pixels, up to a constant."""
+        moments = (latents * self.scale).unflatten(-1, (self.masks, NUMBERS))
+        return moments[..., 1:3] * (len(self.basis) ** 0.5 / 2)
 
     def forward(self, planes: Tensor) -> Tensor:
         """Latents of normalised frames (B, 3, H, W)."""
         return self.moments_of(self.logits(planes))
+
+
+def _shares(logits: Tensor) -> Tensor:
+    return (torch.sigmoid(logits.float()) - NOTHING).clamp(min=0) / (1 - NOTHING)
 
 
 def _twice(planes: Tensor) -> Tensor:
