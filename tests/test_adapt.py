@@ -121,7 +121,7 @@ def test_masks_are_those_of_the_clean_frame_where_the_camera_sees_them(
     adapting.encoder.learned_masks.logits = logits  # type: ignore[method-assign]
     still = Augmentations.of("noise=1e-7").seen(frames)
     moved = adapting._of_masks(frames, *Augmentations.of("camera=0.2").seen(frames)).terms["masks"]
-    assert adapting._of_masks(frames, *still).terms["masks"] < 0.1 * moved
+    assert adapting._of_masks(frames, *still).terms["masks"] < 0.4 * moved
     assert len(asked) == 2
 
 
@@ -164,9 +164,9 @@ def test_what_cannot_be_adapted_or_continued_is_refused(
         agent.adapt(tiny_dataset, tmp_path / "none", augmentations="")
     agent.adapt(tiny_dataset, tmp_path / "run", **BRIEF)
     again = LeWMAgent.from_pretrained(trained["vit"])
-    with pytest.raises(ValueError, match=r"was trained with adaptation\.settings\.augmentations"):
+    with pytest.raises(ValueError, match=r"adaptation\.settings\.augmentations .*, not 'noise=0.1'"):
         again.adapt(tiny_dataset, tmp_path / "run", augmentations="noise=0.1", resume=True, **BRIEF)
-    with pytest.raises(ValueError, match=r"was trained with adaptation\.source"):
+    with pytest.raises(ValueError, match=r"adaptation\.source"):
         agent.adapt(tiny_dataset, tmp_path / "run", resume=True, **BRIEF)
     tiny_agent.learn(tiny_dataset, tmp_path / "learned", progress=False)
     with pytest.raises(ValueError, match="is of a training, not of an adaptation"):
