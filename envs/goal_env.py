@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lewm_agent.envs.factors import Factors, checked_mapping
+from lewm_agent.envs.lens import in_light, through_camera
 
 Frame = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float64]
@@ -33,6 +34,8 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
 
     distance_scale: float = 1.0
     """Distance from the goal at which the reward is -1, in the unit of ``info["distance"]``."""
+    has_camera: bool = False
+    """Whether drawing moves a camera; of others the picture is moved, and its edge goes on beyond it."""
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
             gymnasium.error.ResetNeeded: before the first reset.
         """
         self._require_render_mode()
-        return self._draw(self._current_state())
+        return self._picture(self._current_state())
 
     def goal_frame(self) -> Frame:
         """Return the frame of the goal state, (image_size, image_size, 3) uint8.
@@ -138,7 +141,7 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
         """
         self._require_render_mode()
         self._current_state()
-        return self._draw(self._goal)
+        return self._picture(self._goal)
 
     @abstractmethod
     def _sample(self) -> tuple[Vector, Vector]:
@@ -166,7 +169,13 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
 
     @abstractmethod
     def _draw(self, state: Vector) -> Frame:
-        """Draw a state."""
+        """Draw a state, with all factors but light, and camera unless ``has_camera``."""
+
+    def _picture(self, state: Vector) -> Frame:
+        frame = self._draw(state)
+        if not self.has_camera:
+            frame = through_camera(frame, self._factors.camera)
+        return in_light(frame, self._factors.brightness, self._factors.light_slope)
 
     def _info(self) -> dict[str, Any]:
         state = self._current_state()

@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 from lewm_agent.tools.cluster import Kind
+from lewm_agent.tools.looks import Look
 
 ProtocolName = Literal["paper", "moderate", "strict", "varied", "far"]
 """Which pairs of a world of this package count, and what success is: docs/reference/protocols.md."""
@@ -62,6 +63,8 @@ class Evaluation:
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
     protocol: ProtocolName | None = None
     """Which pairs of a world of this package, and what success is: docs/reference/protocols.md; paper by default."""
+    looks: Look = "colors"
+    """With --protocol varied, in what pairs look different: colors, light, camera or clutter."""
     pairs: Path | None = None
     """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
     seed: int | None = None

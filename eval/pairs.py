@@ -32,11 +32,13 @@ from lewm_agent.eval.worlds.protocols import (
     RuleSays,
     States,
     at_offset,
+    in_looks,
     kind_and_offset,
 )
 from lewm_agent.eval.worlds.world import make_environment
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.tools import command
+from lewm_agent.tools.looks import Look
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 
@@ -192,6 +194,7 @@ def make(
     output: Path,
     protocol: ProtocolName = "paper",
     offset: int = GOAL_OFFSET,
+    looks: Look = "colors",
     episodes: int = 200,
     seed: int = 0,
 ) -> None:
@@ -202,10 +205,11 @@ def make(
         output: the file, .safetensors.
         protocol: which pairs: docs/reference/protocols.md.
         offset: with --protocol moderate, environment steps from start to goal.
+        looks: with --protocol varied, in what pairs look different: colors, light, camera or clutter.
         episodes: how many pairs.
         seed: of the held-out episodes and of the choice among their rows.
     """
-    name = at_offset(protocol, offset)
+    name = in_looks(at_offset(protocol, offset), looks)
     with reserved(output):
         pairs = draw(env, name, episodes, seed)
         pairs.save(output)

@@ -26,7 +26,7 @@ from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.worlds import world_of
-from lewm_agent.eval.worlds.protocols import at_offset
+from lewm_agent.eval.worlds.protocols import at_offset, in_looks
 from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.suite import Suite
@@ -131,7 +131,7 @@ def _pairs(options: Options, world: str, trained_in: dict[str, Any]) -> PairList
     """The list asked for: from a file, drawn anew, or the shipped one."""
     if options.pairs is not None and options.seed is not None:
         raise ValueError("give a list of pairs (--pairs) or a seed to draw others (--seed), not both")
-    protocol = at_offset(options.protocol or "paper", options.offset)
+    protocol = in_looks(at_offset(options.protocol or "paper", options.offset), options.looks)
     if options.seed is not None:
         return draw(world, protocol, options.episodes, options.seed, recorded_in(trained_in))
     pairs = load(options.pairs) if options.pairs else shipped(world, protocol)

@@ -220,7 +220,8 @@ class CubeEnv(GoalEnv[CubeFactors]):
     * `image_size`: height and width of frames in pixels, at least 16.
     * `cubes`: how many, 1 to 4.
     * `terminate_on_success`: whether reaching the goal ends the episode.
-    * `factors`: a `CubeFactors`, or a mapping with some of its fields: colors of cubes, floor and light.
+    * `factors`: a `CubeFactors`, or a mapping with some of its fields: colors of cubes, floor and light, the
+      light's direction, and what all worlds have: light, camera and clutter (`lewm_agent.envs.factors.Factors`).
     * `drawn_looks`: whether every reset that is given no `factors` draws other colors, for training data.
 
     Frames need EGL or OSMesa (see `lewm_agent.envs.mujoco_gl`), and vectorized environments in processes must be
@@ -242,6 +243,7 @@ class CubeEnv(GoalEnv[CubeFactors]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (an instance variable in gym.Env)
+    has_camera = True
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lewm_agent.envs.factors import Color, Factors
+from lewm_agent.envs.factors import MOST_BLOTS, Color, Factors, checked_numbers
 from lewm_agent.envs.goal_env import Frame
 from lewm_agent.envs.mujoco_canvas import MujocoCanvas
 from lewm_agent.envs.mujoco_gl import import_mujoco
@@ -24,6 +24,8 @@ Faces = npt.NDArray[np.int64]
 
 CAMERA = "front_pixels"
 """The camera of OGBench's pixel tasks."""
+FLOOR, SHADOWS = 0.0, 0
+"""Height of the table, m, and number of the light that throws shadows."""
 ARM_CELL = 0.015
 """Edge of the grid on which the vertices of the arm are merged, m."""
 GRIPPER_CELL = 0.005
@@ -32,6 +34,9 @@ LEAST_FACES = 250
 """A part left with fewer triangles than this gets a finer grid: thin rings would open, and let light through."""
 SHADOW_SIZE = 256
 """Edge of the shadow map, px. Shadows tell how high the gripper is; without them frames would cost half."""
+
+TILT = 0.4
+"""Of the light in another look, either way."""
 
 _FINER = 0.75  # a part's next grid after one that left too few triangles
 _GRIPPER_PARTS = ("base", "base_mount")
@@ -51,9 +56,10 @@ class CubeFactors(Factors):
         fourth_cube_color: RGB of the fourth.
         floor_color: RGB of the floor's lighter tiles; the darker ones keep their ratio to them.
         light_color: RGB of all lights.
+        light_tilt: how far the light that throws shadows goes along x and y for each m down, -1 to 1.
 
     Raises:
-        ValueError: if a value is not a color.
+        ValueError: if a value is outside its range.
     """
 
     cube_color: Color = (245, 66, 84)
@@ -62,6 +68,16 @@ class CubeFactors(Factors):
     fourth_cube_color: Color = (15, 189, 54)
     floor_color: Color = (38, 45, 63)
     light_color: Color = (255, 255, 255)
+    light_tilt: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        super().__post_init__()
+        object.__setattr__(self, "light_tilt", checked_numbers("light_tilt", self.light_tilt, 2, (-1.0, 1.0)))
+
+    def other_light(self, rng: np.random.Generator) -> dict[str, Any]:
+        """That of every world, from another direction, uniform in +-``TILT`` along either axis."""
+        return {**super().other_light(rng), "light_tilt": rng.uniform(-TILT, TILT, 2).tolist()}
 
 
 class CubeCanvas(MujocoCanvas):
@@ -84,13 +100,13 @@ class CubeCanvas(MujocoCanvas):
         self._data: Any = import_mujoco().MjData(self._model)
         self._lights = self._model.light_diffuse.copy(), self._model.vis.headlight.diffuse.copy()
         _color_floor(self._model, floor_color)
-        super().__init__(self._model, size, -(-_DRAWN_SIZE // size))
+        super().__init__(self._model, size, -(-_DRAWN_SIZE // size), CAMERA, FLOOR)
 
     def draw(self, positions: npt.NDArray[np.float64], factors: CubeFactors) -> Frame:
         """Draw the joint positions ``qpos``; returns (size, size, 3) uint8. The floor is as it was at first."""
         self._paint(factors)
         self._data.qpos[:] = positions
-        return self.frame(self._model, self._data, CAMERA)
+        return self.frame(self._model, self._data, factors)
 
     def _paint(self, factors: CubeFactors) -> None:
         for cube, name in zip(range(self._cubes), _CUBE_COLORS, strict=False):
@@ -99,6 +115,9 @@ class CubeCanvas(MujocoCanvas):
         shade = np.array(factors.light_color) / 255.0
         self._model.light_diffuse[:] = lights * shade
         self._model.vis.headlight.diffuse[:] = headlight * shade
+        self._model.light_dir[SHADOWS] = np.array([*factors.light_tilt, -1.0]) / np.hypot(
+            1.0, np.hypot(*factors.light_tilt)
+        )
 
 
 @functools.cache
@@ -116,6 +135,9 @@ def drawn_model(ogbench_env: Any) -> Any:
         mjcf.find("body", f"object_target_{cube}").remove()
     for mesh in mjcf.find_all("mesh"):
         _simplify(mesh, ogbench_env.model)
+    for number in range(MOST_BLOTS):
+        flat = {"type": "box", "size": (0.01, 0.01, 0.003), "pos": (0, 0, -1), "contype": 0, "conaffinity": 0}
+        mjcf.worldbody.add("geom", name=f"clutter_{number}", rgba=(0, 0, 0, 0), **flat)
     mjcf.visual.quality.shadowsize = SHADOW_SIZE
     mjcf.visual.quality.offsamples = 0
     return import_mujoco().MjModel.from_xml_string(mjcf_utils.to_string(mjcf), mjcf_utils.get_assets(mjcf))

@@ -120,7 +120,7 @@ class PushTEnv(GoalEnv[PushTFactors]):
       is taken around the circle.
     * `terminate_on_success`: whether reaching the goal ends the episode.
     * `factors`: a `PushTFactors`, or a mapping with some of its fields: colors of agent, block, background and mark,
-      pose of the mark, and whether it is visible.
+      pose of the mark, and whether it is visible; and light, camera and clutter (`lewm_agent.envs.factors.Factors`).
     * `drawn_looks`: whether every reset that is given no `factors` draws other colors, for training data.
 
     ```python

@@ -14,6 +14,7 @@ import numpy as np
 
 from lewm_agent.envs.factors import Color, Factors
 from lewm_agent.envs.goal_env import Frame
+from lewm_agent.envs.lens import corners_of
 from lewm_agent.envs.push_t.simulation import (
     AGENT_RADIUS,
     BAR,
@@ -93,6 +94,9 @@ def _background(factors: PushTFactors, canvas_size: int) -> pygame.Surface:
     """Draw what stands still: floor, mark and walls."""
     canvas: pygame.Surface = _pygame().Surface((canvas_size, canvas_size), depth=32)
     canvas.fill(factors.background_color)
+    for blot in factors.clutter:
+        left, top, right, bottom = (round(edge) for edge in corners_of(blot, canvas_size))
+        canvas.fill(blot[3:], (left, top, right - left, bottom - top))
     if factors.mark_visible:
         for part in (BAR, STEM):
             _fill(canvas, part, 0.0, factors.mark_pose, factors.mark_color)

@@ -173,7 +173,8 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
     * `wrap_shoulder`: whether a shoulder that is off by whole turns is at the goal. `False` is the released test, which
       takes the angles as they are, although the picture cannot show turns.
     * `terminate_on_success`: whether reaching the goal ends the episode.
-    * `factors`: a `ReacherFactors`, or a mapping with some of its fields: colors and the radius of the drawn arm.
+    * `factors`: a `ReacherFactors`, or a mapping with some of its fields: colors and the radius of the drawn arm;
+      and light, camera and clutter (`lewm_agent.envs.factors.Factors`).
     * `drawn_looks`: whether every reset that is given no `factors` draws other colors and another radius, for
       training data.
 
@@ -196,6 +197,7 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012 (an instance variable in gym.Env)
     distance_scale = math.pi
+    has_camera = True
 
     def __init__(
         self,
@@ -282,7 +284,7 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
             self._canvas = _Canvas(self._model, self.image_size)
         _paint(self._model, self._factors)
         self._drawn_data.qpos[:] = state[:2]
-        return self._canvas.frame(self._model, self._drawn_data, "above")
+        return self._canvas.frame(self._model, self._drawn_data, self._factors)
 
 
 class _Canvas(MujocoCanvas):
@@ -293,7 +295,7 @@ class _Canvas(MujocoCanvas):
     """
 
     def __init__(self, model: Any, size: int) -> None:
-        super().__init__(model, size, max(2, _DRAWN_SIZE // size))
+        super().__init__(model, size, max(2, _DRAWN_SIZE // size), "above", float(model.geom("floor").pos[2]))
         flags = import_mujoco().mjtRndFlag
         for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION, flags.mjRND_SKYBOX):
             self._renderer.scene.flags[flag] = 0

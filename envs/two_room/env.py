@@ -99,7 +99,7 @@ class TwoRoomEnv(GoalEnv[TwoRoomFactors]):
     * `success_radius`: distance in px below which the goal counts as reached.
     * `terminate_on_success`: whether reaching the goal ends the episode.
     * `factors`: a `TwoRoomFactors`, or a mapping with some of its fields: colors, agent radius, door position, wall
-      axis.
+      axis; and light, camera and clutter (`lewm_agent.envs.factors.Factors`).
     * `drawn_looks`: whether every reset that is given no `factors` draws other colors, for training data.
 
     ```python

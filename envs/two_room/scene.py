@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lewm_agent.envs.factors import Color, Factors
 from lewm_agent.envs.goal_env import Frame
+from lewm_agent.envs.lens import corners_of
 from lewm_agent.envs.two_room.geometry import (
     BORDER,
     DOOR_HALF_EXTENT,
@@ -125,8 +126,13 @@ def _world_picture(factors: TwoRoomFactors) -> npt.NDArray[np.float64]:
     line[near - _BORDER_LINE : near] = True
     line[far : far + _BORDER_LINE] = True
     wall = wall | line[None, :] | line[:, None]
-    colors = np.array([factors.background_color, factors.wall_color], dtype=np.float64)
-    return colors[wall.astype(np.intp)]
+    picture = np.empty((*wall.shape, 3))
+    picture[:] = factors.background_color
+    for blot in factors.clutter:
+        left, top, right, bottom = (max(0, round(edge)) for edge in corners_of(blot, WORLD_SIZE))
+        picture[top:bottom, left:right] = blot[3:]
+    picture[wall] = factors.wall_color
+    return picture
 
 
 def _area_weights(size: int) -> npt.NDArray[np.float64]:

@@ -20,11 +20,12 @@ from lewm_agent.envs.factors import Factors
 from lewm_agent.envs.goal_env import GoalEnv
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import Far, Pair, Protocol, States
+from lewm_agent.tools.looks import LOOKS, Look
 
 HELD_OUT_STREAM = 1
 """Stream of episode seeds that collection, which draws from stream 0, never touches."""
 LOOK_STREAM = 1
-"""Stream of an evaluation's random numbers from which looks are drawn, apart from the choice of rows."""
+"""First stream of an evaluation's random numbers from which looks are drawn, one for each of ``LOOKS``."""
 MOST_EPISODES = 100_000
 """Held-out episodes looked at, at most, before giving up on finding enough eligible pairs."""
 
@@ -60,11 +61,19 @@ def draw_pairs(
     pairs = list(itertools.islice(drawn, count))
     if len(pairs) < count:
         raise ValueError(f"{MOST_EPISODES} held-out episodes of {environment} hold only {len(pairs)} eligible pairs")
-    if not rules.other_looks:
+    if rules.other_looks is None:
         return pairs
-    looks = np.random.default_rng([seed, HELD_OUT_STREAM, LOOK_STREAM])
+    return in_other_looks(pairs, environment, rules.other_looks, seed, environment_kwargs)
+
+
+def in_other_looks(
+    pairs: list[Pair], environment: str, what: Look, seed: int, environment_kwargs: Mapping[str, Any] | None = None
+) -> list[Pair]:
+    """The same pairs, each in a look of its own, as :func:`draw_pairs` draws it with that seed."""
+    stream = LOOK_STREAM + LOOKS.index(what)
+    looks = np.random.default_rng([seed, HELD_OUT_STREAM, stream])
     usual = cast("GoalEnv[Factors]", gym.make(environment, **(environment_kwargs or {})).unwrapped).factors
-    return [replace(pair, factors=usual.other_look(looks)) for pair in pairs]
+    return [replace(pair, factors=usual.other_look(looks, what)) for pair in pairs]
 
 
 def _from_pool(recorded: dict[int, Episode], count: int, rng: np.random.Generator, rules: Protocol) -> list[Pair]:

@@ -3,7 +3,8 @@
 ``paper`` is the released evaluation (stable-worldmodel ``scripts/plan/eval_wm.py``); ``moderate`` and ``strict`` follow
 the definitions of the independent audit CLEAR-LeWM. In all three the goal is the state 25 steps after the start in the
 same recorded episode, and the agent has 50 environment steps. ``moderate-75`` is ``moderate`` with goals 75 steps after
-their starts and twice as many for the agent; ``varied`` is ``moderate`` in other colors; in ``far`` start and goal come
+their starts and twice as many for the agent; ``varied`` is ``moderate`` in other colors,
+or another light, by another camera, or with clutter (``varied-light``); in ``far`` start and goal come
 from two episodes, farther apart, and the agent has 150 steps. ``docs/reference/protocols.md`` tells the rules in words;
 those of each world are in its record.
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from lewm_agent.eval.options import ProtocolName as ProtocolName
 from lewm_agent.evaluation.success import Success
 from lewm_agent.evaluation.trials import Situation, Trial
+from lewm_agent.tools.looks import LOOKS, Look
 
 PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
 """In the order in which results are shown."""
@@ -136,7 +138,7 @@ class Protocol:
         budget: environment steps the agent has.
         recording: arguments of the environment in which episodes are recorded, beyond those asked for.
         far: pairs are of two episodes, as far apart as this says; None: of one episode, as ``eligible`` says.
-        other_looks: whether each pair is drawn in other colors.
+        other_looks: in what each pair looks different, such as its colors; None for as usual.
     """
 
     success: Callable[[States, States], Booleans]
@@ -148,7 +150,7 @@ class Protocol:
     budget: int = BUDGET
     recording: dict[str, Any] = field(default_factory=dict)
     far: Far | None = None
-    other_looks: bool = False
+    other_looks: Look | None = None
 
     def at(self, offset: int, time_limit: int) -> Self:
         """The same rules for goals so many steps after their starts, with twice as many steps for the agent.
@@ -175,7 +177,29 @@ def at_offset(protocol: str, offset: int) -> str:
     return f"{protocol}-{offset}"
 
 
+def in_looks(protocol: str, looks: Look) -> str:
+    """Name of a protocol whose pairs differ in some look: ``varied-light``; ``varied`` alone for colors.
+
+    Raises ``ValueError`` for a protocol whose pairs look as usual.
+    """
+    if looks == "colors":
+        return protocol
+    if protocol != "varied":
+        raise ValueError(f"pairs of protocol `{protocol}` look as usual; give --protocol varied")
+    return f"{protocol}-{looks}"
+
+
 def kind_and_offset(name: str) -> tuple[str, int]:
-    """``moderate-75`` to ``moderate`` and 75; any other name is a kind with the usual offset."""
+    """``moderate-75`` to ``moderate`` and 75; any other name is a kind with the usual offset.
+
+    A look belongs to no kind: ``varied-light`` is of kind ``varied``.
+    """
     found = re.fullmatch(r"(moderate)-([1-9]\d*)", name)
-    return (found[1], int(found[2])) if found else (name, GOAL_OFFSET)
+    if found:
+        return found[1], int(found[2])
+    return ("varied" if name == f"varied-{looks_in(name)}" else name), GOAL_OFFSET
+
+
+def looks_in(name: str) -> Look:
+    """In what pairs of ``varied`` differ: ``varied-light`` to light, ``varied`` to colors."""
+    return next((look for look in LOOKS if name == f"varied-{look}"), "colors")

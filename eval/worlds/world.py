@@ -24,6 +24,7 @@ from lewm_agent.eval.worlds.protocols import (
     Protocol,
     States,
     kind_and_offset,
+    looks_in,
 )
 from lewm_agent.evaluation.suite import Floor
 from lewm_agent.tools.checks import named
@@ -204,7 +205,7 @@ class World:
             "paper": self.paper,
             "moderate": self.moderate,
             "strict": self.strict,
-            "varied": replace(self.moderate, other_looks=True),
+            "varied": replace(self.moderate, other_looks="colors"),
             "far": replace(self.moderate, far=self.far, budget=FAR_BUDGET),
         }
 
@@ -212,6 +213,8 @@ class World:
         """The rules called ``name``, with an offset or without. Raises ``ValueError`` for unknown names."""
         kind, offset = kind_and_offset(name)
         rules = named(kind, self.protocols, "protocol")
+        if kind == "varied":
+            return replace(rules, other_looks=looks_in(name))
         if offset == GOAL_OFFSET:
             return rules
         usual = gym.spec(self.environment).max_episode_steps or 0

@@ -182,15 +182,18 @@ class Adapting(Learner):
 
     def _examined(self, frames: Tensor, look: Augmentations) -> Loss:
         """Median errors, as shares of what a block usually changes, and of centers of masks in pixels."""
-        changed, target = look(frames), self.teacher.see(frames)
-        told = {
-            "clean": self.encoder.see(frames),
-            "changed": self.encoder.see(changed),
-            "unadapted": self.teacher.see(changed),
-        }
-        terms = {f"error_{name}": self._error(latents, target) for name, latents in told.items()}
+        changed, camera = look.seen(frames)
+        usual = wanted = self.teacher.see(frames)
         if self.config.of_moments:
-            terms |= {f"pixels_{name}": self._pixels(latents, target) for name, latents in told.items()}
+            wanted = self.encoder.learned_masks.latents_of(through(camera, self._masks(frames), "zeros"))
+        told = {
+            "clean": (self.encoder.see(frames), usual),
+            "changed": (self.encoder.see(changed), wanted),
+            "unadapted": (self.teacher.see(changed), wanted),
+        }
+        terms = {f"error_{name}": self._error(*each) for name, each in told.items()}
+        if self.config.of_moments:
+            terms |= {f"pixels_{name}": self._pixels(*each) for name, each in told.items()}
         return Loss(terms["error_changed"], terms)
 
     def _error(self, latents: Tensor, target: Tensor) -> Tensor:
