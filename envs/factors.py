@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lewm_agent.tools.looks import Look
 
 Color = tuple[int, int, int]
 Blot = tuple[float, float, float, int, int, int]
 """Something flat in the background that does not matter: x, y, half its side, in sides of the picture, and its RGB."""
 
+Look = Literal["colors", "light", "camera", "clutter"]
+LOOKS: tuple[Look, ...] = get_args(Look)
+"""What can be other than usual in a look."""
 MOST_CHANGE = 60
 """Largest change of a color's channel in another look, of 255; chosen by eye."""
 LEAST_CONTRAST = 0.5

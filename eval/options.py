@@ -12,7 +12,6 @@ from typing import Literal
 import tyro
 
 from lewm_agent.tools.cluster import Kind
-from lewm_agent.tools.looks import Look
 
 ProtocolName = Literal["paper", "moderate", "strict", "varied", "far"]
 """Which pairs of a world of this package count, and what success is: docs/reference/protocols.md."""
@@ -63,7 +62,7 @@ class Evaluation:
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
     protocol: ProtocolName | None = None
     """Which pairs of a world of this package, and what success is: docs/reference/protocols.md; paper by default."""
-    looks: Look = "colors"
+    looks: str = "colors"
     """With --protocol varied, in what pairs look different: colors, light, camera or clutter."""
     pairs: Path | None = None
     """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""

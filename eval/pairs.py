@@ -21,6 +21,7 @@ import safetensors
 import safetensors.numpy
 import tyro
 
+from lewm_agent.envs.factors import Look
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.held_out import draw_pairs
@@ -38,7 +39,6 @@ from lewm_agent.eval.worlds.protocols import (
 from lewm_agent.eval.worlds.world import make_environment
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.tools import command
-from lewm_agent.tools.looks import Look
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent import environment
 from lewm_agent.acting_agent import prepared
-from lewm_agent.adaptation import Adapter
+from lewm_agent.adapting.adapter import Adapter
+from lewm_agent.adapting.teaching import AdaptConfig
 from lewm_agent.checkpoints import hub, released, wrappings
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.hub import HubOptions
@@ -33,7 +34,6 @@ from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.training import far_goals, goal_states, slow_metric
-from lewm_agent.training.adapting import AdaptConfig
 from lewm_agent.training.batches import FinishData
 from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit, successful
@@ -261,7 +261,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
             resume: continue the run in ``output``.
             seed: of weights, order and looks, and of which episodes are held out; the training's by default.
             progress: show progress.
-            settings: further ones of :class:`lewm_agent.training.adapting.AdaptConfig` (``steps``).
+            settings: further ones of :class:`lewm_agent.adapting.teaching.AdaptConfig` (``steps``).
 
         Raises:
             ValueError: nothing has been learned, the data do not fit, or the run in ``output`` is another one.

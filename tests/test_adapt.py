@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lewm_agent import LeWMAgent, cli
+from lewm_agent.adapting.teaching import AdaptConfig, Adapting, student_of
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.learner import Learner
@@ -18,7 +19,6 @@ from lewm_agent.models.seeing.augmentations import Augmentations
 from lewm_agent.presets import preset
 from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.training import loop
-from lewm_agent.training.adapting import AdaptConfig, Adapting, student_of
 from lewm_agent.training.metrics_log import read_rows
 
 MOMENTS = {

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("goal_agent",),
     ("improving_agent",),
     ("planning_agent",),
-    ("adaptation",),
+    ("adapting",),
     ("agent",),
     ("recipes", "agents.rivals"),
     ("agents.registry",),

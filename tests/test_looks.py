@@ -12,14 +12,13 @@ import numpy.typing as npt
 import pytest
 
 from lewm_agent.envs import ENVIRONMENTS
-from lewm_agent.envs.factors import BLOT_CONTRAST, Factors
+from lewm_agent.envs.factors import BLOT_CONTRAST, LOOKS, Factors, Look
 from lewm_agent.envs.lens import in_light, through_camera
 from lewm_agent.eval import pairs
 from lewm_agent.eval.worlds import WORLDS
 from lewm_agent.eval.worlds.held_out import in_other_looks
 from lewm_agent.eval.worlds.protocols import Protocol, in_looks, kind_and_offset
 from lewm_agent.eval.worlds.world import make_environment
-from lewm_agent.tools.looks import LOOKS, Look
 
 SIZE = 64
 OTHERS: tuple[Look, ...] = ("light", "camera", "clutter")

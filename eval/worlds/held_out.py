@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from lewm_agent.agents.behavior.policies import behavior_policy
 from lewm_agent.datasets.rollout import episode_seed, policy_seed, rollout
-from lewm_agent.envs.factors import Factors
+from lewm_agent.envs.factors import LOOKS, Factors, Look
 from lewm_agent.envs.goal_env import GoalEnv
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import Far, Pair, Protocol, States
-from lewm_agent.tools.looks import LOOKS, Look
 
 HELD_OUT_STREAM = 1
 """Stream of episode seeds that collection, which draws from stream 0, never touches."""

@@ -19,10 +19,11 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lewm_agent.envs.factors import LOOKS, Look
 from lewm_agent.eval.options import ProtocolName as ProtocolName
 from lewm_agent.evaluation.success import Success
 from lewm_agent.evaluation.trials import Situation, Trial
-from lewm_agent.tools.looks import LOOKS, Look
+from lewm_agent.tools.checks import named
 
 PROTOCOL_NAMES: tuple[str, ...] = get_args(ProtocolName)
 """In the order in which results are shown."""
@@ -177,11 +178,12 @@ def at_offset(protocol: str, offset: int) -> str:
     return f"{protocol}-{offset}"
 
 
-def in_looks(protocol: str, looks: Look) -> str:
+def in_looks(protocol: str, looks: str) -> str:
     """Name of a protocol whose pairs differ in some look: ``varied-light``; ``varied`` alone for colors.
 
-    Raises ``ValueError`` for a protocol whose pairs look as usual.
+    Raises ``ValueError`` for an unknown look, or a protocol whose pairs look as usual.
     """
+    named(looks, dict.fromkeys(LOOKS), "look")
     if looks == "colors":
         return protocol
     if protocol != "varied":

@@ -38,7 +38,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a trained encoder was taught other looks (:mod:`lewm_agent.training.adapting`)."""
+    """How a trained encoder was taught other looks (:mod:`lewm_agent.adapting.teaching`)."""
 
     source: str
     """SHA-256 of the weights of the model as it was before."""

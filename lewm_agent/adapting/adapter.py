@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lewm_agent.adapting.teaching import AdaptConfig, Adapting, student_of
 from lewm_agent.checkpoints import checkpoint
 from lewm_agent.checkpoints.checkpoint import Adaptation, CheckpointError, Description
 from lewm_agent.config import AgentConfig
@@ -21,7 +22,6 @@ from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.tools.settings import settings_to_dict
-from lewm_agent.training.adapting import AdaptConfig, Adapting, student_of
 from lewm_agent.training.batches import TrainingClips
 from lewm_agent.training.record import TrainingRecord
 from lewm_agent.training.run import FinishData, Identity, Run, Saved

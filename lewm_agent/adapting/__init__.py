@@ -1,0 +1,1 @@
+"""Teaching a trained encoder other looks."""
