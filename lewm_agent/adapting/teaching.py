@@ -108,6 +108,7 @@ class Adapting(Learner):
     """
 
     encoder: Encoder
+    metric: Tensor
     unit: Tensor
 
     def __init__(

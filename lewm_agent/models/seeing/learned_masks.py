@@ -46,6 +46,7 @@ class LearnedMasks(nn.Module):
     center: Tensor
     scale: Tensor
     basis: Tensor
+    places: Tensor
 
     def __init__(self, masks: int, size: int, width: int) -> None:
         super().__init__()
