@@ -27,14 +27,12 @@ from lewm_agent.eval.worlds.floors import floors
 from lewm_agent.eval.worlds.held_out import draw_pairs
 from lewm_agent.eval.worlds.protocols import (
     GOAL_OFFSET,
-    OFFSETS,
     Pair,
     ProtocolName,
     RuleSays,
     States,
     at_offset,
     in_looks,
-    kind_and_offset,
 )
 from lewm_agent.eval.worlds.world import make_environment
 from lewm_agent.evaluation.suite import Suite
@@ -170,12 +168,13 @@ def shipped(environment: str, protocol_name: str) -> PairList:
     """The list that ships with the package. Raises ``ValueError`` for names that are unknown."""
     world = world_of(environment)
     world.protocol(protocol_name)
-    if kind_and_offset(protocol_name)[1] not in OFFSETS:
-        known = ", ".join(map(str, OFFSETS))
+    path = FOLDER / f"{world.name}-{protocol_name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem.removeprefix(f"{world.name}-") for file in FOLDER.glob(f"{world.name}-*")))
         raise ValueError(
-            f"no list of pairs ships for {protocol_name}, only for offsets {known}; give --seed to draw one"
+            f"no list of {protocol_name} pairs of {world.name} ships, only of {known}; give --seed to draw others"
         )
-    return load(FOLDER / f"{world.name}-{protocol_name}.safetensors")
+    return load(path)
 
 
 def draw(

@@ -20,11 +20,13 @@ from lewm_agent.envs.two_room.geometry import Geometry, disk_is_clear
 from lewm_agent.eval import pairs, success_rate
 from lewm_agent.eval.worlds import WORLDS
 from lewm_agent.eval.worlds.held_out import held_out_episodes
-from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES, Pair
+from lewm_agent.eval.worlds.protocols import GOAL_OFFSET, PROTOCOL_NAMES, Pair, kind_and_offset
 from lewm_agent.eval.worlds.world import make_environment, restore
 from lewm_agent.evaluation.playing import play_floor
 
 SHA256 = json.loads((pairs.FOLDER / "sha256.json").read_text())
+SHIPPED = [tuple(stem.split("-", 1)) for stem in SHA256]
+"""Name of a world and of a protocol."""
 
 
 def pair_columns(made: pairs.PairList) -> list[tuple[Any, ...]]:
@@ -46,13 +48,16 @@ def separation(name: str, pair: Pair) -> float:
     return float(np.sqrt(((start[:4] - goal[:4]) ** 2).sum()))
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
-@pytest.mark.parametrize("rules", PROTOCOL_NAMES)
+@pytest.mark.parametrize(("name", "rules"), SHIPPED)
 def test_shipped_lists_are_the_ones_that_results_were_measured_on(name: str, rules: str) -> None:
     made = pairs.shipped(name, rules)
     assert (made.environment, made.protocol, made.seed, len(made.pairs)) == (ENVIRONMENTS[name], rules, 7, 200)
     assert made.sha256() == SHA256[f"{name}-{rules}"]
+
+
+def test_every_list_has_its_hash_and_every_protocol_a_list() -> None:
     assert sorted(SHA256) == sorted(file.stem for file in pairs.FOLDER.glob("*.safetensors"))
+    assert {(name, rules) for name in ENVIRONMENTS for rules in PROTOCOL_NAMES} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +68,13 @@ def test_shipped_lists_are_the_ones_that_results_were_measured_on(name: str, rul
         ("reacher", "moderate"),
         ("reacher", "varied"),
         ("two_room", "far"),
+        ("two_room", "moderate-100"),
+        ("reacher", "moderate-150"),
     ],
 )
 def test_shipped_lists_can_be_drawn_again(name: str, rules: str) -> None:
-    count = 200 if WORLDS[name].protocol(rules).pool else 20  # a pool is drawn from as a whole
+    few = 20 if kind_and_offset(rules)[1] == GOAL_OFFSET else 2
+    count = 200 if WORLDS[name].protocol(rules).pool else few  # a pool is drawn from as a whole
     again, made = pairs.draw(name, rules, count, 7), pairs.shipped(name, rules).first(count)
     assert (pair_columns(again), looks(again)) == (pair_columns(made), looks(made))
 
@@ -74,7 +82,7 @@ def test_shipped_lists_can_be_drawn_again(name: str, rules: str) -> None:
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_shipped_starts_and_goals_are_what_the_protocol_says(name: str) -> None:
     """Unsolved at the start where the protocol says so, and the environment can be put there."""
-    for rules_name in PROTOCOL_NAMES:
+    for rules_name in (rules for world, rules in SHIPPED if world == name):
         rules = WORLDS[name].protocol(rules_name)
         made = pairs.shipped(name, rules_name).first(25)
         solved = [bool(rules.success(pair.state[None], pair.goal_state)[0]) for pair in made.pairs]
@@ -181,6 +189,16 @@ def test_the_command_makes_a_list_that_an_evaluation_takes(trained_folder: Path,
     assert one["records"] == other["records"] and one["pairs_sha256"] == other["pairs_sha256"]
 
 
+@pytest.mark.parametrize(("name", "rules"), [entry for entry in SHIPPED if entry[1].startswith("moderate-")])
+def test_goals_are_as_many_recorded_steps_away_as_asked_and_there_is_twice_the_time(name: str, rules: str) -> None:
+    made, offset = pairs.shipped(name, rules), kind_and_offset(rules)[1]
+    assert rules == f"moderate-{offset}" and all(len(pair.actions) == offset for pair in made.pairs)
+    assert len({pair.episode for pair in made.pairs}) == len(made.pairs)
+    assert made.first(1).suite().budget == 2 * offset
+    at_rest = WORLDS[name].moderate.start
+    assert all(np.array_equal(at_rest(pair.state), pair.state) for pair in made.pairs)
+
+
 def test_an_offset_is_drawn_and_named_in_the_result(trained_folder: Path, tmp_path: Path) -> None:
     written = tmp_path / "out.json"
     options = ["--env", "two_room", "--protocol", "moderate", "--offset", "6", "--episodes", "2", "--seed", "1"]
@@ -214,6 +232,8 @@ def test_lists_that_do_not_fit_are_refused_in_one_sentence(
     here = ["--model", str(trained_folder), "--offset"]
     assert "the offset of protocol `strict` cannot be chosen" in refusal(["--protocol", "strict", *here, "50"], capsys)
     moderate = ["--protocol", "moderate", *here]
-    assert "no list of pairs ships for moderate-60, only for offsets 25, 50" in refusal([*moderate, "60"], capsys)
+    assert "no list of moderate-60 pairs of two_room ships, only of far, moderate, moderate-100" in refusal(
+        [*moderate, "60"], capsys
+    )
     for beyond in ("0", "151"):
         assert f"offset must be from 1 to 150, got {beyond}" in refusal([*moderate, beyond], capsys)
