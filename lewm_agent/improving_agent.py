@@ -94,7 +94,7 @@ class ImprovingAgent(GoalAgent[ConfigT, ModelT]):
         attempts = AttemptSettings(goals_from(goals, offset), judged, budget, noise)
         whole_number("pairs", pairs, 1)
         work = _Rounds(self, attempts, settings, validation, pairs, num_envs, progress)
-        self._check_data(dataset)
+        self._check_data(dataset, budget)
         work.check()
         before = self.description, copy.deepcopy(self.model.state_dict())
         request = self._request(dataset, attempts, pairs, validation)
@@ -106,8 +106,8 @@ class ImprovingAgent(GoalAgent[ConfigT, ModelT]):
             self._forget_controller()
             raise
 
-    def _check_data(self, dataset: OfflineDataset) -> None:
-        """Raise ``ValueError`` unless data can be learned from together with attempts of this agent."""
+    def _check_data(self, dataset: OfflineDataset, budget: int | None) -> None:
+        """Raise ``ValueError`` unless data can be learned from together with this agent's attempts of so many steps."""
         check_fits(dataset, self.config.model)
         self.steps_per_epoch(dataset)
         known = parts_of(dataset)[0].metadata
@@ -115,6 +115,11 @@ class ImprovingAgent(GoalAgent[ConfigT, ModelT]):
         require(
             of in (None, own, *UNNAMED) or own is None,
             f"{dataset.path} is of {of}, and the agent acts in {own}: give data of that, or an agent of this",
+        )
+        rows = self.make_clips(dataset, np.arange(dataset.num_episodes)).rows_per_clip
+        require(
+            budget is None or budget >= rows,
+            f"attempts of {budget} steps are too short to learn from, as a clip has {rows} rows: give a larger budget",
         )
 
     def _request(

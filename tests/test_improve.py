@@ -143,6 +143,7 @@ measure = _Rounds.measure
         ({"share": 1.0}, "share must be between 0 and 1, got 1.0: so much comes from attempts"),
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"noise": -1}, "noise must be from 0 to 1"),
+        ({"budget": 9}, "attempts of 9 steps are too short to learn from, as a clip has 16 rows: give a larger budget"),
         ({"goals": []}, "the list of starts and goals is empty"),
     ],
 )
