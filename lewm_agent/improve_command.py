@@ -12,8 +12,7 @@ from rich.table import Table
 from lewm_agent.agents.registry import Agent, load_agent
 from lewm_agent.attempts.rounds import VALIDATION_SEED, Row
 from lewm_agent.eval.options import ProtocolName
-from lewm_agent.eval.pairs import draw
-from lewm_agent.eval.success_rate import ONLY_IN_TRAINING
+from lewm_agent.eval.pairs import draw, recorded_in
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.tools import command
@@ -91,7 +90,7 @@ def _of_protocol(agent: Agent, protocol: ProtocolName, pairs: int) -> Suite:
     """Pairs of a world of this package, drawn with another seed than the shipped ones."""
     trained_in = agent.description.environment_kwargs
     world = world_of(str(agent.description.environment))
-    kwargs = {name: value for name, value in trained_in.items() if name not in ONLY_IN_TRAINING}
+    kwargs = recorded_in(trained_in)
     with command.console(stderr=True).status("drawing pairs"):
         return draw(world.environment, protocol, pairs, VALIDATION_SEED, kwargs).suite(trained_in)
 

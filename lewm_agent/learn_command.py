@@ -23,19 +23,16 @@ from lewm_agent.tools.checks import named
 from lewm_agent.training.run_folder import OutputFolder
 from lewm_agent.training.sharing.placement import is_first_started
 
-REPEATED = ("dataset", "weights")
-"""Options that are given once for each of several values; a list of values would take in the preset that follows."""
-
 
 def learn(
     env: str,
-    dataset: tuple[Path, ...],
+    dataset: tyro.conf.UseAppendAction[tuple[Path, ...]],  # a list of values would take in the preset that follows
     output: Path,
     config: AnyConfig = PRESETS["small"],
     agent: str | None = None,
     frozen: str | None = None,
     search: str | None = None,
-    weights: tuple[float, ...] = (),
+    weights: tyro.conf.UseAppendAction[tuple[float, ...]] = (),
     labels: float = 1.0,
     seed: int = 0,
     device: str = "auto",
@@ -93,11 +90,10 @@ def learner(agent: str | None, frozen: str | None, search: str | None) -> Callab
     usual: Any = presets.get("small", next(iter(presets.values())))
     kind: Any = Annotated[settings, tyro.conf.arg(name="")]
     signature = inspect.signature(learn, eval_str=True)
-    shown: dict[str, Any] = {
-        "config": {"annotation": kind, "default": usual},
-        **{name: {"annotation": tyro.conf.UseAppendAction[signature.parameters[name].annotation]} for name in REPEATED},
-    }
-    parameters = [one.replace(**shown.get(one.name, {})) for one in signature.parameters.values()]
+    parameters = [
+        parameter.replace(annotation=kind, default=usual) if parameter.name == "config" else parameter
+        for parameter in signature.parameters.values()
+    ]
 
     def with_settings(**given: Any) -> None:
         learn(**given)
