@@ -101,7 +101,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         model = self.config.model
         sizes = f"patch {model.patch_size}, width {model.encoder_width}"
         traits = {
-            "encoder": f"{model.encoder}, {f'{model.masks} masks' if model.encoder == 'moments' else sizes}",
+            "encoder": f"{model.encoder}, {f'{model.masks} masks' if model.of_moments else sizes}",
             "latent": f"{model.latent_dim} numbers per frame",
             "planner": search_summary(self.config.planner),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.envs.factors import BLOT_CONTRAST, LOOKS, Factors, Look
 from lewm_agent.envs.lens import in_light, through_camera
-from lewm_agent.eval import pairs
+from lewm_agent.eval import pairs, success_rate
+from lewm_agent.eval.reporting import runs
 from lewm_agent.eval.worlds import WORLDS
 from lewm_agent.eval.worlds.held_out import in_other_looks
 from lewm_agent.eval.worlds.protocols import Protocol, in_looks, kind_and_offset
@@ -157,3 +159,15 @@ def test_protocols_have_their_names() -> None:
         in_looks("strict", "light")
     with pytest.raises(ValueError, match="varied-paint"):
         WORLDS["two_room"].protocol("varied-paint")
+
+
+def test_an_evaluation_names_the_look(trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "2"]
+    given += ["--output", str(tmp_path / "a.json")]
+    assert success_rate.main([*given, "--protocol", "varied", "--looks", "camera"]) == 0
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["protocol"] == "varied-camera"
+    assert all(record["factors"]["camera_zoom"] != 1.0 for record in result["records"])
+    assert runs.read([tmp_path / "a.json"])[0].result.kind == "varied"
+    assert success_rate.main([*given, "--protocol", "varied", "--looks", "night"]) == 2
+    assert "night" in capsys.readouterr().err
