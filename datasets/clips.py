@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent.datasets.batch import ClipBatch, GoalBatch
-from lewm_agent.datasets.mixed import part_of, weights_of
+from lewm_agent.datasets.mixed import part_of, parts_of, weights_of
 from lewm_agent.datasets.offline import OfflineDataset
 
 AnyBatch = ClipBatch[Any] | GoalBatch[Any]
@@ -92,9 +92,14 @@ class Clips:
         return self.fetch(indices)
 
     def by_part(self) -> list[NDArray[np.int64]]:
-        """Which clips are of each part of the dataset, a mixed one's or the whole."""
+        """Which clips are of each part of the dataset, a mixed one or not. Raises ``ValueError`` if one has none."""
         of = np.repeat(part_of(self.dataset, self.episodes), self._ends - self._starts)
-        return [np.flatnonzero(of == number) for number in range(int(of.max()) + 1)]
+        parts = parts_of(self.dataset)
+        clips = [np.flatnonzero(of == number) for number in range(len(parts))]
+        for part, own in zip(parts, clips, strict=True):
+            if not own.size:
+                raise ValueError(f"no clip comes from {part.path}, of which there is to be a share")
+        return clips
 
     def locate(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Episode index and start row within the episode of clips (B,).

@@ -76,6 +76,12 @@ def test_weights_are_the_shares_of_every_epoch_and_all_clips_of_a_part_come_alik
     assert not np.array_equal(whole[:epoch], whole[epoch : 2 * epoch])
 
 
+def test_a_share_of_a_part_without_a_clip_is_refused(mixed: MixedDataset, attempts: OfflineDataset) -> None:
+    clips = Clips(mixed, np.arange(12), 3, 5)
+    with pytest.raises(ValueError, match=f"no clip comes from {attempts.path}, of which there is to be a share"):
+        clip_batches(clips, 8, 0, 0, 1)
+
+
 def test_without_weights_every_clip_comes_once(tiny_dataset: OfflineDataset, attempts: OfflineDataset) -> None:
     clips = Clips(opened([tiny_dataset.path, attempts]), None, 3, 5)
     epoch = order(clips, 0, len(clips) // 8).flatten()
