@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPRegressor
 from lewm_agent import cli, recipes
 from lewm_agent.eval import (
     ablation,
+    horizon,
     latent_geometry,
     latent_precision,
     planning_time,
@@ -38,6 +39,8 @@ SHORTER = {
     "lewm eval --env two_room --episodes": "lewm eval --env two_room --planner small --episodes",
     "lewm probe --env push_t": "lewm probe --env two_room",  # whose held-out episodes are played in a moment
     "reconstruction.py --env push_t": "reconstruction.py --env two_room",
+    "horizon.py --env two_room cube --episodes 100": "horizon.py --env two_room --offsets 25 --episodes 1",
+    "cube --offsets 50 100 --floors --oracle expert recorded": "two_room --offsets 25 --episodes 1 --oracle recorded",
     "cube --episodes 100": "cube --episodes 1 --budgets 0.125 --planners small",
     "--output probing.json": "--output probing.json --frames 100 --seeds 1",
     "--output precision.json": "--output precision.json --episodes 8",
@@ -85,10 +88,10 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(probing.PROBES, "mlp", lambda seed: MLPRegressor(hidden_layer_sizes=(8,), max_iter=5))
     short = {name: dataclasses.replace(recipe, episodes=6, epochs=0.1) for name, recipe in recipes.RECIPES.items()}
     monkeypatch.setattr(recipes, "RECIPES", short)
-    measuring = (ablation, latent_geometry, latent_precision, planning_time, probing, reconstruction, report)
+    measuring = (ablation, horizon, latent_geometry, latent_precision, planning_time, probing, reconstruction, report)
     measuring += (success_rate, surprise, true_dynamics)
     evaluations = {f"eval/{module.__name__.split('.')[-1]}.py": module for module in measuring}
-    assert len(commands()) == 7 + 3 + 12
+    assert len(commands()) == 7 + 3 + 14
     for command in commands():
         program, *arguments = shlex.split(command)
         if program == "lewm":
@@ -100,7 +103,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made |= {"probing.json", "probing.png", "surprise.json", "surprise.png"}
     made |= {"reconstruction.png", "decoder.safetensors", "diagnosis.html", "runs/ablation/objective.sigreg_weight.png"}
     made |= {"latent_maps.png", "geometry.json", "true_dynamics.json", "report/index.html", "mine/index.html"}
-    made |= {"runs/reacher_sac.zip", "data/reacher_sac"}
+    made |= {"runs/reacher_sac.zip", "data/reacher_sac", "horizon.png"}
     assert all((tmp_path / name).exists() for name in made)
 
 
