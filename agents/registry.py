@@ -6,10 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Unpack, get_args
 
+from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
+from lewm_agent.agents.rivals.frozen import read_encoder
 from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
+from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
+from lewm_agent.agents.rivals.tdmpc2_agent import TDMPC2Agent
 from lewm_agent.checkpoints import checkpoint, hub, wrappings
 from lewm_agent.checkpoints.hub import HubOptions
 from lewm_agent.config import AgentConfig
@@ -22,13 +26,13 @@ from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 
 Agent = ImprovingAgent[Any, Any]
-AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig
+AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig | TDMPC2Config
 
 
 def agent_classes() -> dict[str, type[Agent]]:
     """All kinds of agents: every registered objective is one, beside those with other models."""
     policies = dict.fromkeys(get_args(Algorithm), GoalPolicyAgent)
-    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **policies}
+    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, "tdmpc2": TDMPC2Agent, **policies}
 
 
 def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> AnyConfig:
@@ -40,8 +44,8 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
     Args:
         name: of the agent.
         base: whose sizes and training it gets.
-        frozen: encoder that is taken over and not trained, by policies and DINO-WM: bundled name, folder or Hub id of a
-            trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
+        frozen: encoder that is taken over and not trained, by policies, TD-MPC2 and DINO-WM: bundled name, folder or
+            Hub id of a trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
 
     Raises:
         ValueError: no agent of that name, or one that trains its encoder was given a frozen one.
@@ -50,6 +54,8 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
     if agent_class is GoalPolicyAgent:
         algorithm = next(known for known in get_args(Algorithm) if known == name)
         return dataclasses.replace(GoalPolicyConfig.like(base, algorithm), frozen=frozen)
+    if agent_class is TDMPC2Agent:
+        return TDMPC2Config.like(base, frozen)
     if agent_class is LeWMAgent and frozen is not None:
         raise ValueError(f"`{name}` learns its encoder and takes no frozen one")
     if agent_class is LeWMAgent and name == base.objective.kind:
@@ -72,7 +78,7 @@ def make_agent(
     """A new agent.
 
     Args:
-        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, or a registered objective.
+        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, or a registered objective.
         env: short name (``two_room``), Gymnasium id, or an environment, as for ``LeWMAgent``.
         config: name of a preset or a LeWM configuration, whose sizes and training the agent takes over; or a
             configuration of its own kind, which is used as it is.
@@ -89,6 +95,21 @@ def make_agent(
     if not isinstance(config, agent_class.config_type) or agent_class.kind_of(config) != name:
         raise ValueError(f"a {type(config).__name__} does not describe the agent `{name}`; give a preset's name")
     return agent_class(env, config, device=device, seed=seed)
+
+
+def make_online(
+    name: str, env: str, preset_name: str, environment_kwargs: str, *, frozen: str | None, device: str, seed: int
+) -> TDMPC2Agent:
+    """A new agent that learns in its environment, which is made with arguments given as a JSON object.
+
+    Raises:
+        ValueError: it learns from recorded episodes; or as for :func:`make_agent`.
+    """
+    if not issubclass(named(name, agent_classes(), "agent"), TDMPC2Agent):
+        raise ValueError(f"`{name}` learns from recorded episodes: lewm learn; tdmpc2 learns online")
+    config = TDMPC2Config.like(preset(preset_name), frozen)
+    size = config.model.image_size if frozen is None else read_encoder(frozen)[0].image_size
+    return TDMPC2Agent(environment.from_text(env, size, environment_kwargs), config, device=device, seed=seed)
 
 
 def load_agent(

@@ -85,7 +85,7 @@ class Evaluation:
     model: str | None = None
     """Bundled name, folder or Hub id; by default the bundled model of the environment."""
     agent: str | None = None
-    """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql; by default whatever it is."""
+    """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql, tdmpc2; by default any."""
     planner: str | None = None
     """Planner preset (small, paper) instead of the settings saved with the model."""
     num_envs: int = 8

@@ -186,6 +186,44 @@ def train_policy(
     command.say(f"saved in {output}")
 
 
+def learn_online(
+    env: Annotated[str, tyro.conf.arg(metavar="ENV")],
+    /,
+    output: Path,
+    steps: int = 100_000,
+    agent: str = "tdmpc2",
+    preset_name: Annotated[str, tyro.conf.arg(name="preset")] = "small",
+    frozen: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    environment_kwargs: str = "{}",
+    checkpoint_every: int = 5000,
+    resume: bool = False,
+) -> None:
+    """Train an agent in an environment, from its rewards and pictures of its goals; save it in OUTPUT/model.
+
+    Args:
+        env: short name (reacher) or Gymnasium id.
+        output: gets training/ (metrics, what was seen, checkpoints) and model/.
+        steps: environment steps in all.
+        agent: tdmpc2.
+        preset_name: whose frame size it takes over; paper has the released sizes, the others small ones.
+        frozen: trained world model whose encoder is taken over and not trained.
+        seed: of weights, episodes and exploration.
+        device: auto, cpu, cuda or mps.
+        environment_kwargs: arguments of the environment, as a JSON object: '{"terminate_on_success": false}'.
+        checkpoint_every: environment steps between checkpoints, at least.
+        resume: continue from the last checkpoint.
+    """
+    from lewm_agent.agents.registry import make_online
+    from lewm_agent.training.run_folder import OutputFolder
+
+    folder = OutputFolder(output)
+    made = make_online(agent, env, preset_name, environment_kwargs, frozen=frozen, device=device, seed=seed)
+    made.learn_online(folder.training, steps, resume=resume, checkpoint_every=checkpoint_every)
+    command.say(f"saved in {made.save_pretrained(folder.model)}")
+
+
 def goal_states(
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")],
     dataset: Annotated[Path, tyro.conf.arg(metavar="DATASET")],
@@ -435,6 +473,7 @@ COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
         "lewm_agent.eval.ablation", "Train and measure an agent for each value of a setting.", "Ablation"
     ),
     "adapt": adapt,
+    "learn-online": learn_online,
     "goal-states": goal_states,
     "far-goals": far_goals,
     "info": info,
@@ -443,7 +482,7 @@ COMMANDS: dict[str, Callable[..., None] | Elsewhere] = {
     "reproduce": reproduce,
     "train-policy": train_policy,
 }
-CONTINUES = "the same command continues (train-policy: with --resume)"
+CONTINUES = "the same command continues (train-policy, learn-online: with --resume)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
 from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
+from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets.mixed import opened, parts_of, weights_of
 from lewm_agent.planning import Search
@@ -124,6 +125,8 @@ def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
         return config
     if isinstance(config, GoalPolicyConfig):
         raise ValueError(f"`{config.policy.algorithm}` does not plan, so it takes no search")
+    if isinstance(config, TDMPC2Config):
+        raise ValueError("`tdmpc2` has a search of its own, so it takes no other")
     kind = named(search, Search.kinds(), "search")
     return dataclasses.replace(config, planner=dataclasses.replace(config.planner, search=kind()))
 

@@ -41,8 +41,7 @@ class TrainingRecord:
     def begun(dataset: OfflineDataset, batch_size: int, seed: int) -> TrainingRecord:
         """The record before the first step."""
         data = " + ".join(map(_told, parts_of(dataset), weights_of(dataset) or [None] * len(parts_of(dataset))))
-        versions = f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-        return TrainingRecord(data, 0, False, batch_size, seed, versions)
+        return TrainingRecord(data, 0, False, batch_size, seed, versions_here())
 
     def episodes_of(self, dataset: OfflineDataset) -> int:
         """How many of a dataset's episodes, from the first, the training had; 0 if its data were others."""
@@ -53,6 +52,11 @@ class TrainingRecord:
     def values(self) -> dict[str, Any]:
         """Its fields, ready for JSON and for tables, without what is missing."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None and value != ""}
+
+
+def versions_here() -> str:
+    """Of what a training depends on."""
+    return f"lewm-agent {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def _told(dataset: OfflineDataset, weight: float | None) -> str:

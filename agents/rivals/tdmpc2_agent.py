@@ -1,0 +1,258 @@
+"""TD-MPC2 as an agent: it plans towards rewards that it imagines, and learns in its environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, NoReturn, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lewm_agent.agents.rivals.frozen import read_encoder
+from lewm_agent.agents.rivals.online import Online
+from lewm_agent.agents.rivals.tdmpc2 import TDMPC2, TDMPC2Config, TDMPC2Planner
+from lewm_agent.checkpoints.checkpoint import Description
+from lewm_agent.checkpoints.model_card import About
+from lewm_agent.datasets import Clips, OfflineDataset
+from lewm_agent.environment import Environment
+from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.planning.decider import Decider, require_finite
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
+from lewm_agent.planning.settings import PlannerConfig
+from lewm_agent.tools.checks import whole_number
+from lewm_agent.training.run_folder import RunFolder
+from lewm_agent.training.state import other_random_numbers
+
+
+@torch.no_grad()
+def plan(
+    model: TDMPC2, latent: Tensor, before: Tensor | None, settings: TDMPC2Planner, exploring: bool
+) -> tuple[Tensor, Tensor]:
+    """Search for actions by MPPI.
+
+    Args:
+        model: in evaluation mode.
+        latent: (latent_dim,), what is seen.
+        before: means (horizon, A) of the last search, one decision ago; None at the beginning of an episode.
+        settings: of the search.
+        exploring: add the search's own deviation to the action.
+
+    Returns:
+        The action (A,) in [-1, 1], and the means (horizon, A).
+    """
+    steps, actions = settings.horizon, model.config.action_dim
+    free = settings.samples - settings.policy_samples
+    proposed = _of_policy(model, latent.expand(settings.policy_samples, -1), steps)
+    mean, std = torch.zeros(steps, actions, device=latent.device), settings.max_std
+    if before is not None:
+        mean[:-1] = before[1:]
+    deviation = torch.full_like(mean, std)
+    starts = latent.expand(settings.samples, -1)
+    for _ in range(settings.iterations):
+        drawn = mean + deviation * torch.randn(free, steps, actions, device=latent.device)
+        candidates = torch.cat([proposed, drawn.clamp(-1, 1)])
+        worth = _worth(model, starts, candidates)
+        require_finite(worth, "what a plan is worth")
+        best, chosen = worth.topk(settings.elites)
+        elites = candidates[chosen]
+        weights = (settings.temperature * (best - best[0])).softmax(0)[:, None, None]
+        mean = (weights * elites).sum(0)
+        spread = (weights * (elites - mean).square()).sum(0).sqrt()
+        deviation = spread.clamp(settings.min_std, settings.max_std)
+    action = elites[torch.multinomial(weights.flatten(), 1)[0], 0]
+    if exploring:
+        action = action + deviation[0] * torch.randn_like(action)
+    return action.clamp(-1, 1), mean
+
+
+def _of_policy(model: TDMPC2, z: Tensor, steps: int) -> Tensor:
+    """Actions (N, steps, A) that the policy takes in imagination from latents (N, latent_dim)."""
+    made = []
+    for step in range(steps):
+        made.append(model.chosen(z)[0])
+        z = model.following(z, made[-1]) if step + 1 < steps else z
+    return torch.stack(made, dim=1)
+
+
+def _worth(model: TDMPC2, z: Tensor, candidates: Tensor) -> Tensor:
+    """Discounted sum (N,) of the rewards of candidates (N, H, A), and of what comes after by the policy."""
+    total, share = torch.zeros(len(z), device=z.device), 1.0
+    for step in range(candidates.shape[1]):
+        total = total + share * model.expected_reward(z, candidates[:, step])
+        z = model.following(z, candidates[:, step])
+        share *= model.settings.discount
+    return total + share * model.value_of(z, model.chosen(z)[0])
+
+
+class TDMPC2Controller(Decider):
+    """Looks, searches, repeats the first action, and looks again.
+
+    Args:
+        model: in evaluation mode.
+        low: lower action bounds (A,), in the environment's units.
+        high: upper ones.
+        exploring: act with noise, as in training.
+    """
+
+    def __init__(self, model: TDMPC2, low: Actions, high: Actions, *, exploring: bool = False) -> None:
+        super().__init__(model, low, high)
+        self.model, self.exploring = model, exploring
+
+    def needs_frame(self, memory: EpisodeMemory) -> bool:
+        """Not while an action is repeated."""
+        return not memory.queue
+
+    def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
+        """Who has no actions left searches."""
+        return [self._searched(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
+
+    def _searched(self, memory: EpisodeMemory, features: Tensor) -> EpisodeMemory:
+        history, goal = self.model.config.history, cast(Tensor, memory.goal_latent)
+        known = (*(memory.latents or [features] * history), features)[-history:]
+        seed = int(np.random.SeedSequence([memory.seed, memory.plans]).generate_state(1)[0])
+        with other_random_numbers(seed, self.device):
+            latent = self.model.latent(torch.stack(known)[None], goal[None])[0]
+            settings = self.model.settings.planner
+            action, means = plan(self.model, latent, memory.rest, settings, self.exploring)
+        queue = (self.in_units(action),) * self.model.config.frame_skip
+        return dataclasses.replace(memory, plans=memory.plans + 1, latents=known, rest=means, queue=queue)
+
+    def in_units(self, action: Tensor) -> Actions:
+        """An action (A,) in [-1, 1] as the environment takes it."""
+        values = self.model.codec.denormalize(action).cpu().numpy()
+        return np.clip(values, self.low, self.high).astype(np.float32)
+
+
+class TDMPC2Agent(GoalAgent[TDMPC2Config, TDMPC2]):
+    """TD-MPC2 (:mod:`lewm_agent.agents.rivals.tdmpc2`), which learns in its environment: :meth:`learn_online`.
+
+    Checkpoints hold a frozen encoder too.
+
+    Args:
+        env: as for ``LeWMAgent``.
+        config: sizes, search and training.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the initial weights, of training and of the searches' noise.
+
+    Raises:
+        CheckpointError: the world model whose encoder is to be taken over cannot be had.
+        ValueError: actions that are choices, or no RGB frames.
+    """
+
+    config_type = TDMPC2Config
+
+    def __init__(
+        self,
+        env: str | Environment | None,
+        config: TDMPC2Config | Description,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        if isinstance(config, TDMPC2Config) and config.frozen is not None:
+            seen, _ = read_encoder(config.frozen)
+            model = dataclasses.replace(config.model, seen=seen, image_size=seen.image_size)
+            config = dataclasses.replace(config, model=model)
+        super().__init__(env, config, device=device, seed=seed)
+        if self.config.model.discrete_actions:
+            raise ValueError("tdmpc2 acts in numbers, and this environment's actions are choices")
+        low, high = (torch.as_tensor(bound, device=self.device) for bound in self._bounds)
+        self.model.action_mean.copy_((low + high) / 2)
+        self.model.action_std.copy_(((high - low) / 2).clamp(min=1e-6))
+
+    def learn_online(
+        self,
+        output: str | Path,
+        steps: int,
+        *,
+        resume: bool = False,
+        seed: int | None = None,
+        checkpoint_every: int = 5000,
+        progress: bool = True,
+    ) -> Self:
+        """Learn in the agent's environment, from its reward and a picture of its goal.
+
+        First come episodes of random actions, then one optimisation step for every decision. Checkpoints are written
+        where an episode ends; what has been seen lies in ``replay`` in ``output``.
+
+        Args:
+            output: folder for ``metrics.jsonl``, ``replay`` and ``checkpoints``.
+            steps: of the environment, in all, those before an interruption included; whole episodes are played.
+            resume: continue from the newest checkpoint, as if it had never stopped.
+            seed: of episodes, exploration and learning; the agent's by default.
+            checkpoint_every: environment steps between checkpoints, at least.
+            progress: show progress.
+
+        Raises:
+            ValueError: the environment has no reward, or no picture of its goal; or ``output`` is of another run.
+            FileExistsError: ``output`` holds a run and ``resume`` is false.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint at the end of the episode.
+        """
+        run = Online(
+            self,
+            RunFolder(output),
+            whole_number("steps", steps, 1),
+            self.seed if seed is None else whole_number("seed", seed),
+            whole_number("checkpoint_every", checkpoint_every, 1),
+            progress,
+        )
+        try:
+            run.train(resume)
+        finally:
+            self._learned(run.record)
+        return self
+
+    def learn(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: it learns from rewards of what it does itself, which recorded episodes do not have."""
+        raise ValueError(
+            "tdmpc2 learns in its environment, from rewards of what it does, not from recorded episodes: "
+            "learn_online(output, steps) (lewm learn-online)"
+        )
+
+    def set_planner(self, planner: str | PlannerConfig) -> Self:
+        """Refuse: its search goes with its model. Raises ``ValueError``."""
+        raise ValueError("tdmpc2 searches by its own settings, those it was trained with, and takes no other planner")
+
+    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        """Clips as others learn from, which this agent does not."""
+        return Clips(dataset, episodes, 2, self.config.model.frame_skip)
+
+    def exploring(self) -> TDMPC2Controller:
+        """Acts with the present weights, and noise."""
+        return TDMPC2Controller(self.model, *self._bounds, exploring=True)
+
+    @staticmethod
+    def make_model(config: TDMPC2Config) -> TDMPC2:
+        """Encoder, dynamics, rewards, values and policy."""
+        return TDMPC2(config)
+
+    @staticmethod
+    def kind_of(config: TDMPC2Config) -> str:
+        """``tdmpc2``."""
+        return "tdmpc2"
+
+    @classmethod
+    def accepts(cls, kind: str) -> bool:
+        """Whether it is ``tdmpc2``."""
+        return kind == "tdmpc2"
+
+    @functools.cached_property
+    def controller(self) -> TDMPC2Controller:
+        """Acts with the present weights."""
+        return TDMPC2Controller(self.model, *self._bounds)
+
+    def about(self) -> About:
+        """What sets this agent apart, for its model card and for ``lewm info``."""
+        model, planner, frozen = self.config.model, self.config.planner, self.config.frozen
+        traits = {
+            "encoder": f"four convolutions of {model.channels} channels" if frozen is None else f"frozen, of {frozen}",
+            "latent": f"{model.latent_dim} numbers, of {model.history} frames and the goal",
+            "planner": f"MPPI, {planner.samples} samples, {planner.iterations} iterations, horizon {planner.horizon}",
+        }
+        sentence = "TD-MPC2 (arXiv 2310.16828) with a goal image: it learned in its environment, from rewards."
+        load = 'from lewm_agent.agents import load_agent\n\nagent = load_agent("PATH_OR_HUB_ID")'
+        return About(sentence, load, traits)
