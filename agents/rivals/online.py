@@ -192,7 +192,7 @@ class Online:
             apart = {id(parameter) for parameter in (*policy, *seeing)}
             others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
             seeing = [parameter for parameter in seeing if parameter.requires_grad]
-            groups = [{"params": others}, {"params": seeing, "lr": rate * ENCODER_RATE}]
+            groups: list[dict[str, Any]] = [{"params": others}, {"params": seeing, "lr": rate * ENCODER_RATE}]
             self._optimizer = torch.optim.Adam(groups, lr=rate, fused=True)
             self._policy_optimizer = torch.optim.Adam(policy, lr=rate, eps=1e-5, fused=True)
             self._restore()
@@ -324,7 +324,8 @@ class Online:
 
     def _repeat(self, env: Environment, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
         """Take an action as often as it is repeated: reward, whether the goal ended it, whether it is over, info."""
-        total, terminated, truncated, info = 0.0, False, False, {}
+        total, terminated, truncated = 0.0, False, False
+        info: dict[str, Any] = {}
         for _ in range(self.agent.config.model.frame_skip):
             _, reward, terminated, truncated, info = env.step(action)
             total, self._taken = total + float(reward), self._taken + 1
@@ -333,10 +334,8 @@ class Online:
         return total, bool(terminated), bool(terminated or truncated), info
 
     def _normal(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = self.agent.model.codec.normalize(
-            torch.as_tensor(action, device=self.agent.device)
-        )
-        return np.asarray(torch.as_tensor(scores).cpu())
+        scores = self.agent.model.codec.normalize(torch.as_tensor(action, device=self.agent.device))
+        return np.asarray(scores.cpu(), np.float32)
 
     def _sight(self, frame: Frames) -> NDArray[Any]:
         """What is kept of a frame."""

@@ -134,7 +134,7 @@ class TDMPC2Config:
         own = TDMPC2Config(frozen=frozen)
         if base.model.image_size >= 224:
             return replace(own, model=replace(own.model, image_size=base.model.image_size))
-        sizes = {"channels": 16, "encoder_width": 128, "width": 128, "latent_dim": 128}
+        sizes: dict[str, Any] = {"channels": 16, "encoder_width": 128, "width": 128, "latent_dim": 128}
         return replace(
             own,
             model=replace(own.model, image_size=base.model.image_size, **sizes),

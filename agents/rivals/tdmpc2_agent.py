@@ -19,7 +19,7 @@ from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.environment import Environment
-from lewm_agent.goal_agent import GoalAgent
+from lewm_agent.improving_agent import ImprovingAgent
 from lewm_agent.planning.decider import Decider, require_finite
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 from lewm_agent.planning.settings import PlannerConfig
@@ -127,7 +127,7 @@ class TDMPC2Controller(Decider):
         return np.clip(values, self.low, self.high).astype(np.float32)
 
 
-class TDMPC2Agent(GoalAgent[TDMPC2Config, TDMPC2]):
+class TDMPC2Agent(ImprovingAgent[TDMPC2Config, TDMPC2]):
     """TD-MPC2 (:mod:`lewm_agent.agents.rivals.tdmpc2`), which learns in its environment: :meth:`learn_online`.
 
     Checkpoints hold a frozen encoder too.
