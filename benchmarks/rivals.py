@@ -47,7 +47,7 @@ PROBE_STEPS = 60
 """Steps from which the speed of an agent is taken, with --minutes."""
 NOT_A_TERM = {"step", "total", "learning_rate", "gradient_norm", "clips_per_second", "collapsed"}
 """Numbers in ``metrics.jsonl`` that are no terms of a loss; nor are these two, which tell of the latents:"""
-NOT_A_TERM |= {"effective_rank", "latent_variance"}
+NOT_A_TERM |= {"effective_rank", "latent_variance", "updates"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Arguments:
     """Of the trainings."""
     steps: int | None = None
     """Optimisation steps of every training; or give --minutes."""
+    environment_steps: int | None = None
+    """Of agents that learn online, in place of both."""
     minutes: float | None = None
     """Time of every training on this machine, at the speed of its first steps; or give --steps."""
     preset: str = "two_terms"
@@ -85,6 +87,8 @@ class Arguments:
         """Raise ``ValueError`` for what cannot be done."""
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("give either --steps or --minutes")
+        if "tdmpc2" in self.agents and self.environment_steps is None:
+            raise ValueError("tdmpc2 learns online: say for how many steps of the environment, --environment-steps")
         if "lewm" not in self.agents:
             raise ValueError("--agents must include lewm, which the others are compared with")
         for name in self.env:
@@ -117,6 +121,11 @@ class Run:
         return None if self.agent == "dino_wm" else self.arguments.encoder
 
     @property
+    def online(self) -> bool:
+        """Whether it learns in the environment."""
+        return self.agent == "tdmpc2"
+
+    @property
     def frozen(self) -> str | None:
         """The one asked for, where the agent takes one over."""
         return self.arguments.frozen if self.agent == "dino_wm" else None
@@ -124,6 +133,18 @@ class Run:
     def learn_command(self, folder: Path, epochs: float) -> list[str]:
         """What trains it."""
         options = self.arguments
+        if self.online:
+            command = ["learn-online", self.env, "--output", str(folder), "--steps", str(options.environment_steps)]
+            return [
+                *command,
+                "--seed",
+                str(self.seed),
+                "--device",
+                options.device,
+                "--preset",
+                options.preset,
+                "--resume",
+            ]
         length = ["--training.epochs", repr(epochs), "--training.schedule-epochs", repr(epochs)]
         encoder = ["--model.encoder", self.encoder] if self.encoder else []
         frozen = ["--frozen", self.frozen] if self.frozen else []
@@ -180,7 +201,9 @@ def finish(run: Run) -> None:
 def planned_epochs(run: Run) -> float:
     """How long to train, decided once and kept. Raises ``ValueError`` if it was planned for something else."""
     plan, options = run.folder / "plan.json", run.arguments
-    length = {"steps": options.steps, "minutes": options.minutes}
+    length: dict[str, Any] = {"steps": options.steps, "minutes": options.minutes}
+    if run.online:
+        length = {"environment_steps": options.environment_steps}
     request = {**length, "preset": options.preset, "encoder": run.encoder, "frozen": run.frozen}
     if plan.exists():
         kept = strict_json.read(plan)
@@ -189,15 +212,24 @@ def planned_epochs(run: Run) -> float:
                 f"{run.folder} was begun with {kept['request']}, not with {request}; give another --output"
             )
         return float(kept["epochs"])
+    if run.online:
+        _keep(plan, request, {"steps": None, "epochs": 0.0}, run.learn_command(run.folder, 0.0))
+        return 0.0
     config = agent_config(run.agent, preset(options.preset), run.frozen)
     agent = make_agent(run.agent, run.env, config, device="cpu", seed=run.seed)
     per_epoch = agent.steps_per_epoch(OfflineDataset(options.data / run.env))
     steps = options.steps or _steps_in_time(run, per_epoch)
-    command = " ".join(["lewm", *run.learn_command(run.folder, steps / per_epoch)])
-    kept = {"request": request, "steps": steps, "epochs": steps / per_epoch, "command": command}
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(plan, json.dumps(kept, indent=1))
+    _keep(
+        plan, request, {"steps": steps, "epochs": steps / per_epoch}, run.learn_command(run.folder, steps / per_epoch)
+    )
     return steps / per_epoch
+
+
+def _keep(plan: Path, request: dict[str, Any], length: dict[str, Any], command: list[str]) -> None:
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        plan, json.dumps({"request": request, **length, "command": " ".join(["lewm", *command])}, indent=1)
+    )
 
 
 def _steps_in_time(run: Run, per_epoch: int) -> int:
@@ -218,6 +250,12 @@ def training_rows(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if row.pop("split") == "train"]
 
 
+def played_rows(folder: Path) -> list[dict[str, Any]]:
+    """Episodes that an online training played; none of others."""
+    rows = read_rows(RunFolder(OutputFolder(folder).training).metrics)
+    return [row for row in rows if row["split"] == "episode"]
+
+
 def training_minutes(rows: list[dict[str, float]], run: Run, start: float = 0) -> float:
     """Time that the logged steps took, whatever lay between them."""
     batch = preset(run.arguments.preset).training.batch_size
@@ -231,12 +269,14 @@ def summary(run: Run) -> dict[str, Any]:
     results = {protocol: json.loads(run.result(protocol).read_text()) for protocol in run.arguments.protocols}
     decisions = [result["seconds_per_decision"] for result in results.values()]
     rows = training_rows(run.folder)
+    played = played_rows(run.folder)
     return {
         "env": run.env,
         "agent": run.agent,
         "seed": run.seed,
-        "steps": rows[-1]["step"],
-        "training_minutes": round(training_minutes(rows, run), 4),
+        "steps": int(rows[-1]["updates" if run.online else "step"]) if rows else 0,
+        "environment_steps": played[-1]["step"] if played else 0,
+        "training_minutes": round(sum(row["seconds"] for row in played) / 60 or training_minutes(rows, run), 4),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "ms_per_decision": round(1000 * float(np.mean(decisions)), 2),
@@ -257,7 +297,8 @@ def table(runs: list[dict[str, Any]], env: str, protocol: str) -> list[dict[str,
     for name, solved in outcomes.items():
         mine = [run for run in of_env if run["agent"] == name]
         versus = compare(solved, outcomes["lewm"])
-        means = ("training_minutes", "ms_per_decision", "peak_memory_mb", "steps", "parameters", "trained_parameters")
+        means = ("training_minutes", "ms_per_decision", "peak_memory_mb", "steps", "environment_steps", "parameters")
+        means += ("trained_parameters",)
         rows.append(
             {
                 "agent": name,
@@ -282,7 +323,8 @@ def markdown(tables: dict[str, dict[str, list[dict[str, Any]]]], arguments: Argu
         "bootstrap's over pairs. Seeds are pooled: no interval knows that trainings differ. Time and memory are of "
         "this machine (`rivals.json`).",
     ]
-    heads = "agent", "success", "difference to LeWM", "ms per decision", "parameters", "peak memory", "steps", "minutes"
+    heads = "agent", "success", "difference to LeWM", "ms per decision", "parameters", "peak memory", "steps"
+    heads += "environment steps", "minutes"
     for env, protocols in tables.items():
         for protocol, rows in protocols.items():
             lines += [
@@ -309,6 +351,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         ),
         f"{row['peak_memory_mb']:.0f} MB",
         f"{row['steps']:.0f}",
+        f"{row['environment_steps']:.0f}",
         f"{row['training_minutes']:.1f}",
     ]
 
@@ -331,7 +374,7 @@ def draw_curves(runs: list[Run], path: Path) -> None:
     hidden = NOT_A_TERM if straightens else NOT_A_TERM | {"straightness"}
     for run in runs:
         rows = training_rows(run.folder)
-        for term in (name for name in rows[0] if name not in hidden and any(row[name] for row in rows)):
+        for term in (name for name in (rows or [{}])[0] if name not in hidden and any(row[name] for row in rows)):
             points = [(row["step"], row[term]) for row in rows]
             curves.setdefault(run.agent, {}).setdefault(term, []).append(points)
     height = max(len(terms) for terms in curves.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from lewm_agent import LeWMAgent, cli
+from lewm_agent.agents import make_agent
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -69,7 +71,8 @@ def test_a_command_is_a_process_whose_memory_is_measured(rivals: ModuleType) -> 
 
 
 def run(agent: str, seed: int, outcomes: list[bool]) -> dict[str, Any]:
-    numbers = ("training_minutes", "ms_per_decision", "peak_memory_mb", "steps", "parameters", "trained_parameters")
+    numbers = ["training_minutes", "ms_per_decision", "peak_memory_mb", "steps", "parameters", "trained_parameters"]
+    numbers.append("environment_steps")
     return {"env": "e", "agent": agent, "seed": seed, "outcomes": {"paper": outcomes}, **dict.fromkeys(numbers, 1.0)}
 
 
@@ -81,6 +84,36 @@ def test_seeds_are_pooled_and_a_winning_rival_is_named(rivals: ModuleType) -> No
     assert rivals._difference(gcbc).endswith(", better")
     lewm["difference_ci95"] = [-1.0, 1.0]
     assert rivals._difference(lewm).endswith("]")
+
+
+def test_who_learns_online_is_trained_in_the_environment(rivals: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "two_room").mkdir()
+    settings = {"agents": ("lewm", "tdmpc2"), "steps": 5, "protocols": ("paper",)}
+    options = rivals.Arguments(env=("two_room",), data=tmp_path, output=tmp_path / "out", **settings)
+    with pytest.raises(ValueError, match="tdmpc2 learns online: say for how many steps"):
+        options.check()
+    options = dataclasses.replace(options, environment_steps=700)
+    options.check()
+    one = rivals.Run(options, "two_room", "tdmpc2", 3)
+    assert rivals.planned_epochs(one) == rivals.planned_epochs(one) == 0
+    plan = json.loads((one.folder / "plan.json").read_text())
+    assert plan["command"].startswith(f"lewm learn-online two_room --output {one.folder} --steps 700 --seed 3")
+    rows = [{"step": 350, "split": "train", "updates": 9.0, "total": 1.0}]
+    rows += [{"step": step, "split": "episode", "reward": -1.0, "seconds": 30.0} for step in (350, 700)]
+    metrics = one.folder / "training" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (one.folder / "memory.json").write_text(json.dumps({"peak_memory_mb": 5}))
+    result = {"seconds_per_decision": 0.1, "records": [{"success": True}]}
+    one.result("paper").write_text(json.dumps(result))
+    agent = make_agent("tdmpc2", "two_room", "two_terms", device="cpu")
+    agent.save_pretrained(one.folder / "model")
+    found = rivals.summary(one)
+    assert (found["steps"], found["environment_steps"], found["training_minutes"]) == (9, 700, 1.0)
+    rivals.draw_curves([one], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
+    with pytest.raises(ValueError, match="was begun with"):
+        rivals.planned_epochs(rivals.Run(dataclasses.replace(options, environment_steps=800), "two_room", "tdmpc2", 3))
 
 
 def test_arguments_are_checked(rivals: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,9 +270,10 @@ class Online:
                     raise KeyboardInterrupt(f"stopped after {self._taken} of {self.steps} environment steps; {GO_ON}")
 
     def _episode(self, log: MetricsLog) -> dict[str, float]:
-        """Play one episode, learning between decisions, and keep it; returns what came of it."""
+        """Play one episode, learning between decisions, and keep it; returns what came of it, and the time it took."""
         env, number = self.agent.env, self._replay.episodes
         learning = self._learns
+        begun = time.monotonic()
         observation, info = env.reset(seed=episode_seed(self.seed, number, STREAM))
         shown = goal_picture(Situation(env, observation, info), Trial())
         goal = resized(shown, self.agent.config.model.image_size)
@@ -292,7 +294,12 @@ class Online:
         if not learning and self._learns:
             self._check_rewards()
             self._learn(self._replay.rows - self._replay.episodes, log)
-        return {"reward": total, "steps": self._taken - began, "success": float(success)}
+        return {
+            "reward": total,
+            "steps": self._taken - began,
+            "success": float(success),
+            "seconds": time.monotonic() - begun,
+        }
 
     @property
     def _learns(self) -> bool:
