@@ -377,6 +377,8 @@ def draw_curves(runs: list[Run], path: Path) -> None:
         for term in (name for name in (rows or [{}])[0] if name not in hidden and any(row[name] for row in rows)):
             points = [(row["step"], row[term]) for row in rows]
             curves.setdefault(run.agent, {}).setdefault(term, []).append(points)
+    if not curves:
+        return
     height = max(len(terms) for terms in curves.values())
     figure, axes = pyplot.subplots(height, len(curves), figsize=(3 * len(curves), 1.8 * height), squeeze=False)
     for column, (agent, terms) in zip(axes.T, curves.items(), strict=True):

@@ -98,7 +98,7 @@ def test_who_learns_online_is_trained_in_the_environment(rivals: ModuleType, tmp
     assert rivals.planned_epochs(one) == rivals.planned_epochs(one) == 0
     plan = json.loads((one.folder / "plan.json").read_text())
     assert plan["command"].startswith(f"lewm learn-online two_room --output {one.folder} --steps 700 --seed 3")
-    rows = [{"step": 350, "split": "train", "updates": 9.0, "total": 1.0}]
+    rows = [{"step": 350, "split": "train", "updates": 9.0, "total": 1.0, "reward": 0.5}]
     rows += [{"step": step, "split": "episode", "reward": -1.0, "seconds": 30.0} for step in (350, 700)]
     metrics = one.folder / "training" / "metrics.jsonl"
     metrics.parent.mkdir()
