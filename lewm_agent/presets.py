@@ -4,7 +4,7 @@ Preset ``paper`` is the released LeWorldModel recipe to the letter; the others a
 ``two_terms`` keeps the paper's objective, but not its ViT, whose latents repeat with the patches
 (``docs/findings/geometry.md``); ``small`` adds a straightening term and an inverse-dynamics head; ``fine`` has more
 pixels, for small objects; ``shapes`` is for objects whose rotation matters: single frames, large batches and a
-reconstruction term. What each of them reaches is in ``docs/findings/results.md``.
+reconstruction term. ``docs/findings/`` tells what they reach.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The named presets of planners.
 
-``paper`` has the released settings; what each of the others reaches is in ``docs/findings/results.md``.
+``paper`` has the released settings; ``docs/guide/choosing_a_planner.md`` tells which to take.
 """
 
 from __future__ import annotations
