@@ -137,7 +137,7 @@ SETS = {
     "look": "camera=0.02,paint=0.15,colors=0.2,hue=0.05,brightness=0.15,contrast=0.15,light=0.15,clutter=0.06,"
     "blur=0.5,noise=0.01",
 }
-"""Named lists, whose strengths are measured (``docs/findings/looks.md``)."""
+"""Named lists; what they bring is in ``docs/findings/looks.md``."""
 
 
 @dataclass(frozen=True)
