@@ -133,7 +133,7 @@ class Factors:
         """Blots anywhere, uniform in ``BLOT_SIZE``, of any colors that nothing else nearly has."""
         names = [field.name for field in fields(self) if field.name.endswith("_color")]
         known = np.array([getattr(self, name) for name in names])
-        blots = []
+        blots: list[list[float]] = []
         while len(blots) < BLOTS:
             color = rng.integers(256, size=3)
             place, half = rng.uniform(0.05, 0.95, 2), rng.uniform(*BLOT_SIZE)

@@ -22,9 +22,9 @@ from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning_agent import PlanningAgent
 from lewm_agent.tools.settings import settings_to_dict
-from lewm_agent.training.batches import TrainingClips
+from lewm_agent.training.batches import FinishData, TrainingClips
 from lewm_agent.training.record import TrainingRecord
-from lewm_agent.training.run import FinishData, Identity, Run, Saved
+from lewm_agent.training.run import Identity, Run, Saved
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.settings import TrainingConfig
 from lewm_agent.training.sharing.placement import Placement

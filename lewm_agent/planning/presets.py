@@ -67,8 +67,8 @@ def planner_of(name: str, own: PlannerConfig, model: ClipConfig) -> PlannerConfi
     config = planner_preset(base, model) if base else own
     settings = {word: setting for setting, words in ADDITIONS.items() for word in words}
     for addition in additions:
-        setting: Any = named(addition, settings, "addition to a planner")
-        config = dataclasses.replace(config, **{setting: addition})
+        changed: dict[str, Any] = {named(addition, settings, "addition to a planner"): addition}
+        config = dataclasses.replace(config, **changed)
     return config
 
 
