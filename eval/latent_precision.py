@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
@@ -36,6 +35,7 @@ from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.held_out import HELD_OUT_STREAM
 from lewm_agent.eval.worlds.world import Thing, World
 from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import counted
 
 Matrix = NDArray[np.floating[Any]]
 AHEAD = (1, 5)
@@ -114,7 +114,7 @@ def record(agent: LeWMAgent, world: World, policy: BehaviorPolicy, env: gym.Env[
     encoded: list[Matrix] = []
     poses: list[Matrix] = []
     blocks: list[Matrix] = []
-    for number in track(range(count), "episodes", console=console(stderr=True)):
+    for number in counted("episodes", range(count)):
         starts, acts = (derive(0, number, HELD_OUT_STREAM) for derive in (episode_seed, policy_seed))
         episode = rollout(env, policy, starts, acts, frame_interval=None)
         frames, told = [], []

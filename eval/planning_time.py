@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from rich.table import Table
 
 from lewm_agent import LeWMAgent
@@ -30,6 +29,7 @@ from lewm_agent.planning.settings import PlannerConfig, Precision
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.command import console, say
 from lewm_agent.tools.outputs import reserved
+from lewm_agent.tools.progress import counted
 from lewm_agent.tools.replacing import write_json
 from lewm_agent.tools.settings import settings_to_dict
 
@@ -55,7 +55,7 @@ class Options:
     precision: Precision = "float32"
     """Of the predictor in imagination."""
     threads: int = 1
-    """Threads of torch."""
+    """Threads of torch, for models of five million parameters and more; smaller ones decide with one."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     output: Path = Path("planning.json")
@@ -88,7 +88,7 @@ def measure_all(options: Options) -> list[Point]:
     ]
     known = _known(options.output)
     points = []
-    for world, name, settings in track(wanted, "points", console=console(stderr=True), transient=True):
+    for world, name, settings in counted("points", wanted):
         request = _request(options, world, agents[world], name, settings)
         found = next((point for point in known if request.items() <= point.items()), None)
         if found is None:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -38,6 +37,7 @@ from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.models.world_model import WorldModel
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import counted
 
 ANGLES = ("_angle", "_yaw")
 """Endings of quantities in rad, which are also probed for their sine and cosine."""
@@ -173,7 +173,7 @@ def rows(
     values = np.stack(list(wanted.values()), axis=1)
     found = defaultdict(list)
     representations = encoded(agent, views.pixels)
-    for seed in track(range(seeds), "probes", console=console(stderr=True)):
+    for seed in counted("probes", range(seeds)):
         is_test = test_frames(views.episodes, seed)
         representations["pixel PCA"] = principal_components(views.pixels, agent.config.model.latent_dim, is_test)
         for what, kind, (subset, chosen) in itertools.product(representations, PROBES, subsets.items()):

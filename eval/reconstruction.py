@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.worlds.world import make_environment
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import counted
 
 BATCH, PEAK, WARMUP, WEIGHT_DECAY = 64, 1e-3, 100, 1e-2
 """Of AdamW; the authors name none."""
@@ -73,7 +73,7 @@ def train(decoder: FrameDecoder, encoded: Tensor, frames: Tensor, steps: int, se
         optimizer, PEAK, total_steps=steps, pct_start=min(0.3, WARMUP / steps), cycle_momentum=False
     )
     generator = torch.Generator().manual_seed(seed)
-    for _ in track(range(steps), "decoder", console=console(stderr=True)):
+    for _ in counted("decoder", range(steps)):
         rows = torch.randint(len(frames), (BATCH,), generator=generator)
         wanted = decoder.normalize(frames[rows].to(encoded.device))
         loss = (decoder(encoded[rows.to(encoded.device)]) - wanted).square().mean()

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
@@ -37,6 +36,7 @@ from lewm_agent.eval.worlds.held_out import held_out_episodes
 from lewm_agent.eval.worlds.world import World, make_environment
 from lewm_agent.evaluation.provenance import provenance
 from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import counted
 
 BLOCKS, EVENT = 12, 6
 """Length of a trajectory in action blocks, and after which of them something happens."""
@@ -147,7 +147,7 @@ def measure(options: Options) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
         event = {"color": "of the whole picture", "moved": "to another episode", "dataset": str(options.dataset)}
     curves: dict[str, list[NDArray[np.float64]]] = {variant: [] for variant in VARIANTS}
     moment: dict[str, NDArray[np.uint8]] = {}
-    shown = track(films, "trajectories", total=options.trajectories, console=console(stderr=True))
+    shown = counted("trajectories", films, options.trajectories)
     for variant, clip in itertools.chain.from_iterable(film.items() for film in shown):
         moment.setdefault(variant, clip.frames[EVENT - 2 : EVENT + 2])
         curves[variant].append(surprise(agent, clip.frames, clip.actions))

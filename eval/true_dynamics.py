@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -40,6 +39,7 @@ from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning.goal_cost import goal_cost
 from lewm_agent.planning.settings import GoalCost
 from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import counted
 from lewm_agent.tools.replacing import write_json
 
 States = NDArray[np.float64]
@@ -183,7 +183,7 @@ def measure(options: Options) -> dict[str, Any]:
     solved = {"imagination": imagined}
     for name, dynamics, cost in (("exact_states", exact, exact.cost), ("true_dynamics", encoded, None)):
         agent.set_planner(planner, cost, dynamics)
-        shown = track(seeded, RUNGS[name], console=console(stderr=True))
+        shown = counted(RUNGS[name], seeded)
         solved[name] = [solves(agent, dynamics, env, rules, pair, seed) for pair, seed in shown]
     return {
         "env": environment,

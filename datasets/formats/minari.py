@@ -12,14 +12,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from lewm_agent.datasets.formats.checking import action_rows, is_pictures, require_memory, rgb_frames
 from lewm_agent.datasets.formats.source import chosen_frames, described, imported
 from lewm_agent.datasets.offline import OfflineDataset
 from lewm_agent.datasets.shard_reader import check_self_contained
 from lewm_agent.tools.contained import inside
+from lewm_agent.tools.progress import counted
 
 ADVICE = 'pip install "lewm-agent[minari]"'
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)*-v\d+")
@@ -180,8 +179,7 @@ def _space(values: NDArray[Any]) -> gym.spaces.Box:
 def _buffers(dataset: OfflineDataset, names: list[str], progress: bool) -> Iterator[Any]:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    console = Console(stderr=True)
-    for index in track(range(dataset.num_episodes), "exporting", console=console, disable=not progress):
+    for index in counted("exporting", range(dataset.num_episodes), shown=progress):
         columns = dataset.episode(index)
         steps = len(columns["action"]) - 1
         nothing = np.zeros(steps + 1)

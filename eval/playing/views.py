@@ -9,12 +9,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 
 from lewm_agent import LeWMAgent
 from lewm_agent.eval.worlds.held_out import held_out_episodes
 from lewm_agent.models.world_model import WorldModel
-from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import counted
 
 Matrix = NDArray[np.float64]
 
@@ -42,7 +41,7 @@ def gather(agent: LeWMAgent, environment: str, count: int, seed: int = 0) -> Vie
     env, skip = gym.make(environment, **kwargs).unwrapped, agent.config.model.frame_skip
     recorded = ((number, state) for number, e in held_out_episodes(environment, seed) for state in e["state"][::skip])
     pixels, physics, numbers, states = [], [], [], []
-    shown = track(itertools.islice(recorded, count), "frames", total=count, console=console(stderr=True))
+    shown = counted("frames", itertools.islice(recorded, count), count)
     for number, state in shown:
         _, info = env.reset(seed=0, options={"state": state})
         pixels.append(np.asarray(env.render()))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+ThingT = TypeVar("ThingT")
 
 FIRST_LINE_SECONDS = 5.0
 LINE_SECONDS = 30.0
@@ -73,6 +76,23 @@ class ProgressShown:
             print(line, file=sys.stderr, flush=True)
         else:
             self._notebook.show(line)
+
+
+def counted(label: str, things: Iterable[ThingT], total: int | None = None, *, shown: bool = True) -> Iterator[ThingT]:
+    """The things one after the other, while it is shown how many are done.
+
+    Args:
+        label: what is being done.
+        things: a sized collection, unless there is a total.
+        total: how many there are.
+        shown: false shows nothing.
+    """
+    if total is None:
+        total = len(things) if isinstance(things, Sized) else 0
+    with ProgressShown(label, total, shown=shown) as progress:
+        for done, thing in enumerate(things, 1):
+            yield thing
+            progress.update(done)
 
 
 class _Notebook:
