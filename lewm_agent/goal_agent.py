@@ -21,6 +21,7 @@ from lewm_agent.collecting_agent import CollectingAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.mixed import Given, opened, paths_of
 from lewm_agent.environment import Environment
+from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.goals import RecordedGoals, goals_from
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.success import Judge, Success
@@ -29,6 +30,7 @@ from lewm_agent.models import ranks
 from lewm_agent.models.ranks import LostRankError
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.tools.checks import objects, whole_number
+from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.training.batches import FinishData, TrainingClips
 from lewm_agent.training.callbacks import Callback
@@ -238,6 +240,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
         floors: bool = True,
         planner_seed: int = 0,
         workers: int = 1,
+        cluster: Cluster | None = None,
         output: str | Path | None = None,
         video: str | Path | None = None,
         videos: int = 10,
@@ -260,6 +263,8 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
             floors: also play random and recorded actions.
             planner_seed: of the planner's noise.
             workers: processes that play; the result does not depend on it.
+            cluster: has jobs play, each a part of the trials with ``workers`` processes; the result does not depend on
+                it either. They write beside ``output``, on a disk that all machines share.
             output: where to write the result; an interrupted evaluation continues from OUTPUT.unfinished.
             video: folder for GIFs of the agent beside its goal.
             videos: how many of them, half of them the nearest failures.
@@ -271,6 +276,9 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
         Raises:
             ValueError: the environment is another than the agent's, or does not fit the goals; the message says how.
         """
+        target = None if output is None else Path(output)
+        if cluster is not None:
+            jobs.check(cluster, episodes, target)
         suite = self.suite(
             env,
             goals=goals,
@@ -282,12 +290,14 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
             goal_state=goal_state,
         )
         suite = suite if floors else dataclasses.replace(suite, floors=lambda env: {})
-        target = None if output is None else Path(output)
-        with tempfile.TemporaryDirectory() as folder, reserved(target):
-            load = self.loader(folder) if whole_number("workers", workers, 1) > 1 else None
+        shared = target.parent if cluster is not None and target is not None else None
+        with reserved(target), tempfile.TemporaryDirectory(dir=shared) as folder:
+            load = self.loader(folder) if whole_number("workers", workers, 1) > 1 or cluster is not None else None
             measuring = Measuring(
                 suite, self, self.kind, planner_seed, workers=workers, load=load, output=target, progress=progress
             )
+            if cluster is not None:
+                jobs.play(measuring, cluster)
             result, traces = measuring.run()
             measuring.write(result)
             if video is not None:

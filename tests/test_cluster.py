@@ -16,7 +16,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from lewm_agent import cli, environment
+from lewm_agent import LeWMAgent, cli, environment
 from lewm_agent.agents.behavior.policies import behavior_policy
 from lewm_agent.datasets import OfflineDataset, collect
 from lewm_agent.datasets.shard_folder import JOBS
@@ -127,6 +127,19 @@ def test_jobs_measure_what_one_process_does(trained_folder: Path, tmp_path: Path
     here, there = (json.loads((tmp_path / name).read_text()) for name in ("here.json", "there.json"))
     assert {name for name in here if here[name] != there[name]} <= {"command", *TIMES}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["here.json", "there.json"]
+
+
+def test_an_agent_has_jobs_play_what_it_plays(
+    tiny_dataset: OfflineDataset, trained_folder: Path, tmp_path: Path
+) -> None:
+    agent = LeWMAgent.from_pretrained(trained_folder)
+    told: dict[str, Any] = {"goals": tiny_dataset, "success": "state:10", "episodes": 2, "progress": False}
+    with pytest.raises(ValueError, match="give an output"):
+        agent.evaluate(**told, cluster=HERE)
+    here = agent.evaluate(**told)
+    there = agent.evaluate(**told, cluster=HERE, output=tmp_path / "there.json")
+    assert {name for name in here if here[name] != there[name]} <= {"command", *TIMES}
+    assert [file.name for file in tmp_path.iterdir()] == ["there.json"]
 
 
 def test_what_jobs_of_a_failed_call_have_played_is_not_played_again(

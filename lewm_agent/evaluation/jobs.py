@@ -11,13 +11,11 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from lewm_agent.evaluation.journal import Journal
 from lewm_agent.evaluation.measuring import AnyAgent, Measuring, journal_of
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.tools.cluster import Cluster, call_folder
-from lewm_agent.tools.command import console
+from lewm_agent.tools.progress import ProgressShown
 
 FOLDER = ".jobs"
 """Ending of the folder beside the output where jobs keep what they play, and their logs."""
@@ -28,7 +26,7 @@ PART = "part-{}"
 def check(cluster: Cluster, episodes: int, output: Path | None) -> None:
     """Raise ``ValueError`` if there are more jobs than trials, or there is no output beside which they can write."""
     if output is None:
-        raise ValueError("jobs write beside the output, on a disk that all machines share: give --output")
+        raise ValueError("jobs write beside the output, on a disk that all machines share: give an output (--output)")
     if cluster.jobs > episodes:
         raise ValueError(f"{cluster.jobs} jobs for {episodes} pairs are too many; give {episodes} or fewer")
 
@@ -46,18 +44,16 @@ def play(measuring: Measuring, cluster: Cluster) -> None:
     output, load = measuring.output, measuring.load
     if output is None or load is None:
         raise ValueError("jobs need an output, and a way to load the agent")
-    columns = (TextColumn("jobs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=console(stderr=True), transient=True, disable=not measuring.progress)
     folder = output.with_name(output.name + FOLDER)
-    with measuring.journal() as journal, call_folder(folder) as place, bar:
+    with measuring.journal() as journal, call_folder(folder) as place:
         _take_up(folder, journal)
         parts = cluster.split(measuring.missing(journal))
         settings = measuring.planner_seed, measuring.num_envs, measuring.workers
         work = functools.partial(_play_part, place, measuring.suite, load, *settings)
-        task = bar.add_task("jobs", total=len(parts))
         try:
-            for over in cluster.run(place, work, parts):
-                bar.update(task, completed=over)
+            with ProgressShown("jobs", len(parts), shown=measuring.progress) as shown:
+                for over in cluster.run(place, work, parts):
+                    shown.update(over)
         finally:
             _take_up(folder, journal)
         if left := measuring.missing(journal):
