@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lewm_agent.acting_agent import ActingAgent, ConfigT, ModelT
@@ -26,6 +25,7 @@ from lewm_agent.evaluation.success import Judge, Success, success_of
 from lewm_agent.stored_agent import StoredAgent
 from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.tools.cluster import Cluster
+from lewm_agent.tools.precision import one_thread
 
 SELF = "self"
 """Policy by which an agent acts itself."""
@@ -123,7 +123,7 @@ class CollectingAgent(StoredAgent[ConfigT, ModelT]):
         if settings is None:
             yield make, functools.partial(behavior_policy, acting)
         elif alone:
-            with _one_thread():  # as the processes have: results of several differ in the last bits
+            with one_thread():  # as the processes have: results of several differ in the last bits
                 yield settings.environment(make), settings.policy(lambda: acting)
         else:
             beside = Path(path).absolute().parent  # jobs on other machines see it too
@@ -185,16 +185,6 @@ class CollectingAgent(StoredAgent[ConfigT, ModelT]):
         used = self.make_clips(dataset, everything[:seen]).episodes
         _, held_out = dataset.split(self.config.training.held_out_fraction, record.seed, used)
         return np.concatenate([held_out, everything[seen:]])
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _name_of(policy: Any) -> str:

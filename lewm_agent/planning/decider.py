@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,11 +13,18 @@ from torch import Tensor
 
 from lewm_agent.models.learner import Learner
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Goal, Memories
+from lewm_agent.tools.precision import one_thread
 
 NO_GOAL_STATES = (
     "this agent takes goal images alone: nothing was fitted to numbers of the situation; where data record `state`, "
     "learn_goal_states(dataset) (lewm goal-states) does"
 )
+
+
+SMALL = 5_000_000
+"""Parameters of a model that decides with one thread of a processor. Several have little to share, and where others
+keep the cores busy they wait for one another: a plan of the bundled Cube model then took 60 to 430 ms with two, and 31
+with one. The released sizes, with 18 million, use all."""
 
 
 def require_finite(values: Tensor, name: str) -> None:
@@ -55,6 +63,8 @@ class Decider(ABC):
         self._encode = model.encode
         self._goal_states = model.goal_states
         self.device = model.action_mean.device
+        small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+        self._in_threads = one_thread if small and self.device.type == "cpu" else contextlib.nullcontext
         self.low, self.high = low, high
 
     @abstractmethod
@@ -93,7 +103,8 @@ class Decider(ABC):
             ValueError: a latent, a cost or an action is not finite.
         """
         # Inference mode is 8 % faster, but its tensors cannot be part of a gradient later.
-        with torch.no_grad() if self.with_gradient else torch.inference_mode():
+        gradients = torch.no_grad() if self.with_gradient else torch.inference_mode()
+        with gradients, self._in_threads():
             towards = self._see_goals(list(memories), goals)
             looking = [i for i, memory in enumerate(towards) if self.needs_frame(memory)]
             latents = self._encoded(frames[looking], "the latent of the frame")

@@ -1,10 +1,12 @@
-"""In which precision a processor multiplies matrices fast, by measurement."""
+"""How a processor computes: in which precision it multiplies matrices fast, by measurement, and with one thread."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -50,3 +52,17 @@ def _seconds(dtype: torch.dtype) -> float:
         matrix @ matrix
         times.append(time.perf_counter() - began)
     return min(times[1:])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """A block that computes with one thread; afterwards there are as many as before."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
