@@ -231,8 +231,11 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         return self
 
     def _parts(self, dataset: OfflineDataset | str | Path, seed: int) -> FinishData:
-        """A dataset, split for a fit. Raises ``ValueError`` if its frames are not the model's."""
+        """A dataset, split for a fit. Raises ``ValueError`` if its frames or its environment are not the model's."""
         data = dataset if isinstance(dataset, OfflineDataset) else OfflineDataset(dataset)
+        known, recorded_in = self.description.environment, data.metadata and data.metadata.environment_id
+        if known and recorded_in and known.rpartition(":")[2] != recorded_in:
+            raise ValueError(f"{data.path} was recorded in {recorded_in}, and the model was trained in {known}")
         side = self.config.model.image_size
         if data.frame_shape != (side, side, 3):
             raise ValueError(f"the dataset's frames are {data.frame_shape}, the model needs {(side, side, 3)}")

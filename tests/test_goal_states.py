@@ -114,12 +114,20 @@ def test_acting_goes_on_towards_the_same_numbers_and_begins_anew_towards_others(
         [[[1.0, 2.0]]],
         "left",
         [[1.0], [1.0, 2.0]],
+        [1e30, 1.0],
+        {"state": [[1.0, 2.0], [NAN, -5e3]]},
     ],
 )
 def test_numbers_that_cannot_be_are_one_sentence(trained: LeWMAgent, tiny_dataset: OfflineDataset, wanted: Any) -> None:
-    message = r"goal_state (is state of 2 numbers|must have a finite number|must be numbers)"
-    with pytest.raises(ValueError, match=message):
+    told = r"(is state of 2 numbers|must have a finite number|must be numbers|state\[[01]\] is .* in the data it was)"
+    with pytest.raises(ValueError, match=f"goal_state {told}"):
         trained.act(tiny_dataset.read_frames(np.array([0]))[0], goal_state=wanted)
+
+
+def test_data_of_another_environment_are_refused(trained: LeWMAgent, tmp_path: Path) -> None:
+    data = LeWMAgent("tests/Pointer-v0", trained.config).collect(tmp_path / "data", "random", 4, progress=False)
+    with pytest.raises(ValueError, match="was recorded in tests/Pointer-v0, and the model was trained in lewm/TwoRoom"):
+        trained.learn_goal_states(data, progress=False)
 
 
 def test_one_goal_is_given_not_two(trained: LeWMAgent, tiny_dataset: OfflineDataset) -> None:

@@ -16,8 +16,8 @@ COLUMNS = ("state", "achieved_goal", "observation")
 PART = "goal_states."
 """Beginning of the names of the head's tensors in a model's."""
 WIDTH, DEPTH = 256, 2
-FURTHEST = 5.0
-"""Standard deviations beyond which a number is taken for that many."""
+FURTHEST, ABSURD = 5.0, 20.0
+"""Standard deviations of the data beyond which a number is taken for that many, and beyond which it is refused."""
 SMALLEST = 1e-6
 """Standard deviation under which a number counts as one that never changes."""
 
@@ -97,7 +97,7 @@ class GoalStates(nn.Module):
         """What is wanted as numbers of all columns (size,) or (N, size), NaN where nothing is.
 
         Raises:
-            ValueError: unknown columns, other sizes, numbers that are infinite, or none at all.
+            ValueError: unknown columns, other sizes, numbers that are infinite or far from all that data had, or none.
         """
         sizes = self.sizes
         given: Mapping[str, Any] = wanted if isinstance(wanted, Mapping) else self._by_name(_as_numbers(wanted))
@@ -111,7 +111,26 @@ class GoalStates(nn.Module):
         found = np.concatenate(parts, axis=-1)
         if np.isinf(found).any() or np.isnan(found).all(axis=-1).any():
             raise ValueError("goal_state must have a finite number, and NaN for those that do not matter")
+        self._check_range(found)
         return found
+
+    def _check_range(self, wanted: NDArray[np.float32]) -> None:
+        """Raise ``ValueError`` for numbers (..., size) that are far from all that the data had."""
+        names = [f"{name}[{i}]" for name, size in self.sizes.items() for i in range(size)]
+        mean, std = (numbers.cpu().numpy() for numbers in self._statistics())
+        rows = np.abs((wanted - mean) / std).reshape(-1, self.size)
+        absurd = np.argwhere(np.nan_to_num(rows, nan=0.0) > ABSURD)
+        if len(absurd):
+            row, i = absurd[0]
+            told = wanted.reshape(-1, self.size)[row, i]
+            raise ValueError(
+                f"goal_state {names[i]} is {told:g}, and in the data it was {mean[i]:.3g}, give or take {std[i]:.3g}: "
+                "tell it in the data's units"
+            )
+
+    def _statistics(self) -> list[Tensor]:
+        """Mean and standard deviation (size,) of the data's numbers."""
+        return [torch.cat([getattr(column, name) for _, column in self._named()]) for name in ("mean", "std")]
 
     def _by_name(self, numbers: NDArray[Any]) -> dict[str, NDArray[Any]]:
         sizes = self.sizes
@@ -122,7 +141,7 @@ class GoalStates(nn.Module):
 
     def forward(self, wanted: Tensor) -> Tensor:
         """Numbers (N, size), NaN where any will do, to latents (N, latent_dim)."""
-        mean, std = (torch.cat([getattr(column, name) for _, column in self._named()]) for name in ("mean", "std"))
+        mean, std = self._statistics()
         known = ~wanted.isnan()
         numbers = torch.where(known, wanted, mean)
         scaled = ((numbers - mean) / std).clamp(-FURTHEST, FURTHEST)
