@@ -90,6 +90,14 @@ def test_verdicts(figure: str) -> None:
     assert len({judge(figure, value, "").advice for value in (rule.good, rule.poor, None)}) >= 2
 
 
+def test_a_goal_farther_than_unseen_frames_is_not_good_however_near_it_is() -> None:
+    far = RULES["goals"].good / 2
+    assert judge("goals", far, "", most=2 * far).verdict is Verdict.GOOD
+    strange = judge("goals", far, "", most=far / 2)
+    assert strange.verdict is Verdict.FAIR and strange.advice == RULES["goals"].advice
+    assert judge("goals", RULES["goals"].poor, "", most=far).verdict is Verdict.POOR
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset, the run of a tiny model on it, and the picture of a goal."""
@@ -140,7 +148,7 @@ def test_given_goals_are_looked_up(world: Path) -> None:
     imageio.imwrite(black, np.zeros((30, 40, 3), np.uint8))
     told = diagnosed(world, "bundled:two_room", "--goals", str(world / "goal.png"), str(black))
     shown, nowhere = told["goals"]["in_blocks"]
-    assert shown < 1 < nowhere
+    assert shown < 1 < nowhere and told["goals"]["usual"] > shown
 
 
 @pytest.mark.parametrize(

@@ -135,18 +135,28 @@ RULES = {
         1.25,
         3.0,
         "The data show what the goals show.",
-        "Some goals are more than a block away from all that the data show, where nothing imagined is to be relied "
-        "on: collect episodes that come there (another behavior, other starts, longer ones), or give goals on the way.",
+        "Some goals are farther from all that the data show than nearly all frames of unseen episodes are, or by more "
+        "than a block, where nothing imagined is to be relied on: collect episodes that come there (another behavior, "
+        "other starts, longer ones), or give goals on the way.",
     ),
 }
 
 
-def judge(figure: str, value: float | None, measured: str) -> Line:
-    """The line of a figure, by its name among ``RULES``."""
+def judge(figure: str, value: float | None, measured: str, *, most: float | None = None) -> Line:
+    """The line of a figure, by its name among ``RULES``.
+
+    Args:
+        figure: its name.
+        value: what is judged.
+        measured: it and its company.
+        most: what a good value is not above either, in these data.
+    """
     rule = RULES[figure]
     if value is None:
         return Line(rule.name, None, measured, Verdict.UNKNOWN, rule.absent)
     verdict = rule.verdict(value)
+    if verdict is Verdict.GOOD and most is not None and value > most:
+        verdict = Verdict.FAIR
     return Line(rule.name, round(value, 4), measured, verdict, rule.fine if verdict is Verdict.GOOD else rule.advice)
 
 

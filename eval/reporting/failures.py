@@ -15,7 +15,8 @@ from lewm_agent.tools import strict_json
 
 BARS = "▁▂▃▄▅▆▇█"
 NO_NEARER, AWAY = 0.9, 1.5
-"""Share of the first distance above which it did not come nearer; multiple of the least at which it had gone again."""
+"""Share of the first distance above which it did not come nearer; multiple of the least at which it had gone again. A
+guess, and the page says so."""
 READINGS = {
     "as_near": "Its latents came as near to the goal's as on solved pairs: what is missing hardly shows in them; see "
     "with lewm probe whether they hold it.",
