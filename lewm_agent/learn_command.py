@@ -1,4 +1,7 @@
-"""The command ``lewm learn``, whose options are all settings of an agent."""
+"""The command ``lewm learn``, whose options are all settings of an agent.
+
+What learns is imported when the command does: it takes seconds, and a mistyped option is told before.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,22 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
-from lewm_agent import environment
-from lewm_agent.agent import LeWMAgent
-from lewm_agent.agents.registry import AnyConfig, agent_config, make_agent
-from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
-from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
-from lewm_agent.config import AgentConfig
-from lewm_agent.datasets.mixed import opened, parts_of, weights_of
-from lewm_agent.planning import Search
-from lewm_agent.presets import PRESETS
 from lewm_agent.tools import command
 from lewm_agent.tools.checks import named
-from lewm_agent.training.run_folder import OutputFolder
-from lewm_agent.training.sharing.placement import is_first_started
+
+if TYPE_CHECKING:
+    from lewm_agent.agents.registry import AnyConfig
 
 
 def learn(
     env: str,
     dataset: tyro.conf.UseAppendAction[tuple[Path, ...]],  # a list of values would take in the preset that follows
     output: Path,
-    config: AnyConfig = PRESETS["small"],
+    config: AnyConfig,
     agent: str | None = None,
     frozen: str | None = None,
     search: str | None = None,
@@ -63,6 +58,14 @@ def learn(
         devices: GPUs, or processes on the CPU, of each machine; by default what torchrun or SLURM started, else one.
         num_nodes: machines; by default likewise.
     """
+    from lewm_agent import environment
+    from lewm_agent.agent import LeWMAgent
+    from lewm_agent.agents.registry import make_agent
+    from lewm_agent.config import AgentConfig
+    from lewm_agent.datasets.mixed import opened, parts_of, weights_of
+    from lewm_agent.training.run_folder import OutputFolder
+    from lewm_agent.training.sharing.placement import is_first_started
+
     folder, side = OutputFolder(output), config.model.image_size
     world = None if environment_kwargs is None else environment.from_text(env, side, environment_kwargs)
     data = opened(dataset, weights or None)
@@ -90,7 +93,7 @@ def learner(agent: str | None, frozen: str | None, search: str | None) -> Callab
     settings = tyro.extras.subcommand_type_from_defaults(presets, prefix_names=False)
     usual: Any = presets.get("small", next(iter(presets.values())))
     kind: Any = Annotated[settings, tyro.conf.arg(name="")]
-    signature = inspect.signature(learn, eval_str=True)
+    signature = _signature()
     parameters = [
         parameter.replace(annotation=kind, default=usual) if parameter.name == "config" else parameter
         for parameter in signature.parameters.values()
@@ -107,6 +110,10 @@ def learner(agent: str | None, frozen: str | None, search: str | None) -> Callab
 
 def _fitting(agent: str | None, frozen: str | None, search: str | None) -> dict[str, AnyConfig]:
     """What the agent makes of each preset that it can be made from."""
+    from lewm_agent.agent import LeWMAgent
+    from lewm_agent.agents.registry import agent_config
+    from lewm_agent.presets import PRESETS
+
     fitting: dict[str, AnyConfig] = {}
     refused: list[ValueError] = []
     for name, config in PRESETS.items():
@@ -121,6 +128,10 @@ def _fitting(agent: str | None, frozen: str | None, search: str | None) -> dict[
 
 def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
     """The configuration with another search."""
+    from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
+    from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
+    from lewm_agent.planning import Search
+
     if search is None:
         return config
     if isinstance(config, GoalPolicyConfig):
@@ -131,7 +142,29 @@ def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
     return dataclasses.replace(config, planner=dataclasses.replace(config.planner, search=kind()))
 
 
+def _signature() -> inspect.Signature:
+    """Of :func:`learn`, whose configuration may be any."""
+    return inspect.signature(learn, eval_str=True, locals={"AnyConfig": Any})
+
+
+def _check_options(given: Sequence[str]) -> None:
+    """Raise ``ValueError`` for options without a dot that there are not, and for missing ones.
+
+    Those with a dot are settings of an agent, which only what learns knows.
+    """
+    own = {f"--{name.replace('_', '-')}": one for name, one in _signature().parameters.items() if name != "config"}
+    known = {*own, *(f"--no-{name[2:]}" for name in own), "--help"}
+    names = [argument.partition("=")[0].replace("_", "-") for argument in given if argument.startswith("--")]
+    for name in names:
+        if "." not in name and name not in known:
+            named(name, own, "option")
+    missing = [name for name, one in own.items() if one.default is one.empty and name not in names]
+    if missing and not {"-h", "--help"} & set(given):
+        raise ValueError(f"lewm learn needs {', '.join(missing)}; --help tells of all options")
+
+
 def _work(given: list[str], prog: str | None) -> None:
+    _check_options(given)
     shaping = (_option(given, f"--{name}") for name in ("agent", "frozen", "search"))
     tyro.cli(learner(*shaping), args=given, prog=prog)
 

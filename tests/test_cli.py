@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_environment_arguments_reach_the_data_and_the_model(tmp_path: Path) -> N
         shutil.rmtree(tmp_path / "run" / "training")
         agent = LeWMAgent.from_pretrained(tmp_path / "run" / "model")
         assert agent.description.environment_kwargs == {"image_size": 64, "terminate_on_success": learned}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--env", "two_room", "--datset", "x", "--output=y"], "no option `--datset` .* did you mean `--dataset`"),
+        (["--env=two_room", "--no_resum"], "no option `--no-resum`"),
+        (["--env", "two_room", "small", "--training.epochs", "2"], "lewm learn needs --dataset, --output;"),
+    ],
+)
+def test_a_mistyped_learn_is_told_before_anything_that_learns_is_imported(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("torch", "lewm_agent.agent", "lewm_agent.presets", "lewm_agent.agents.registry"):
+        monkeypatch.setitem(sys.modules, name, None)  # to import it is an error
+    assert cli.main(["learn", *arguments]) == 2
+    assert re.search(told, " ".join(capsys.readouterr().err.split()))
 
 
 def test_mistyped_flags_are_suggested(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lewm_agent import learn_command
+from lewm_agent.agents import registry
 from lewm_agent.agents.registry import agent_classes
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.planning import CEM, MPPI
@@ -24,7 +25,7 @@ def given(tiny_dataset: OfflineDataset, monkeypatch: pytest.MonkeyPatch) -> Any:
         seen.append(config)
         raise ValueError("far enough")
 
-    monkeypatch.setattr(learn_command, "make_agent", stop)
+    monkeypatch.setattr(registry, "make_agent", stop)
 
     def config(*arguments: str) -> Any:
         common = ["--env", "two_room", "--dataset", str(tiny_dataset.path), "--output", "unused"]
