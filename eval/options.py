@@ -53,11 +53,30 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Success rate of an agent on held-out pairs of start and goal, with floors measured on the same pairs."""
+class PlayOptions:
+    """Which model plays, in which environment, and where starts and goals come from."""
 
     env: str
     """Environment: a short name (two_room) or a Gymnasium id."""
+    model: str | None = None
+    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
+    planner: str | None = None
+    """Planner preset (small, paper) instead of the settings saved with the model."""
+    goals: str | None = None
+    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
+    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
+    offset: int = 25
+    """Environment steps from start to goal, with --goals DATASET."""
+    success: str | None = None
+    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+
+@dataclass(frozen=True)
+class Evaluation(PlayOptions):
+    """Success rate of an agent on held-out pairs of start and goal, with floors measured on the same pairs."""
+
     episodes: int = 50
     """Pairs of start and goal. 50 leave an interval some 12 points wide; 200 are a better number."""
     protocol: ProtocolName | None = None
@@ -68,26 +87,17 @@ class Evaluation:
     """List of pairs made by eval/pairs.py; by default the shipped one of environment and protocol, 200 pairs."""
     seed: int | None = None
     """Draw other pairs with this seed, in a world of this package from held-out episodes that are played anew."""
-    goals: str | None = None
-    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
-    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
     offset: int = 25
     """Environment steps from start to goal, with --protocol moderate (lists ship for 25, 50, 75, 100 and 150) or with
     --goals DATASET; the agent has twice as many."""
-    success: str | None = None
-    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
     budget: int | None = None
     """With --goals: steps the agent has; by default twice the offset, or until the environment's time limit."""
     goal_state: bool = False
     """Tell the agent its goals in numbers, in place of pictures: the same pairs otherwise."""
     planner_seed: int = 0
     """Of the planner's noise."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
     agent: str | None = None
     """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql, tdmpc2; by default any."""
-    planner: str | None = None
-    """Planner preset (small, paper) instead of the settings saved with the model."""
     num_envs: int = 8
     """Environments planned for together; the result does not depend on it."""
     workers: int = 1
@@ -98,8 +108,6 @@ class Evaluation:
     """How many, with --cluster, by default 8; the result does not depend on it."""
     cluster_options: str = "{}"
     """For submitit, as a JSON object: {"slurm_partition": "gpu", "timeout_min": 240}"""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
     output: Path | None = None
     """Where to write the JSON (docs/reference/results-schema.md); an interrupted one continues from FILE.unfinished."""
     video: Path | None = None
@@ -121,7 +129,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(PlayOptions):
     """Watch an agent plan and act towards goals that you choose with the mouse; without a display, record a GIF.
 
     A click or a drag in either picture sets the goal; in Push-T the wheel or the arrow keys turn it.
@@ -129,19 +137,6 @@ class Watching:
     Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit.
     """
 
-    env: str
-    """Environment: a short name (two_room) or a Gymnasium id."""
-    model: str | None = None
-    """Bundled name, folder or Hub id; by default the bundled model of the environment."""
-    planner: str | None = None
-    """Planner preset (small, paper) instead of the settings saved with the model."""
-    goals: str | None = None
-    """For any environment: a dataset, whose episodes that training did not see are drawn from, `task` for the
-    environment's own goals, a .json list of starts and goals, or module:function that returns one."""
-    offset: int = 25
-    """Environment steps from start to goal, with --goals DATASET."""
-    success: str | None = None
-    """With --goals: a key of info (is_success), a column with a tolerance (state:0.05), or module:function."""
     decoder: Path | None = None
     """Decoder made by eval/reconstruction.py --save: also show what each plan expects to see."""
     record: Path | None = None
@@ -150,8 +145,6 @@ class Watching:
     """Episodes in the GIF."""
     seed: int = 0
     """Of the starts and goals, and of the planner's noise."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
 
 
 @dataclass(frozen=True)

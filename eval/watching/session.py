@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -28,7 +29,7 @@ MOST_STEPS = 60
 """Environment steps of a recorded episode, unless it is solved before."""
 
 
-class Watched(Protocol):
+class Watched(ABC):
     """What watch.py shows: an agent on its way to a goal, and what a spectator may ask of it.
 
     Attributes:
@@ -42,30 +43,40 @@ class Watched(Protocol):
     fps: float
     most_steps: int
     about: str
+    _imagined: Frames | None
+    """What plans expect to see; None where nothing shows that."""
 
     @property
     def decodes(self) -> bool:
         """Whether scenes have imagined frames."""
+        return self._imagined is not None
 
     @property
+    @abstractmethod
     def over(self) -> bool:
         """Whether there is nothing more to see of the episode."""
 
+    @abstractmethod
     def step(self) -> None:
         """Let the agent act once."""
 
+    @abstractmethod
     def scene(self, *captions: str) -> Scene:
         """What there is to see, with further lines below it."""
 
+    @abstractmethod
     def restart(self) -> None:
         """Begin elsewhere."""
 
+    @abstractmethod
     def new_goal(self) -> None:
         """Take another goal."""
 
+    @abstractmethod
     def click(self, place: Vector) -> None:
         """Take the goal that a click at a place (2,) of the picture means."""
 
+    @abstractmethod
     def turn(self, angle: float) -> None:
         """Turn the goal, rad."""
 
@@ -105,7 +116,7 @@ def _squared_distances(a: Vector, b: Vector) -> Vector:
     return squares.clip(min=0.0)
 
 
-class Session:
+class Session(Watched):
     """An agent in its world, and the path of its last plan.
 
     Args:
@@ -143,11 +154,6 @@ class Session:
         self._episode = 0
         self.milliseconds, self.steps = 0.0, 0
         self.restart()
-
-    @property
-    def decodes(self) -> bool:
-        """Whether scenes have imagined frames."""
-        return self._decoder is not None
 
     @property
     def over(self) -> bool:

@@ -14,6 +14,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval.watching.drawing import SIDE, Scene
 from lewm_agent.eval.watching.imagination import imagine
+from lewm_agent.eval.watching.session import Watched
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.evaluation.trials import begin, goal_picture, step
 from lewm_agent.planning.episodes import Frames
@@ -46,7 +47,7 @@ class NearestFrames:
         return self._dataset.read_frames(self._rows[nearest])
 
 
-class TrialSession:
+class TrialSession(Watched):
     """An agent that plays trials in turn; what watch.py shows of any environment.
 
     Args:
@@ -69,11 +70,6 @@ class TrialSession:
         self.restart()
 
     @property
-    def decodes(self) -> bool:
-        """Whether scenes have imagined frames."""
-        return self._draws is not None
-
-    @property
     def over(self) -> bool:
         """Whether the goal is reached, or the environment has ended the episode."""
         return self.solved or self._situation.ended
@@ -93,8 +89,9 @@ class TrialSession:
         self.milliseconds = 0.0
         self._judge()
 
-    new_goal = restart
-    """In an environment that is not asked for other goals on the way, the next goal is the next trial's."""
+    def new_goal(self) -> None:
+        """Begin the next trial: the environment is not asked for other goals on the way."""
+        self.restart()
 
     def click(self, place: Vector) -> None:
         """Do nothing: where a goal would be in the picture is not known."""
