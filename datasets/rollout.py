@@ -77,7 +77,8 @@ def rollout(
         ``reward`` float64, ``terminated`` and ``truncated`` bool: what the action of the row led to; the last row,
         without action, has 0, False and False. ``state`` and whatever else the environment
         tells in every row as numbers of one shape (:func:`measured`), (n + 1, S) float64. ``pixels`` uint8, the frames
-        of rows 0, frame_interval, 2 frame_interval, ..., if recorded.
+        of rows 0, frame_interval, 2 frame_interval, ..., if recorded. ``expert`` bool, the same in every row, where
+        the policy says so (``is_expert``).
 
     Raises:
         TypeError: A frame that is not uint8.
@@ -100,7 +101,11 @@ def rollout(
         recorder.add_situation(observation, info)
         if terminated or truncated:
             break
-    return recorder.columns()
+    columns = recorder.columns()
+    is_expert = getattr(policy, "is_expert", None)  # of policies that are not the same in every episode
+    if is_expert is not None:
+        columns["expert"] = np.full(len(columns["action"]), is_expert, np.bool_)
+    return columns
 
 
 _OUTCOME = "observation, reward, terminated, truncated, info"

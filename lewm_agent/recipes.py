@@ -59,8 +59,8 @@ RECIPES: dict[str, Recipe] = {
     # Drawing is what costs: only the frames that training looks at. An episode goes on to further places.
     "cube": Recipe(
         "cube",
-        "expert",
-        1200,
+        "mixed",
+        1500,
         "moments",
         60.0,
         frame_interval=5,
@@ -69,7 +69,6 @@ RECIPES: dict[str, Recipe] = {
             "model.image_size": 96,
             "model.masks": 8,
             "model.latent_dim": 80,
-            "inverse_dynamics.successful_only": False,
             "inverse_dynamics.steps": 12_000,
         },
     ),

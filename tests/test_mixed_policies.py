@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from lewm_agent.agents.behavior.mixed import Mixed
 from lewm_agent.agents.behavior.policies import SCRIPTED
+from lewm_agent.datasets import rollout
 
 
 class Constant:
@@ -36,6 +38,8 @@ def test_every_episode_is_of_one_of_the_two_by_its_seed() -> None:
     played = [actor_and_seed(mixed, seed) for seed in range(400)]
     assert [seed for _, seed in played] == list(range(400))
     assert 60 < sum(actor for actor, _ in played) < 140
+    data = rollout(gym.make("lewm/TwoRoom-v0"), mixed, 0, 1, frame_interval=None)
+    assert data["expert"].tolist() == [mixed.is_expert] * len(data["action"])
     assert played[::-1] == [actor_and_seed(pickle.loads(pickle.dumps(mixed)), seed) for seed in range(399, -1, -1)]
 
 

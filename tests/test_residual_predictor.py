@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from lewm_agent import AgentConfig, LeWMAgent, ObjectiveConfig
 from lewm_agent.config import configured
@@ -146,6 +148,22 @@ def test_heads_may_learn_from_successful_episodes_alone(tiny_dataset: OfflineDat
     everything = np.arange(tiny_dataset.num_episodes)
     chosen = successful(FinishData(tiny_dataset, everything, everything[::-1]))
     assert chosen.train.tolist() == np.flatnonzero(ended).tolist() == chosen.held_out[::-1].tolist()
+
+
+def test_where_no_episode_ends_heads_learn_from_the_experts() -> None:
+    class Data:
+        path, num_episodes, episode_lengths = "data", 3, np.array([2, 3, 2])
+        columns = ("terminated", "expert")
+
+        def column(self, name: str, episodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+            rows = {"terminated": [[0, 0], [0, 0, 0], [0, 0]], "expert": [[0, 0], [1, 1, 1], [0, 0]]}[name]
+            return np.concatenate([np.array(rows[i], np.bool_) for i in episodes])
+
+    data: Any = Data()
+    chosen = successful(FinishData(data, np.array([2, 1]), np.array([1])))
+    assert chosen.train.tolist() == chosen.held_out.tolist() == [1]
+    with pytest.raises(ValueError, match="no episode in data that ended at its goal or is an expert's"):
+        successful(FinishData(data, np.array([0]), np.array([1])))
 
 
 def test_errors_are_measured_in_the_metric_and_large_ones_by_their_size(config: AgentConfig) -> None:

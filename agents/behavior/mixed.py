@@ -16,6 +16,9 @@ class Mixed:
     A model of expert episodes alone is a better one of an expert's actions and a worse one to plan with: the search
     asks it what other actions do. Which of the two an episode gets depends on its seed alone. Before the first
     ``reset`` it acts as after ``reset(0)``.
+
+    Attributes:
+        is_expert: whether the expert acts in this episode, which data record.
     """
 
     def __init__(self, expert: BehaviorPolicy, weak: BehaviorPolicy, expert_share: float) -> None:
@@ -37,8 +40,8 @@ class Mixed:
 
     def reset(self, seed: int) -> None:
         """Start an episode; who acts in it, and how, depends on ``seed`` alone."""
-        is_expert = np.random.default_rng([seed, 1]).random() < self.expert_share
-        self._acting = self._expert if is_expert else self._weak
+        self.is_expert = bool(np.random.default_rng([seed, 1]).random() < self.expert_share)
+        self._acting = self._expert if self.is_expert else self._weak
         self._acting.reset(seed)
 
     def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[Any]:

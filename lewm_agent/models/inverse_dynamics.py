@@ -18,7 +18,8 @@ class InverseDynamicsConfig:
     furthest: int = 10
     """Goals are 1 to this many action blocks ahead."""
     successful_only: bool = False
-    """Learn from the episodes that ended at their goal alone, where others are there for the model's sake."""
+    """Learn from the episodes that ended at their goal alone, or, where none ends, from those of an expert: the others
+    are there for the model's sake."""
     width: int = 512
     depth: int = 3
     dropout: float = 0.1

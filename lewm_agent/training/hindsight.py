@@ -60,30 +60,33 @@ class HindsightPairs:
 
 
 def successful(data: FinishData, *, brief: bool = False) -> FinishData:
-    """The same data with those episodes alone that ended by themselves, which is at their goal.
+    """The same data with those episodes alone that ended by themselves, which is at their goal; if none, an expert's.
 
     Args:
         data: episodes to choose from.
         brief: look for such episodes in the whole dataset, and leave ``data`` as they are.
 
     Raises:
-        ValueError: there are none, or the dataset does not say how its episodes ended.
+        ValueError: there are none.
     """
     dataset = data.dataset
-    if "terminated" not in dataset.columns:
-        raise ValueError(f"inverse_dynamics.successful_only needs a column `terminated`, which {dataset.path} lacks")
     if brief:
-        _ended(dataset, np.arange(dataset.num_episodes))
+        _worth_imitating(dataset, np.arange(dataset.num_episodes))
         return data
-    return replace(data, train=_ended(dataset, data.train), held_out=_ended(dataset, data.held_out))
+    parts = {name: _worth_imitating(dataset, getattr(data, name)) for name in ("train", "held_out")}
+    return replace(data, **parts)
 
 
-def _ended(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _worth_imitating(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
     starts = np.cumsum(dataset.episode_lengths[episodes]) - dataset.episode_lengths[episodes]
-    ended = np.logical_or.reduceat(dataset.column("terminated", episodes), starts)
-    if not ended.any():
-        raise ValueError(f"inverse_dynamics.successful_only finds no episode in {dataset.path} that ended at its goal")
-    return episodes[ended]
+    for column in ("terminated", "expert"):
+        if column in dataset.columns:
+            chosen = np.logical_or.reduceat(dataset.column(column, episodes), starts)
+            if chosen.any():
+                return episodes[chosen]
+    raise ValueError(
+        f"inverse_dynamics.successful_only finds no episode in {dataset.path} that ended at its goal or is an expert's"
+    )
 
 
 def fit(
