@@ -144,8 +144,8 @@ def nearest(goals: Tensor, shown: Tensor, block: float, own: Tensor | None = Non
 
 def goal_distances(agent: LeWMAgent, options: Options, dataset: OfflineDataset, paths: Paths) -> dict[str, Any]:
     """How far goals are from the frames that the model was trained on or, if they are not here, from other episodes."""
-    every, rng = np.arange(dataset.num_episodes), np.random.default_rng(options.seed)
-    trained = np.setdiff1d(every, agent.unseen_episodes(dataset))
+    rng = np.random.default_rng(options.seed)
+    trained = np.setdiff1d(np.arange(dataset.num_episodes), agent.unseen_episodes(dataset))
     block = float(torch.cat([latents.diff(dim=0).norm(dim=1) for latents in paths.latents]).mean().clamp(min=1e-9))
     if options.goals:
         frames = [resized(as_rgb(imageio.imread(path)), agent.config.model.image_size) for path in options.goals]
@@ -160,8 +160,8 @@ def goal_distances(agent: LeWMAgent, options: Options, dataset: OfflineDataset, 
         return {"in_blocks": found, "usual": _usual(usual), "frames": len(chosen), "of": "training episodes"}
     owner = torch.cat([torch.full((len(latents),), number) for number, latents in enumerate(paths.latents)])
     own = None if options.goals else (owner[None] == torch.arange(len(goals))[:, None]).to(agent.device)
-    every, same = torch.cat(paths.latents), (owner[None] == owner[:, None]).to(agent.device)
-    found, usual = nearest(goals, every, block, own), nearest(every, every, block, same)
+    latents, same = torch.cat(paths.latents), (owner[None] == owner[:, None]).to(agent.device)
+    found, usual = nearest(goals, latents, block, own), nearest(latents, latents, block, same)
     return {"in_blocks": found, "usual": _usual(usual), "frames": len(owner), "of": "other episodes"}
 
 

@@ -73,8 +73,8 @@ def successful(data: FinishData, *, brief: bool = False) -> FinishData:
     if brief:
         _worth_imitating(dataset, np.arange(dataset.num_episodes))
         return data
-    parts = {name: _worth_imitating(dataset, getattr(data, name)) for name in ("train", "held_out")}
-    return replace(data, **parts)
+    train, held_out = (_worth_imitating(dataset, episodes) for episodes in (data.train, data.held_out))
+    return replace(data, train=train, held_out=held_out)
 
 
 def _worth_imitating(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
