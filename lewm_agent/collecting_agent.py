@@ -62,7 +62,8 @@ class CollectingAgent(StoredAgent[ConfigT, ModelT]):
         Args:
             path: folder of the dataset.
             policy: ``expert``, ``random``, ``self`` for the agent's own attempts, another agent, a Stable-Baselines3
-                model or a path to one, or a callable ``(observation, info) -> action``.
+                model or a path to one, a callable ``(observation, info) -> action``, or a class of policies with
+                ``reset(seed)``, which is made with the environment that is acted in.
             episodes: how many in all.
             goals: of attempts, as for :meth:`evaluate`: by default ``task``, the environment's own; of a dataset no
                 episodes are drawn from that training holds out.

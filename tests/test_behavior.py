@@ -15,6 +15,7 @@ import pytest
 import stable_baselines3
 import torch
 
+from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.agents.behavior.policies import RandomPolicy, behavior_policy
 from lewm_agent.agents.behavior.two_room_expert import TwoRoomExpert
 from lewm_agent.envs import TwoRoomEnv, make_pixel_env
@@ -226,9 +227,33 @@ def test_files_that_are_no_models_are_told(tmp_path: Path) -> None:
         behavior_policy(tmp_path / "text.zip", env)
 
 
+class Homing:
+    """Reads from the environment where it is."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+
+    def reset(self, seed: int) -> None:
+        self.began: list[Any] = []
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> np.ndarray[Any, Any]:
+        place = np.array(self.env.unwrapped._current_state())  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(place, info["state"])
+        return np.sign(100.0 - place).astype(np.float32)
+
+
+def test_a_class_is_made_with_the_very_environment_that_is_acted_in(tiny_config: AgentConfig, tmp_path: Path) -> None:
+    env = two_room(image_size=16)
+    assert behavior_policy(Homing, env).env is env  # type: ignore[attr-defined]
+    agent = LeWMAgent("two_room", tiny_config)
+    data = agent.collect(tmp_path / "data", policy=Homing, episodes=1, progress=False)
+    assert data.metadata is not None and data.metadata.policy == "Homing"
+
+
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
+        (gym.Env, TypeError, "got the class Env"),
         (
             "expret",
             ValueError,

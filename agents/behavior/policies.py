@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -52,8 +53,9 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
         spec: ``"expert"`` (the scripted expert of the environment), ``"weak"`` (aimless pushes, or half a cube task
             done), ``"mixed"`` (either, by episode) or ``"replays"`` (the expert's actions with noise), where there is
             one, ``"random"``, a Stable-Baselines3 model, the path of one saved as ``.zip`` (it is unpickled: load only
-            files you trust), a function of (observation, info) that returns an action, or an object that already is a
-            behavior policy, with ``reset(seed)`` and a call.
+            files you trust), a function of (observation, info) that returns an action, an object that already is a
+            behavior policy, with ``reset(seed)`` and a call, or a class of such, which is made with ``env``: what looks
+            into an environment has to look into the very one that is acted in.
         env: the environment it will act in, wrapped or not.
 
     Raises:
@@ -69,12 +71,16 @@ def behavior_policy(spec: Any, env: gym.Env[Any, Any]) -> BehaviorPolicy:
         return _named_policy(os.fspath(spec), env)
     if _is_stable_baselines_model(spec):
         return _stable_baselines_policy(spec, env)
+    if isinstance(spec, type) and hasattr(spec, "reset") and inspect.isfunction(spec.__call__):
+        made: BehaviorPolicy = spec(env)
+        return made
     if callable(spec) and not isinstance(spec, type):
         return spec if callable(getattr(spec, "reset", None)) else FunctionPolicy(spec)
     scripted = ", ".join(map(repr, SCRIPTED))
     raise TypeError(
-        f"a behavior policy is {scripted}, 'random', a Stable-Baselines3 model or the path of its .zip, or a callable "
-        f"of (observation, info); got {f'the class {spec.__name__}' if isinstance(spec, type) else type(spec).__name__}"
+        f"a behavior policy is {scripted}, 'random', a Stable-Baselines3 model or the path of its .zip, a callable of "
+        "(observation, info), or a class of such with reset(seed), made with the environment; got "
+        + (f"the class {spec.__name__}" if isinstance(spec, type) else type(spec).__name__)
     )
 
 
