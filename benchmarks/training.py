@@ -85,7 +85,7 @@ def parts(config: AgentConfig, dataset: OfflineDataset, batch_size: int) -> dict
     def optimize() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        model.after_step()
+        model.after_step(1.0)
 
     step()  # so that there are gradients to take a step with
     goals = [] if batch.goals is None else [batch.goals[:, None]]

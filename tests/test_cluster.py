@@ -176,7 +176,10 @@ def test_jobs_with_another_model_are_told(
     ("given", "message"),
     [
         (["--jobs", "5"], "5 jobs for 4 pairs are too many; give 4 or fewer"),
-        (["--output", "None"], "jobs write beside the output, on a disk that all machines share: give --output"),
+        (
+            ["--output", "None"],
+            "jobs write beside the output, on a disk that all machines share: give an output (--output)",
+        ),
     ],
 )
 def test_an_evaluation_that_cannot_be_split_is_refused(

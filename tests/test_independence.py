@@ -89,7 +89,7 @@ def test_an_ablation_trains_on_it(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--objective", "unheard_of"], "no objective `unheard_of`; there are lewm, pldm"),
+        (["--objective", "unheard_of"], "no objective `unheard_of`; there are ema, lewm, pldm"),
         (["--objective", "gcbc"], "no objective `gcbc`"),
         (["--register", "nowhere.py"], "there is no such file"),
     ],

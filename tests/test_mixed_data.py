@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lewm_agent import AgentConfig, LeWMAgent, learn_command
+from lewm_agent.agents import registry
 from lewm_agent.config import configured
 from lewm_agent.datasets import Clips, OfflineDataset, ShardWriter, clip_batches
 from lewm_agent.datasets.clips import BatchOrder
@@ -226,7 +227,7 @@ def test_the_command_takes_several(
             learned.append((data, options))
             raise ValueError("far enough")
 
-    monkeypatch.setattr(learn_command, "make_agent", lambda *_, **__: Stub())
+    monkeypatch.setattr(registry, "make_agent", lambda *_, **__: Stub())
     data = [part for one in (tiny_dataset, attempts) for part in ("--dataset", str(one.path))]
     given = ["--env", "two_room", *data, "--output", str(tmp_path / "out")]
     assert learn_command.main([*given, "--weights", "0.25", "--weights", "0.75", "small"]) == 2
