@@ -61,12 +61,12 @@ def test_commands_for_any_world_say_what_they_need_of_it(
 def test_collect_learn_and_evaluate(world: str, tiny_config: AgentConfig, tmp_path: Path) -> None:
     training = dataclasses.replace(tiny_config.training, epochs=0.2)
     agent = LeWMAgent(world, dataclasses.replace(tiny_config, training=training))
-    dataset = agent.collect(tmp_path / "data", "random", episodes=4, progress=False)
+    dataset = agent.collect(tmp_path / "data", "random", episodes=4, frame_interval=5, progress=False)
     assert dataset.frame_shape == (16, 16, 3)
     agent.learn(dataset, tmp_path / "run", progress=False).save_pretrained(tmp_path / "model")
     for protocol in ("moderate", "strict"):  # paper draws its pairs from hundreds of episodes
         output = tmp_path / f"{protocol}.json"
-        options = ["--env", world, "--model", str(tmp_path / "model"), "--episodes", "2", "--protocol", protocol]
+        options = ["--env", world, "--model", str(tmp_path / "model"), "--episodes", "1", "--protocol", protocol]
         assert success_rate.main([*options, "--output", str(output)]) == 0
         result = json.loads(output.read_text())
         assert result["env"] == ENVIRONMENTS[world]

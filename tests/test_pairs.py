@@ -217,12 +217,12 @@ def test_lists_that_do_not_fit_are_refused_in_one_sentence(
     trained_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, foreign, damaged = (tmp_path / f"{name}.safetensors" for name in ("other", "foreign", "damaged"))
-    pairs.draw("two_room", "paper", 2, seed=1).save(other)
+    pairs.draw("two_room", "moderate", 2, seed=1).save(other)
     safetensors.numpy.save_file({"state": np.zeros(2)}, foreign)
     damaged.write_bytes(other.read_bytes()[:100])
     model = ["--model", str(trained_folder), "--episodes", "2"]
     strict = [*model, "--protocol", "strict", "--pairs", str(other)]
-    assert "made for lewm/TwoRoom-v0 and paper, not for lewm/TwoRoom-v0 and strict" in refusal(strict, capsys)
+    assert "made for lewm/TwoRoom-v0 and moderate, not for lewm/TwoRoom-v0 and strict" in refusal(strict, capsys)
     assert "is not a list of pairs" in refusal([*model, "--pairs", str(foreign)], capsys)
     assert "is damaged or not a list of pairs" in refusal([*model, "--pairs", str(damaged)], capsys)
     assert "there is no list of pairs at" in refusal([*model, "--pairs", str(tmp_path / "none")], capsys)

@@ -243,8 +243,6 @@ def test_pairs_follow_their_protocol() -> None:
     paper = draw_pairs(ENVIRONMENT, WORLDS["two_room"].protocol("paper"), 300, seed=0)
     rooms = [geometry.room(pair.state) == geometry.room(pair.goal_state) for pair in paper]
     assert 0.7 < np.mean(rooms) < 0.9  # 81 % re-measured on the released behavior
-    again = draw_pairs(ENVIRONMENT, WORLDS["two_room"].protocol("paper"), 300, seed=0)
-    assert all(np.array_equal(a.goal_state, b.goal_state) for a, b in zip(paper, again, strict=True))
 
 
 def test_strict_success_needs_a_legal_route_through_the_door() -> None:
