@@ -107,6 +107,29 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         return vector
 
 
+class OwnContext(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Lets each of several environments with Gymnasium's MuJoCo renderer draw what it shows.
+
+    Of these only the one that was made last has its OpenGL context at hand, so that another draws with foreign
+    textures, and all black once that one is closed.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Wrap any environment; others draw as they do."""
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        own = env.unwrapped
+        parts = [own, *vars(own).values()]  # Gymnasium-Robotics' mazes have another environment inside
+        self._renderers = [part.mujoco_renderer for part in parts if hasattr(part, "mujoco_renderer")]
+
+    def render(self) -> Any:
+        """The frame."""
+        for renderer in self._renderers:
+            if renderer is not None and renderer.viewer is not None:
+                renderer.viewer.make_context_current()
+        return self.env.render()
+
+
 class OwnRandomness(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Lets all that an environment draws follow the seed of its reset.
 

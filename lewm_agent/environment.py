@@ -18,7 +18,7 @@ from lewm_agent.datasets.rollout import inner_bounds
 from lewm_agent.envs import ENVIRONMENTS, environment_id
 from lewm_agent.envs.goal_env import GoalEnv
 from lewm_agent.envs.mujoco_gl import prepare_to_draw, prepare_to_make
-from lewm_agent.envs.wrappers import OneHotActions, OwnRandomness, ResizedRender
+from lewm_agent.envs.wrappers import OneHotActions, OwnContext, OwnRandomness, ResizedRender
 from lewm_agent.tools import strict_json
 from lewm_agent.tools.checks import json_object
 from lewm_agent.tools.frames import as_rgb
@@ -96,7 +96,7 @@ def adapt(env: Environment, image_size: int) -> Environment:
         env = OneHotActions(env)
     action_bounds(env.action_space)
     prepare_to_draw(env)
-    env = env if isinstance(env.unwrapped, GoalEnv) else OwnRandomness(env)
+    env = env if isinstance(env.unwrapped, GoalEnv) else OwnContext(OwnRandomness(env))
     env.reset(seed=0)
     rendered = env.render()
     given = np.asarray(rendered)
@@ -145,7 +145,7 @@ def name_of(env: Environment) -> str:
     return type(env.unwrapped).__name__ if env.spec is None else env.spec.id
 
 
-ADAPTERS = ("OneHotActions", "OwnRandomness", "ResizedRender")
+ADAPTERS = ("OneHotActions", "OwnContext", "OwnRandomness", "ResizedRender")
 """Names of the wrappers that :func:`adapt` puts on."""
 
 

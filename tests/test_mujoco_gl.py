@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from lewm_agent import environment
 from lewm_agent.envs import mujoco_gl
 from lewm_agent.envs.reacher.env import ReacherEnv
 
@@ -122,6 +123,25 @@ def test_an_environment_of_others_drawn_by_pygame_is_silent_without_a_display() 
     env = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run([sys.executable, "-c", script], check=True, env=env, capture_output=True, text=True)
     assert "XDG_RUNTIME_DIR" not in done.stderr
+
+
+def test_environments_of_others_draw_beside_and_after_one_another() -> None:
+    def made(name: str) -> gym.Env[Any, Any]:
+        env = environment.make(name, 32)
+        env.reset(seed=0)
+        return env
+
+    pendulum = made("InvertedPendulum-v5")
+    alone = pendulum.render()
+    reacher = made("Reacher-v5")
+    np.testing.assert_array_equal(pendulum.render(), alone)
+    other = reacher.render()
+    np.testing.assert_array_equal(pendulum.render(), alone)
+    np.testing.assert_array_equal(reacher.render(), other)
+    reacher.close()
+    np.testing.assert_array_equal(pendulum.render(), alone)
+    assert np.asarray(alone).std() > 0
+    pendulum.close()
 
 
 @pytest.mark.parametrize(
