@@ -94,10 +94,10 @@ def test_torchrun_starts_the_command(tiny_config: AgentConfig, tiny_dataset: Off
     script = tmp_path / "learn.py"
     script.write_text(
         "import json, sys\n"
-        "from lewm_agent import learn_command\n"
+        "from lewm_agent.commands import learn\n"
         "from lewm_agent import AgentConfig\n"
         f"config = AgentConfig.from_dict(json.loads({json.dumps(json.dumps(tiny_config.to_dict()))}))\n"
-        f"learn_command.learn('two_room', {str(tiny_dataset.path)!r}, {str(tmp_path / 'out')!r}, config)\n"
+        f"learn.learn('two_room', {str(tiny_dataset.path)!r}, {str(tmp_path / 'out')!r}, config)\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     done = subprocess.run(command, capture_output=True, text=True)

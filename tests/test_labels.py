@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lewm_agent import AgentConfig, LeWMAgent, learn_command
+from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.agents import make_agent
+from lewm_agent.commands import learn
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset, ShardWriter
 from lewm_agent.datasets.mixed import MixedDataset
@@ -168,7 +169,7 @@ def test_from_the_command_line(tiny_dataset: OfflineDataset, tmp_path: Path, mon
     monkeypatch.setattr(LeWMAgent, "learn", lambda self, *_, **options: given.update(options))
     monkeypatch.setattr(LeWMAgent, "save_pretrained", lambda self, folder: folder)
     arguments = ["--env", "two_room", "--dataset", str(tiny_dataset.path), "--output", str(tmp_path / "out")]
-    assert learn_command.main([*arguments, "--labels", "0.25", "small"]) == 0
+    assert learn.main([*arguments, "--labels", "0.25", "small"]) == 0
     assert given["labels"] == 0.25
 
 

@@ -32,9 +32,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agent",),
     ("recipes", "agents.rivals"),
     ("agents.registry",),
-    ("inspection", "learn_command"),
+    ("inspection",),
     ("eval",),
-    ("improve_command",),
+    ("commands",),
     ("callbacks", "cli"),
 )
 """From the bottom up: a part imports what stands in rows below its own, and nothing of its neighbours in the row."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lewm_agent import learn_command
 from lewm_agent.agents import registry
 from lewm_agent.agents.registry import agent_classes
+from lewm_agent.commands import learn
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.planning import CEM, MPPI
 from lewm_agent.planning.presets import planner_preset
@@ -29,7 +29,7 @@ def given(tiny_dataset: OfflineDataset, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def config(*arguments: str) -> Any:
         common = ["--env", "two_room", "--dataset", str(tiny_dataset.path), "--output", "unused"]
-        assert learn_command.main([*common, *arguments]) == 2
+        assert learn.main([*common, *arguments]) == 2
         return seen.pop()
 
     return config
@@ -70,13 +70,13 @@ def test_a_setting_that_does_not_apply_is_refused(capsys: pytest.CaptureFixture[
         ["--search=mppi", "small", "--planner.search.stop-std", "1"],
     ):
         with pytest.raises(SystemExit):
-            learn_command.main([*common, *foreign])
+            learn.main([*common, *foreign])
         assert "Unrecognized" in capsys.readouterr().err
     for foreign, sentence in (
         (["--agent", "gcbc", "--search", "mppi"], "`gcbc` does not plan, so it takes no search"),
         (["--search", "mmpi"], "no search `mmpi`"),
     ):
-        assert learn_command.main([*common, *foreign]) == 2
+        assert learn.main([*common, *foreign]) == 2
         assert sentence in capsys.readouterr().err
 
 
@@ -88,4 +88,4 @@ def test_another_search_brings_its_own_flags(given: Any, agent: str) -> None:
 
 @pytest.mark.parametrize("agent", sorted(agent_classes()))
 def test_every_agent_has_a_command(agent: str) -> None:
-    assert callable(learn_command.learner(agent, None, None))
+    assert callable(learn.learner(agent, None, None))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_agent import AgentConfig, LeWMAgent, learn_command
+from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.agents import registry
+from lewm_agent.commands import learn
 from lewm_agent.config import configured
 from lewm_agent.datasets import Clips, OfflineDataset, ShardWriter, clip_batches
 from lewm_agent.datasets.clips import BatchOrder
@@ -230,9 +231,9 @@ def test_the_command_takes_several(
     monkeypatch.setattr(registry, "make_agent", lambda *_, **__: Stub())
     data = [part for one in (tiny_dataset, attempts) for part in ("--dataset", str(one.path))]
     given = ["--env", "two_room", *data, "--output", str(tmp_path / "out")]
-    assert learn_command.main([*given, "--weights", "0.25", "--weights", "0.75", "small"]) == 2
-    assert learn_command.main([*given, "small"]) == 2
-    assert learn_command.main([*given, "--weights", "0.5", "small"]) == 2
-    assert learn_command.main(["--env", "two_room", "--output", str(tmp_path / "out"), "small"]) == 2
+    assert learn.main([*given, "--weights", "0.25", "--weights", "0.75", "small"]) == 2
+    assert learn.main([*given, "small"]) == 2
+    assert learn.main([*given, "--weights", "0.5", "small"]) == 2
+    assert learn.main(["--env", "two_room", "--output", str(tmp_path / "out"), "small"]) == 2
     assert [options["weights"] for _, options in learned] == [(0.25, 0.75), None]
     assert all([part.path for part in data.parts] == [tiny_dataset.path, attempts.path] for data, _ in learned)

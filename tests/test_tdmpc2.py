@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from lewm_agent import cli, environment, learn_command
+from lewm_agent import cli, environment
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
 from lewm_agent.agents.rivals import online
 from lewm_agent.agents.rivals.online import Online, Replay
 from lewm_agent.agents.rivals.tdmpc2 import TDMPC2, Sequences, TDMPC2Config, TDMPC2Model, TDMPC2Planner, shifted
 from lewm_agent.agents.rivals.tdmpc2_agent import TDMPC2Agent, plan
+from lewm_agent.commands import learn
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.presets import PRESETS, preset
 from lewm_agent.training.metrics_log import read_rows
@@ -225,4 +226,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert cli.main([*arguments, "--agent", "gcbc"]) == 2
     assert "`gcbc` learns from recorded episodes" in capsys.readouterr().err.replace("\n", " ")
     offline = ["--env", "two_room", "--dataset", output, "--output", output, "--agent", "tdmpc2", "--search", "cem"]
-    assert learn_command.main([*offline, "small"]) == 2
+    assert learn.main([*offline, "small"]) == 2
