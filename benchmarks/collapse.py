@@ -216,10 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _work(options: Arguments) -> None:
-    for name in options.env:
-        environment_id(name)
-        if not (options.data / name).exists():
-            raise ValueError(f"there is no dataset {options.data / name}; make it with lewm collect")
+    record.check_data(options.data, options.env)
     with reserved(options.output / "collapse.json"):
         jobs = [(env, variant, seed) for env in options.env for seed in options.seeds for variant in VARIANTS]
         runs = []

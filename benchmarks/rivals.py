@@ -30,7 +30,6 @@ from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
 from lewm_agent.checkpoints.model_card import agent_title
 from lewm_agent.datasets import OfflineDataset
-from lewm_agent.envs import environment_id
 from lewm_agent.eval import command
 from lewm_agent.eval.reporting.pictures import save_picture
 from lewm_agent.eval.worlds.protocols import ProtocolName
@@ -91,10 +90,7 @@ class Arguments:
             raise ValueError("tdmpc2 learns online: say for how many steps of the environment, --environment-steps")
         if "lewm" not in self.agents:
             raise ValueError("--agents must include lewm, which the others are compared with")
-        for name in self.env:
-            environment_id(name)
-            if not (self.data / name).exists():
-                raise ValueError(f"there is no dataset {self.data / name}; make it with lewm collect")
+        record.check_data(self.data, self.env)
 
 
 @dataclass(frozen=True)
