@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,9 @@ class MixedDataset(OfflineDataset):
         self, held_out_fraction: float, seed: int, episodes: ArrayLike | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Each part as it splits by itself; arguments and errors as there."""
-        chosen = self.episode_array(episodes)
-        of = part_of(self, chosen)
         pairs = []
-        for number, (part, first) in enumerate(zip(self.parts, self.first_episodes, strict=True)):
-            sides = part.split(held_out_fraction, seed, chosen[of == number] - first)
-            pairs.append([side + first for side in sides])
+        for part, first, chosen in by_part(self, self.episode_array(episodes)):
+            pairs.append([side + first for side in part.split(held_out_fraction, seed, chosen)])
         train, held_out = zip(*pairs, strict=True)
         return np.concatenate(train), np.concatenate(held_out)
 
@@ -123,6 +120,16 @@ def part_of(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.
     if not isinstance(dataset, MixedDataset):
         return np.zeros(len(episodes), np.int64)
     return np.searchsorted(dataset.first_episodes, episodes, side="right") - 1
+
+
+def by_part(
+    dataset: OfflineDataset, episodes: NDArray[np.int64]
+) -> Iterator[tuple[OfflineDataset, int, NDArray[np.int64]]]:
+    """Each part, the number of its first episode in the whole, and which of its own are among ``episodes`` (n,)."""
+    of = part_of(dataset, episodes)
+    firsts = dataset.first_episodes if isinstance(dataset, MixedDataset) else [0]
+    for number, (part, first) in enumerate(zip(parts_of(dataset), firsts, strict=True)):
+        yield part, int(first), episodes[of == number] - first
 
 
 def by_turns(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.agents import registry
@@ -19,6 +20,8 @@ from lewm_agent.datasets import Clips, OfflineDataset, ShardWriter, clip_batches
 from lewm_agent.datasets.clips import BatchOrder
 from lewm_agent.datasets.mixed import MixedDataset, by_turns, opened
 from lewm_agent.presets import preset
+from lewm_agent.training.batches import FinishData
+from lewm_agent.training.hindsight import successful
 from lewm_agent.training.slow_metric import EPISODES
 
 WEIGHTS = [0.25, 0.75]
@@ -47,6 +50,27 @@ def test_a_mixed_dataset_reads_as_its_parts(
     np.testing.assert_array_equal(mixed.column("state", [2, 14]), np.concatenate(states))
     rows = np.array([mixed.episode_starts[13], 4])
     np.testing.assert_array_equal(mixed.read_frames(rows)[1], tiny_dataset.read_frames(np.array([4]))[0])
+
+
+class Unending(OfflineDataset):
+    """Nothing ends in it; every third episode is an expert's."""
+
+    def column(self, name: str, episodes: ArrayLike | None = None) -> NDArray[Any]:
+        told = {"terminated": lambda number: False, "expert": lambda number: number % 3 == 0}.get(name)
+        if told is None:
+            return super().column(name, episodes)
+        numbers = self.episode_array(episodes)
+        return np.repeat([told(number) for number in numbers], self.episode_lengths[numbers])
+
+
+def test_what_a_head_learns_from_is_chosen_within_each_part(tiny_dataset: OfflineDataset) -> None:
+    experts = Unending(tiny_dataset.path)
+    experts.columns = [*experts.columns, "expert"]
+    ended = [bool(tiny_dataset.episode(number)["terminated"].any()) for number in range(tiny_dataset.num_episodes)]
+    mixed = MixedDataset([experts, tiny_dataset])
+    everything = np.arange(mixed.num_episodes)
+    chosen = successful(FinishData(mixed, everything, everything))
+    assert chosen.train.tolist() == [0, 3, 6, 9, *(12 + np.flatnonzero(ended))]
 
 
 def test_each_part_is_split_as_by_itself(

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.mixed import by_part
+from lewm_agent.datasets.shards import REACHED
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.training.batches import FinishData
@@ -60,7 +62,7 @@ class HindsightPairs:
 
 
 def successful(data: FinishData, *, brief: bool = False) -> FinishData:
-    """The same data with those episodes alone that ended by themselves, which is at their goal; if none, an expert's.
+    """The same data with those episodes alone that ended at their goal, or, in a dataset where none did, an expert's.
 
     Args:
         data: episodes to choose from.
@@ -78,15 +80,24 @@ def successful(data: FinishData, *, brief: bool = False) -> FinishData:
 
 
 def _worth_imitating(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each part what is worth it: an expert's data whose episodes never end may lie beside attempts that do."""
+    chosen = [first + _successful_in(part, own) for part, first, own in by_part(dataset, episodes) if own.size]
+    found = np.concatenate(chosen) if chosen else episodes
+    if found.size:
+        return found
+    raise ValueError(
+        f"inverse_dynamics.successful_only finds no episode in {dataset.path} that ended at its goal or is an expert's"
+    )
+
+
+def _successful_in(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
     starts = np.cumsum(dataset.episode_lengths[episodes]) - dataset.episode_lengths[episodes]
-    for column in ("terminated", "expert"):
+    for column in ("terminated", REACHED, "expert"):
         if column in dataset.columns:
             chosen = np.logical_or.reduceat(dataset.column(column, episodes), starts)
             if chosen.any():
                 return episodes[chosen]
-    raise ValueError(
-        f"inverse_dynamics.successful_only finds no episode in {dataset.path} that ended at its goal or is an expert's"
-    )
+    return episodes[:0]
 
 
 def fit(
