@@ -125,12 +125,25 @@ def test_masks_are_those_of_the_clean_frame_where_the_camera_sees_them(
     assert len(asked) == 2
 
 
+def test_frames_that_the_colors_explain_are_seen_as_before_and_the_network_sees_the_others(
+    learner: Callable[[str], Adapting], tiny_dataset: OfflineDataset
+) -> None:
+    adapting = learner("colors=0.2").eval()
+    adapting.take_usual(tiny_dataset, np.arange(12))
+    usual = torch.as_tensor(tiny_dataset.sample_frames()[:3])
+    student, both = adapting.encoder, torch.cat([usual, 255 - usual])
+    with torch.no_grad():
+        found = student.see(both)
+        assert torch.equal(found[:3], adapting.teacher.see(usual))
+        assert torch.equal(found[3:], student.learned_masks(student.normalize(both[3:])))
+
+
 def test_the_unit_of_errors_is_a_block(learner: Callable[[str], Adapting], tiny_dataset: OfflineDataset) -> None:
     adapting = learner("colors=0.2")
-    adapting.take_unit(tiny_dataset, np.arange(12))
+    adapting.take_usual(tiny_dataset, np.arange(12))
     once = float(adapting.unit)
     adapting.metric.mul_(2)
-    adapting.take_unit(tiny_dataset, np.arange(12))
+    adapting.take_usual(tiny_dataset, np.arange(12))
     assert once > 0 and float(adapting.unit) == pytest.approx(2 * once)
 
 

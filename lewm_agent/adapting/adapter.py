@@ -145,8 +145,8 @@ class Adapter:
         self.adapted.load_weights(weights, source)
 
     def stand_ins(self, dataset: OfflineDataset, episodes: NDArray[np.int64], progress: bool) -> None:
-        """None: frames are what is changed. The unit of errors is taken from the training episodes."""
-        self._learner.take_unit(dataset, episodes)
+        """None: frames are what is changed. What is usual is taken from the training episodes."""
+        self._learner.take_usual(dataset, episodes)
 
     @contextlib.contextmanager
     def shown(self, record: TrainingRecord) -> Iterator[Agent]:

@@ -2,7 +2,7 @@
 
 The latents of the clean frames, by the encoder as it was, are the targets, so that predictor, heads and metric stay as
 they are and nothing can collapse. An encoder of moments knows things by their colors and cannot learn this: a network
-that finds its masks takes its place, and is also told every pixel of them.
+that finds its masks sees those frames that its colors do not explain, and is also told every pixel of them.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def student_of(teacher: Encoder, config: ModelConfig) -> Encoder:
         student.config, student.look = config, Augmentations.of(config.augmentations)
         return student
     student = Encoder(config).to(teacher.pixel_mean.device)
+    student.moments.load_state_dict(teacher.moments.state_dict())
+    student.moments.requires_grad_(False)
     student.learned_masks.speak_like(teacher.moments)
     return student
 
@@ -128,11 +130,13 @@ class Adapting(Learner):
         return self._config
 
     @torch.no_grad()
-    def take_unit(self, dataset: OfflineDataset, episodes: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        """Measure errors from now on by how much latents of these episodes (n,) usually change in a block."""
+    def take_usual(self, dataset: OfflineDataset, episodes: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Take how much latents of these episodes (n,) usually change in a block, and what their frames look like."""
         pairs = Clips(dataset, episodes, 2, self.config.frame_skip)
         chosen = np.unique(np.linspace(0, len(pairs) - 1, CHANGES).round().astype(np.int64))
         frames = torch.as_tensor(pairs.fetch(chosen).frames, device=self.unit.device)
+        if self.teacher.backbone == "moments":
+            self.encoder.learned_masks.take_for_usual(self.teacher.moments, frames.flatten(0, 1))
         before, after = (self.teacher.see(frames[:, i]) for i in (0, 1))
         self.unit.copy_(((after - before) @ self.metric).norm(dim=-1).median().clamp(min=1e-6))
 
@@ -163,18 +167,13 @@ class Adapting(Learner):
         """Masks go along with the camera, as things would, and latents are those of the masks."""
         student = self.encoder.learned_masks
         with torch.no_grad():
-            masks = through(camera, self._masks(frames), "zeros")
+            masks = through(camera, self.teacher.moments.masks_of(frames), "zeros")
             target = student.latents_of(masks)
         logits = student.logits(self.encoder.normalize(seen)).float()
         wrong = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").sum(dim=(2, 3))
         of_masks = (wrong / student.usual_mass).mean()  # a small thing counts as much as a large one
         of_latents = self._robust(student.moments_of(logits), target)
         return Loss(of_masks + LATENTS_SHARE * of_latents, {"masks": of_masks, "latents": of_latents})
-
-    def _masks(self, frames: Tensor) -> Tensor:
-        if self.teacher.backbone == "moments":
-            return self.teacher.moments.masks_of(frames)
-        return self.teacher.learned_masks.shares_of(self.teacher.normalize(frames))
 
     def _robust(self, latents: Tensor, target: Tensor) -> Tensor:
         """Pseudo-Huber loss, in the metric."""
@@ -186,7 +185,8 @@ class Adapting(Learner):
         changed, camera = look.seen(frames)
         usual = wanted = self.teacher.see(frames)
         if self.config.of_moments:
-            wanted = self.encoder.learned_masks.latents_of(through(camera, self._masks(frames), "zeros"))
+            masks = self.teacher.moments.masks_of(frames)
+            wanted = self.encoder.learned_masks.latents_of(through(camera, masks, "zeros"))
         told = {
             "clean": (self.encoder.see(frames), usual),
             "changed": (self.encoder.see(changed), wanted),

@@ -32,8 +32,8 @@ class EncoderConfig(ClipConfig):
     encoder: Backbone = "vit"
     """``vit`` reads the CLS token of a ViT; ``cnn`` is a few strided convolutions: shapes take it fewer steps; the
     latents of ``moments`` say where the things of each color are and how they lie
-    (:mod:`lewm_agent.models.seeing.moments`); ``learned_masks`` is what ``lewm adapt`` makes of it
-    (:mod:`lewm_agent.models.seeing.learned_masks`).
+    (:mod:`lewm_agent.models.seeing.moments`); ``learned_masks`` is what ``lewm adapt`` makes of it: the same, and a
+    network where the colors are others (:mod:`lewm_agent.models.seeing.learned_masks`).
     """
     masks: int = 2
     """Colors, and so many things, that ``moments`` follows; ``latent_dim`` is ten times that."""
@@ -147,16 +147,16 @@ class Encoder(nn.Module):
         features = width if config.encoder == "vit" else 4 * width
         self.backbone = config.encoder
         self.look = Augmentations.of(config.augmentations)
-        if config.encoder == "moments":
+        if config.of_moments:
             self.moments = Moments(config.masks, config.image_size)
-        elif config.encoder == "learned_masks":
+        if config.encoder == "learned_masks":
             self.learned_masks = LearnedMasks(config.masks, config.image_size, width)
-        elif config.encoder == "vit":
+        if config.encoder == "vit":
             from lewm_agent.models.seeing.vit import ViT  # timm is slow to import, and a CNN needs none of it
 
             depth, heads = config.encoder_depth, config.encoder_heads
             self.vit = ViT(config.image_size, config.patch_size, width, depth, heads)
-        else:
+        if config.encoder == "cnn":
             self.cnn = _CNN(config, features)
         self.projector = nn.Identity() if config.of_moments else projection_head(features, config)
         side, mean = config.image_size, torch.tensor(IMAGENET_MEAN) * 255
@@ -214,8 +214,16 @@ class Encoder(nn.Module):
             moments: Tensor = self.moments(frames)
             return moments
         if self.backbone == "learned_masks":
-            found: Tensor = self.learned_masks(self.normalize(frames))
-            return found
+            return self._in_any_look(frames)
         backbone = self.vit if self.backbone == "vit" else self.cnn
         latents: Tensor = self.projector(backbone(self.normalize(frames)))
+        return latents
+
+    def _in_any_look(self, frames: Tensor) -> Tensor:
+        """Moments of exact masks, and where the known colors do not explain a frame, of those that the network finds."""
+        latents, left = self.moments.explained(frames)
+        strange = left > self.learned_masks.strange_above
+        if strange.any():
+            latents = latents.clone()
+            latents[strange] = self.learned_masks(self.normalize(frames[strange])).to(latents.dtype)
         return latents

@@ -4,6 +4,9 @@ An encoder of moments knows things by their colors and everything else as backgr
 nothing, or all. Its masks are however what a network can be taught, pixel by pixel, from changed pictures whose masks
 are known. Latents are the moments of these masks, in the same units, so that all that was trained on the former goes on
 with the latter.
+
+A network's masks are not as exact as those that colors tell. So an encoder looks first whether the colors that it knows
+explain a frame, and asks the network about the others alone.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ COARSEST = 8
 """Side of what the network sees as one at its coarsest, in pixels."""
 RARE = -4.0
 """Score of every mask before training: things are small."""
+MARGIN = 1.5
+"""How much more than of any usual frame colors may leave unexplained; other colors leave several times as much."""
+FRAMES_AT_ONCE = 256
 NOTHING = 0.02
 """Share of a pixel up to which a mask is empty: next to nothing in thousands of pixels would be more than a thing."""
 
@@ -40,6 +46,9 @@ class LearnedMasks(nn.Module):
         masks: how many.
         size: height and width of the frames, a multiple of 8.
         width: channels at the coarsest of its four levels; the others have a half, a quarter and a quarter.
+
+    Attributes:
+        strange_above: what colors leave unexplained of a frame that the network is asked about, at least.
     """
 
     usual_mass: Tensor
@@ -47,6 +56,7 @@ class LearnedMasks(nn.Module):
     scale: Tensor
     basis: Tensor
     places: Tensor
+    strange_above: Tensor
 
     def __init__(self, masks: int, size: int, width: int) -> None:
         super().__init__()
@@ -62,6 +72,7 @@ class LearnedMasks(nn.Module):
         nn.init.constant_(self.last.bias, RARE)  # type: ignore[arg-type]
         for name, like in (("usual_mass", masks), ("center", masks * NUMBERS), ("scale", masks * NUMBERS)):
             self.register_buffer(name, torch.ones(like))
+        self.register_buffer("strange_above", torch.zeros(()))
         self.register_buffer("basis", coordinates(size), persistent=False)
         along = torch.linspace(-1, 1, size // 2)
         places = torch.stack([along.expand(size // 2, -1), along[:, None].expand(-1, size // 2)])
@@ -71,6 +82,12 @@ class LearnedMasks(nn.Module):
         """Give latents in the units of an encoder of moments."""
         for name in ("usual_mass", "center", "scale"):
             getattr(self, name).copy_(getattr(moments, name))
+
+    @torch.no_grad()
+    def take_for_usual(self, moments: Moments, frames: Tensor) -> None:
+        """Be asked about frames alone of which colors leave more unexplained than of these (N, H, W, 3)."""
+        left = torch.cat([moments.explained(some)[1] for some in frames.split(FRAMES_AT_ONCE)])
+        self.strange_above.copy_(MARGIN * left.max())
 
     def logits(self, planes: Tensor) -> Tensor:
         """Scores (B, masks, H, W) of normalised frames (B, 3, H, W)."""
@@ -83,10 +100,6 @@ class LearnedMasks(nn.Module):
         middle = self.to_middle(torch.cat([_twice(coarse), middle], dim=1))
         fine = self.to_fine(torch.cat([_twice(middle), fine], dim=1))
         return functional.pixel_shuffle(self.last(fine), 2)
-
-    def shares_of(self, planes: Tensor) -> Tensor:
-        """Masks (B, masks, H, W), 0 to 1, of normalised frames (B, 3, H, W)."""
-        return _shares(self.logits(planes))
 
     def moments_of(self, logits: Tensor) -> Tensor:
         """Standardised moments (B, masks * 10) of scores (B, masks, H, W)."""

@@ -63,7 +63,16 @@ class Moments(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Standardised moments of frames."""
-        return _standard(self._moments(frames), self.center, self.scale)
+        return self.explained(frames)[0]
+
+    def explained(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised moments of frames, and (B,) what the colors leave unexplained.
+
+        That is the sum over pixels of the squared difference from the nearest color that things before the background
+        can have. Frames like the training data's leave little, those in another look much.
+        """
+        moments, left = self._moments(frames)
+        return _standard(moments, self.center, self.scale), left
 
     @torch.no_grad()
     def start_from(self, frames: Tensor) -> None:
@@ -78,12 +87,12 @@ class Moments(nn.Module):
             raise ValueError("nothing moves in these frames, so there is nothing for an encoder of moments to follow")
         step = -(-len(colors) // _MOST_PIXELS)
         self.palette.copy_(find_palette(colors[::step], backgrounds[::step], self.masks))
-        masks = self._masks(colors, backgrounds)
+        masks, _ = self._masks(colors, backgrounds)
         mass = masks.new_zeros(len(frames), self.masks).index_add(0, frame, masks)
         self.usual_mass.copy_(mass.median(dim=0).values.clamp(min=1.0))
         self.center.zero_()
         self.scale.fill_(1.0)
-        self._standardize(self._moments(frames))
+        self._standardize(self._moments(frames)[0])
 
     def _standardize(self, moments: Tensor) -> None:
         center, scale = self.center.view(self.masks, NUMBERS), self.scale.view(self.masks, NUMBERS)
@@ -103,27 +112,28 @@ class Moments(nn.Module):
         frame, place = ((pixels - whole).abs().amax(dim=-1) > FAINT).nonzero(as_tuple=True)
         return frame, place, pixels[frame, place] / 255, usual[place] / 255
 
-    def _masks(self, colors: Tensor, backgrounds: Tensor) -> Tensor:
-        """Share of each thing (n, masks) in pixels of these colors (n, 3) before backgrounds (n, 3)."""
+    def _masks(self, colors: Tensor, backgrounds: Tensor) -> tuple[Tensor, Tensor]:
+        """Share of each thing (n, masks) in pixels of these colors (n, 3) before backgrounds (n, 3), and errors (n,)."""
         share, left = shares(colors, backgrounds, self.palette)
         change = (colors - backgrounds).square().sum(dim=-1, keepdim=True) + (FAINT / 255) ** 2
-        return share * torch.softmax(-left / change * self.log_sharpness.exp(), dim=-1)
+        return share * torch.softmax(-left / change * self.log_sharpness.exp(), dim=-1), left.amin(dim=-1)
 
     @torch.no_grad()
     def masks_of(self, frames: Tensor) -> Tensor:
         """Shares of the pixels (B, masks, H, W), 0 to 1."""
         frame, place, colors, backgrounds = self._foreground(frames)
         whole = colors.new_zeros(len(frames), frames.shape[1] * frames.shape[2], self.masks)
-        whole[frame, place] = self._masks(colors, backgrounds)
+        whole[frame, place], _ = self._masks(colors, backgrounds)
         return whole.transpose(1, 2).unflatten(2, frames.shape[1:3])
 
-    def _moments(self, frames: Tensor) -> Tensor:
-        """Moments (B, masks, 10), not standardised."""
+    def _moments(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments (B, masks, 10), not standardised, and what is left unexplained (B,)."""
         frame, place, colors, backgrounds = self._foreground(frames)
-        masks = self._masks(colors, backgrounds)
+        masks, errors = self._masks(colors, backgrounds)
         weighted = (masks[:, :, None] * self.basis[place][:, None]).flatten(1)
         raw = weighted.new_zeros(len(frames), weighted.shape[1]).index_add(0, frame, weighted)
-        return _central(raw.unflatten(1, (self.masks, NUMBERS)), self.usual_mass)
+        left = errors.new_zeros(len(frames)).index_add(0, frame, errors)
+        return _central(raw.unflatten(1, (self.masks, NUMBERS)), self.usual_mass), left
 
 
 def coordinates(size: int) -> Tensor:
