@@ -220,7 +220,7 @@ class Encoder(nn.Module):
         return latents
 
     def _in_any_look(self, frames: Tensor) -> Tensor:
-        """Moments of exact masks, and where the known colors do not explain a frame, of those that the network finds."""
+        """Moments of exact masks, or of the network's where the known colors do not explain a frame."""
         latents, left = self.moments.explained(frames)
         strange = left > self.learned_masks.strange_above
         if strange.any():

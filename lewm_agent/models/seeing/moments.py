@@ -113,7 +113,7 @@ class Moments(nn.Module):
         return frame, place, pixels[frame, place] / 255, usual[place] / 255
 
     def _masks(self, colors: Tensor, backgrounds: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of each thing (n, masks) in pixels of these colors (n, 3) before backgrounds (n, 3), and errors (n,)."""
+        """Share of each thing (n, masks) in pixels (n, 3) before backgrounds (n, 3), and squared errors (n,)."""
         share, left = shares(colors, backgrounds, self.palette)
         change = (colors - backgrounds).square().sum(dim=-1, keepdim=True) + (FAINT / 255) ** 2
         return share * torch.softmax(-left / change * self.log_sharpness.exp(), dim=-1), left.amin(dim=-1)
