@@ -111,11 +111,12 @@ class Evaluation(PlayOptions):
     output: Path | None = None
     """Where to write the JSON (docs/reference/results-schema.md); an interrupted one continues from FILE.unfinished."""
     video: Path | None = None
-    """Folder for GIFs of the agent beside its goal."""
+    """Folder for GIFs of the agent beside its goal, and for what `lewm report` lets one step through."""
     videos: int = 10
-    """How many GIFs, with --video: half of them the nearest failures, then solved pairs."""
+    """Of how many pairs, with --video: half of them the nearest failures, then solved ones."""
     decoder: Path | None = None
-    """Decoder made by eval/reconstruction.py --save: the GIFs also show what each plan expects to see at its end."""
+    """Decoder made by eval/reconstruction.py --save: it draws what plans expect, also into the GIFs, in place of
+    the nearest frames."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Report:
     results: tyro.conf.Positional[tuple[Path, ...]]
     """JSON files written with lewm eval --output."""
     output: Path = Path("report")
-    """Folder for index.html and videos/; what else is in it stays."""
+    """Folder for index.html, which holds all that it shows; what else is in it stays."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ python eval/report.py runs/*.json --output report/
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Hashable
@@ -19,13 +17,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lewm_agent.eval import command
 from lewm_agent.eval.options import Report as Options
-from lewm_agent.eval.reporting.runs import Rate, Record, Run, read
+from lewm_agent.eval.reporting.rollouts import Shown, for_page, shown
+from lewm_agent.eval.reporting.runs import Rate, Run, read
 from lewm_agent.evaluation.intervals import Comparison, Interval, compare, of_mean, wilson
 from lewm_agent.tools.command import say
 from lewm_agent.tools.outputs import reserved
 from lewm_agent.tools.replacing import write_atomically
 
-PAGE, VIDEOS = "index.html", "videos"
+PAGE = "index.html"
 MINUS = "\N{MINUS SIGN}"
 TEMPLATE = "report.html.jinja"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 300, 46, 20, 14, 46
@@ -100,16 +99,6 @@ class Point:
     low: float
     high: float
     name: float
-
-
-@dataclass(frozen=True)
-class Video:
-    """A copied GIF, the number of its pair and what happened on it."""
-
-    source: Path
-    file: str
-    pair: int
-    record: Record
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
@@ -273,50 +262,17 @@ def _time_ticks(runs: list[Run]) -> list[tuple[float, str]]:
     return [(_at_time(seconds, (low, high)), f"{1000 * seconds:,.10g}") for seconds in ticks]
 
 
-# --- videos ----------------------------------------------------------------------------------------------------------
-
-
-def _videos(run: Run) -> list[Video]:
-    """Failures, the nearest first, then solved pairs. Raises ``ValueError`` where there is no GIF."""
-    found = []
-    for pair, record in enumerate(run.result.records):
-        if record.video is not None:
-            source = run.path.parent / record.video
-            found.append(Video(source, _video_name(run, pair, source), pair, record))
-    failed = [video for video in found if not video.record.success]
-    solved = [video for video in found if video.record.success]
-    return sorted(failed, key=lambda video: math.inf if (d := video.record.least_distance) is None else d) + solved
-
-
-def _video_name(run: Run, pair: int, source: Path) -> str:
-    """Named after its content, so that new videos never take the place of those an old page shows."""
-    if not source.is_file():
-        raise ValueError(f"{run.path} names a video of pair {pair} that is not there: {source}")
-    content = source.read_bytes()
-    if not content.startswith(b"GIF8"):
-        raise ValueError(f"{run.path} names a video of pair {pair} that is not a GIF: {source}")
-    return f"{VIDEOS}/pair-{pair:03d}-{hashlib.sha256(content).hexdigest()[:12]}.gif"
-
-
 # --- write -----------------------------------------------------------------------------------------------------------
 
 
 def write(folder: Path, runs: list[Run]) -> None:
-    """Make the page. A page that is there already stays whole until the new one is."""
-    videos = {run.number: _videos(run) for run in runs}
-    page = _page(runs, videos)
-    copies = {folder / video.file: video.source for video in itertools.chain.from_iterable(videos.values())}
+    """Make the page, which holds all that it shows. A page that is there already stays whole until the new one is."""
+    page = _page(runs, {run.number: rollouts for run in runs if (rollouts := shown(run))})
     folder.mkdir(parents=True, exist_ok=True)
-    for target, source in copies.items():
-        target.parent.mkdir(exist_ok=True)
-        write_atomically(target, source.read_bytes())
     write_atomically(folder / PAGE, page)
-    for path in (folder / VIDEOS).glob("pair-*"):
-        if re.fullmatch(r"pair-\d+-[0-9a-f]{12}\.gif(\.part)?", path.name) and path not in copies:
-            path.unlink()
 
 
-def _page(runs: list[Run], videos: dict[int, list[Video]]) -> str:
+def _page(runs: list[Run], rollouts: dict[int, list[Shown]]) -> str:
     loader = FileSystemLoader(Path(__file__).parent / "reporting")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -332,7 +288,8 @@ def _page(runs: list[Run], videos: dict[int, list[Video]]) -> str:
         points=_points(runs),
         percent_ticks=[(_up(percent), percent) for percent in (0, 25, 50, 75, 100)],
         time_ticks=_time_ticks(runs),
-        videos=videos,
+        rollouts=rollouts,
+        told=[for_page(run, rollouts[run.number]) for run in runs if run.number in rollouts],
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
     )
 

@@ -24,14 +24,12 @@ from lewm_agent.eval.options import Evaluation as Options
 from lewm_agent.eval.pairs import PairList, draw, load, recorded_in, shipped
 from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
-from lewm_agent.eval.watching.imagination import Expectations
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.protocols import at_offset, in_looks
 from lewm_agent.evaluation import jobs
 from lewm_agent.evaluation.measuring import Measuring
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.planning.decider import NO_GOAL_STATES
-from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.cluster import Cluster
 from lewm_agent.tools.command import console, say
@@ -73,8 +71,8 @@ def _work(options: Options) -> None:
         if options.output is not None:
             say(f"written to {options.output}")
         if options.video is not None:
-            expect = functools.partial(_expected, decoder, run)
-            say(f"{run.draw_videos(result, traces, options.video, options.videos, expect)} videos in {options.video}")
+            draws = decoder and decoder.drawn
+            say(f"{run.draw_videos(result, traces, options.video, options.videos, draws)} videos in {options.video}")
             run.write(result)  # now with their names
         run.finish()
 
@@ -157,17 +155,6 @@ def summary(result: dict[str, Any]) -> Group:
         f"{1000 * result['seconds_per_decision']:.1f} ms per decision"
     )
     return Group(title, table, notes)
-
-
-def _expected(decoder: FrameDecoder | None, run: Measuring, number: int) -> list[Frames]:
-    """What the plan of every step leads to: the pair is played once more, which goes as before."""
-    if decoder is None or not isinstance(run.agent, LeWMAgent):
-        return []
-    expectations = Expectations(run.agent, decoder)
-    player = run.player()
-    player.watcher = expectations
-    player.play([number], [run.suite.trials[number]])
-    return expectations.frames
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Keys: N new goal, R restart elsewhere, space pause, Q or Esc quit. Without a dis
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,10 +35,10 @@ from lewm_agent.eval.playing.suites import any_suite, check_has_record
 from lewm_agent.eval.watching import drawing as watch_drawing
 from lewm_agent.eval.watching.drawing import pygame
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
-from lewm_agent.eval.watching.imagination import draw
 from lewm_agent.eval.watching.session import Session, Watched
-from lewm_agent.eval.watching.trials import Draws, NearestFrames, TrialSession
+from lewm_agent.eval.watching.trials import TrialSession, nearest_recorded
 from lewm_agent.eval.worlds import world_of
+from lewm_agent.evaluation.rollouts import Draws
 from lewm_agent.evaluation.videos import save_gif
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.command import say
@@ -101,9 +100,9 @@ def _trial_session(options: Options, goals: str) -> Watched:
     suite = any_suite(agent, options.env, goals, seed=options.seed, **asked)
     draws: Draws | None = None
     if options.decoder is not None:
-        draws = functools.partial(draw, FrameDecoder.load(options.decoder, agent.world_model))
+        draws = FrameDecoder.load(options.decoder, agent.world_model).drawn
     elif Path(goals).is_dir():
-        draws = NearestFrames(agent, OfflineDataset(goals))
+        draws = nearest_recorded(agent, OfflineDataset(goals))
     return TrialSession(agent, suite, options.seed, draws)
 
 

@@ -266,7 +266,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
             cluster: has jobs play, each a part of the trials with ``workers`` processes; the result does not depend on
                 it either. They write beside ``output``, on a disk that all machines share.
             output: where to write the result; an interrupted evaluation continues from OUTPUT.unfinished.
-            video: folder for GIFs of the agent beside its goal.
+            video: folder for GIFs of the agent beside its goal, and for what a report lets one step through.
             videos: how many of them, half of them the nearest failures.
             progress: show it.
 
@@ -301,7 +301,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
             result, traces = measuring.run()
             measuring.write(result)
             if video is not None:
-                measuring.draw_videos(result, traces, Path(video), videos, lambda number: [])
+                measuring.draw_videos(result, traces, Path(video), videos)
                 measuring.write(result)
             measuring.finish()
         return result

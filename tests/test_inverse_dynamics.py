@@ -13,9 +13,9 @@ import torch
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.batch import ClipBatch
-from lewm_agent.eval.watching.imagination import imagine
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.planning.imagination import imagine
 from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import Proposals
 from lewm_agent.training import slow_metric
@@ -233,7 +233,7 @@ def test_what_an_amortised_plan_leads_to_is_imagined_beyond_the_next_block(learn
         before = memories[0].plans if memories else 0
         _, memories = agent.predict({"pixels": frame, "goal": goal}, memories)
         if memories[0].plans > before:
-            plans.append(imagine(agent, memories[0]))
+            plans.append(imagine(agent.world_model, agent.config.planner, memories[0]))
     assert [len(actions) for actions, _ in plans] == [len(latents) for _, latents in plans] == [horizon, horizon]
 
 

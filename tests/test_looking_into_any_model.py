@@ -17,7 +17,7 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.eval import surprise
 from lewm_agent.eval.playing import recorded
 from lewm_agent.eval.watching import drawing
-from lewm_agent.eval.watching.trials import NearestFrames, TrialSession
+from lewm_agent.eval.watching.trials import TrialSession, nearest_recorded
 from lewm_agent.evaluation.playing import Player
 from lewm_agent.training.encoding import encode_rows
 
@@ -119,7 +119,7 @@ def test_nearest_frames_of_recorded_latents_are_those_frames(folder: Path) -> No
     agent, data = LeWMAgent.from_pretrained(folder / "model"), OfflineDataset(folder / "data")
     rows = np.array([3, 40, 100])
     latents = encode_rows(agent.world_model, data, rows).double().numpy()
-    np.testing.assert_array_equal(NearestFrames(agent, data)(latents), data.read_frames(rows))
+    np.testing.assert_array_equal(nearest_recorded(agent, data)(latents), data.read_frames(rows))
 
 
 def test_a_session_judges_as_an_evaluation_does_and_goes_on_to_the_next_trial(folder: Path) -> None:

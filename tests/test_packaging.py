@@ -68,7 +68,7 @@ def shipped_files(sources: Path) -> set[str]:
         names |= {f"{package.replace('.', '/')}/{path.relative_to(top).as_posix()}" for path in top.rglob("*.py")}
     names.add("lewm_agent/envs/reacher/reacher.xml")
     names |= {f"lewm_agent/eval/pair_lists/{path.name}" for path in (sources / "eval" / "pair_lists").glob("*")}
-    names |= {f"lewm_agent/eval/reporting/{page}.html.jinja" for page in ("diagnosis", "report")}
+    names |= {f"lewm_agent/eval/reporting/{page.name}" for page in ROOT.glob("eval/reporting/*.jinja")}
     return names | {path.relative_to(sources).as_posix() for path in sources.glob("lewm_agent/pretrained/*/*")}
 
 

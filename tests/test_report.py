@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lewm_agent.eval import report, success_rate
 from lewm_agent.eval.worlds.protocols import PROTOCOL_NAMES
 from lewm_agent.evaluation.intervals import rate
+from lewm_agent.evaluation.rollouts import Look, Plan, Rollout, Strip
 from lewm_agent.planning.presets import PLANNERS
 from lewm_agent.tools.settings import settings_to_dict
 
-VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br"}
-GIF = b"GIF89a and what follows"
+VOID = {"meta", "line", "circle", "polygon", "polyline", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -49,8 +53,42 @@ class Page(HTMLParser):
         return [str(attributes[attribute]) for name, attributes in self.tags if name == tag and attribute in attributes]
 
 
-def record(step: int | None, distance: float = 1.0, video: str | None = None) -> dict[str, Any]:
-    return {"success": step is not None, "first_success_step": step, "least_distance": distance, "video": video}
+def record(step: int | None, distance: float = 1.0, rollout: str | None = None) -> dict[str, Any]:
+    told = {"first_success_step": step, "least_distance": distance, "latent_distances": [0.5, 0.25]}
+    return {"success": step is not None, **told, "rollout": rollout}
+
+
+def kept(step: int | None, distance: float = 1.0) -> dict[str, Any]:
+    """A rollout of six steps, of which the fourth frame is white."""
+    frames = np.zeros((7, 8, 8, 3), np.uint8)
+    frames[4] = 255
+    whole = Rollout(
+        frames=Strip.of(frames),
+        goal=Strip.of(frames[:1]),
+        first_success_step=step,
+        distances=[3.0, 3.0, distance, *[2.0] * 4],
+        looks=[Look(0, 0.5), Look(5, 0.25)],
+        plans=[Plan(0, 2), Plan(5, 1)],
+        imagined=Strip.of(frames[:3]),
+        drawn_by="a decoder",
+        block=5,
+    )
+    return whole.to_dict()
+
+
+def with_rollouts(folder: Path, *records: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A result whose records all have rollouts, which are written."""
+    values = result([one["first_success_step"] for one in records])
+    for pair, one in enumerate(records):
+        told = {**kept(one["first_success_step"], one["least_distance"]), **changes}
+        (folder / f"pair-{pair}.json").write_text(json.dumps(told))
+        values["records"][pair] = {**one, "rollout": f"pair-{pair}.json"}
+    return values
+
+
+def told(page: Page) -> Any:
+    """What the page's script is given."""
+    return json.loads(page.text[page.text.index('[{"episodes"') : page.text.index('"use strict"')])
 
 
 def result(steps: list[int | None], **changes: Any) -> dict[str, Any]:
@@ -95,24 +133,21 @@ def other_planner(steps: list[int | None], **changes: Any) -> dict[str, Any]:
     return result(steps, **{"planner": settings_to_dict(PLANNERS["paper"]), "seconds_per_plan": 1.7, **changes})
 
 
-def test_every_link_and_image_exists_and_nothing_is_fetched(tmp_path: Path) -> None:
-    (tmp_path / "a.gif").write_bytes(GIF)
-    first = result([3, None])
-    first["records"][1]["video"] = "a.gif"
-    page = make(tmp_path, first, other_planner([3, 4]))
-    images, links = page.all("img", "src"), page.all("a", "href")
-    assert len(images) == len(page.all("img", "alt")) == 1
-    assert [(tmp_path / "report" / image).read_bytes() for image in images] == [GIF]
+def test_every_link_exists_and_nothing_is_fetched(tmp_path: Path) -> None:
+    page = make(tmp_path, with_rollouts(tmp_path, record(3), record(None)), other_planner([3, 4]))
+    links = page.all("a", "href")
     assert {link.removeprefix("#") for link in links} <= {str(tag[1].get("id")) for tag in page.tags}
-    assert {"#run-1", "#run-2", "#videos"} <= set(links)
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert {"#run-1", "#run-2", "#rollouts"} <= set(links)
+    assert not {"link", "iframe", "img"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name in ("src", "srcset", "onload")]
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
     titles = set(page.all("title", "id"))
     assert set(page.all("svg", "aria-labelledby")) == titles == {"curves-1", "times"}
 
 
-def test_one_run_is_compared_with_nothing(tmp_path: Path) -> None:
+def test_one_run_has_no_section_for_what_it_lacks(tmp_path: Path) -> None:
     links = make(tmp_path, result([3, None])).all("a", "href")
-    assert [link for link in links if link != "#run-1"] == ["#success", "#videos", "#soon", "#behind"]
+    assert [link for link in links if link != "#run-1"] == ["#success", "#soon", "#behind"]
 
 
 def test_text_from_a_result_is_escaped(tmp_path: Path) -> None:
@@ -216,48 +251,72 @@ def test_planner_is_named_by_its_preset_and_what_differs(tmp_path: Path) -> None
     assert "planner paper, samples 100, seed 0" in make(tmp_path, result([1], planner=changed)).text
 
 
-def test_nearest_failures_come_first(tmp_path: Path) -> None:
-    values = result([4, None, None, 2])
-    for pair, distance in enumerate((0.5, 9.0, 3.0, 0.1)):
-        (tmp_path / f"{pair}.gif").write_bytes(GIF + bytes([pair]))
-        values["records"][pair].update(least_distance=distance, video=f"{pair}.gif")
-    page = make(tmp_path, values)
-    names = ["pair-002-", "pair-001-", "pair-000-", "pair-003-"]
-    assert [image[len("videos/") :][:9] for image in page.all("img", "src")] == names
-    assert "Pair 2, not solved . Least distance 3." in page.text
-    assert "Pair 3, solved at step 2 . Least distance 0.1." in page.text
+def test_nearest_failures_come_first_and_say_what_became_of_them(tmp_path: Path) -> None:
+    records = [record(4, 0.5), record(None, 1.5), record(None, 1.0), record(2, 0.1)]
+    page = make(tmp_path, with_rollouts(tmp_path, *records))
+    (run_told,) = told(page)
+    assert [one["pair"] for one in run_told["episodes"]] == [2, 1, 0, 3]
+    assert run_told["level"] == 0.25  # of the solved pairs
+    assert "Pair 2 not solved least distance 1" in page.text
+    assert "Pair 3 solved at step 2 least distance 0.1" in page.text
+    assert page.all("input", "aria-label") == ["Step of the episode"] and "canvas" in {tag for tag, _ in page.tags}
 
 
-def with_video(name: str) -> dict[str, Any]:
-    values = result([None])
-    values["records"][0]["video"] = name
-    return values
+def test_a_strip_holds_its_frames_in_order() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (7, 1, 1, 3), np.uint8).repeat(16, 1).repeat(24, 2)
+    strip = Strip.of(frames)
+    assert (strip.width, strip.height, strip.columns, strip.count) == (24, 16, 3, 7)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(strip.image))))
+    for number, frame in enumerate(frames):
+        top, left = 16 * (number // 3), 24 * (number % 3)
+        seen = sheet[top + 4 : top + 12, left + 4 : left + 20].mean(axis=(0, 1))
+        np.testing.assert_allclose(seen, frame[0, 0], atol=12)  # WebP is lossy
 
 
-def test_a_new_page_replaces_the_old_one_and_its_videos_only(tmp_path: Path) -> None:
-    (tmp_path / "a.gif").write_bytes(GIF)
-    make(tmp_path, with_video("a.gif"))
-    (tmp_path / "report" / "videos" / "mine.gif").write_bytes(b"mine")
+def test_a_new_page_replaces_the_old_one_only(tmp_path: Path) -> None:
+    make(tmp_path, result([1]))
     (tmp_path / "report" / "notes.txt").write_text("mine")
-    (tmp_path / "a.gif").write_bytes(GIF + b"2")
-    page = make(tmp_path, with_video("a.gif"))
-    files = {path.name for path in (tmp_path / "report").rglob("*") if path.is_file()}
-    assert files == {"index.html", "notes.txt", "mine.gif", Path(page.all("img", "src")[0]).name}
+    make(tmp_path, result([1, 2]))
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", "notes.txt"}
 
 
 def test_an_interruption_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.gif").write_bytes(GIF)
-    before = make(tmp_path, with_video("a.gif"))
-    (tmp_path / "a.gif").write_bytes(GIF + b"2")
+    before = make(tmp_path, result([1]))
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "write_atomically", interrupt)
-    assert run(tmp_path, with_video("a.gif")) == 130
-    after = Page(tmp_path / "report")
-    assert after.tags == before.tags
-    assert (tmp_path / "report" / after.all("img", "src")[0]).read_bytes() == GIF
+    assert run(tmp_path, result([1, 2])) == 130
+    assert Page(tmp_path / "report").tags == before.tags
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"looks": [{"step": 0, "distance": 0.4}]}, "is of another run than"),
+        ({"first_success_step": 3}, "is of another run than"),
+        ({"distances": [1.0] * 6}, "7 frames, but 6 distances"),
+        ({"plans": [{"step": 0, "frames": 2}]}, "plans and imagined frames do not fit"),
+        ({"plans": [{"step": 9, "frames": 3}]}, "steps are not in order"),
+        ({"block": 0}, "a block has no steps"),
+        ({"goal": {**kept(None)["goal"], "image": "bm9uZQ=="}}, "a picture is not WebP in base64"),
+        ({"goal": {**kept(None)["goal"], "width": 9}}, "a picture has not the size of its frames"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_rollout_that_is_none_or_of_another_run_is_refused(
+    change: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, with_rollouts(tmp_path, record(None), **change)) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def with_rollout(name: str) -> dict[str, Any]:
+    values = result([None])
+    values["records"][0]["rollout"] = name
+    return values
 
 
 def without(*keys: str) -> dict[str, Any]:
@@ -286,8 +345,8 @@ def without(*keys: str) -> dict[str, Any]:
         ([result([1], budget=0)], "the key `budget` holds 0"),
         ([result([1], seconds_per_plan=0.0)], "seconds_per_plan is 0.0"),
         ([result([1]), result([1], seconds_per_plan=0.1)], "1.json are the same run"),
-        ([with_video("gone.gif")], "names a video of pair 0 that is not there"),
-        ([with_video("0.json")], "names a video of pair 0 that is not a GIF"),
+        ([with_rollout("gone.json")], "names a rollout of pair 0 that is not there"),
+        ([with_rollout("0.json")], "names a rollout of pair 0 that is none"),
     ],
 )
 def test_bad_results_are_refused_in_one_sentence(
@@ -316,4 +375,7 @@ def test_an_evaluation_as_it_is_written_makes_a_page(trained_folder: Path, tmp_p
     arguments = ["--env", "two_room", "--model", str(trained_folder), "--episodes", "3", "--output", str(output)]
     assert success_rate.main([*arguments, "--seed", "3", "--video", str(gifs), "--videos", "1"]) == 0
     assert report.main([str(output), "--output", str(tmp_path / "report")]) == 0
-    assert len(Page(tmp_path / "report").all("img", "src")) == 1
+    ((episode,),) = [one["episodes"] for one in told(Page(tmp_path / "report"))]
+    assert episode["frames"]["count"] == len(episode["distances"]) == 51 and not episode["fault"]
+    assert [look["step"] for look in episode["looks"]] == list(range(0, 50, 5))
+    assert [plan["step"] for plan in episode["plans"]] == list(range(0, 50, 10))  # two blocks are executed of each

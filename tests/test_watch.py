@@ -22,11 +22,11 @@ from lewm_agent.envs.reacher.env import fingertip_position
 from lewm_agent.envs.two_room.geometry import Geometry, disk_is_clear
 from lewm_agent.eval import watch
 from lewm_agent.eval.watching import drawing as watch_drawing
-from lewm_agent.eval.watching import imagination
 from lewm_agent.eval.watching import session as watch_session
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
 from lewm_agent.eval.worlds import WORLDS
 from lewm_agent.eval.worlds.world import Task, View
+from lewm_agent.planning.imagination import imagine
 
 CLICKS = [np.array(place) for place in itertools.product((0.02, 0.3, 0.52, 0.98), (0.01, 0.4, 0.7, 0.99))]
 
@@ -177,7 +177,7 @@ def test_imagined_latents_are_those_that_the_planner_compares(tiny_agent: LeWMAg
     env = make("two_room")
     env.reset(seed=0)
     _, (memory,) = tiny_agent.predict({"pixels": env.render(), "goal": env.goal_frame()})
-    actions, latents = imagination.imagine(tiny_agent, memory)
+    actions, latents = imagine(tiny_agent.world_model, tiny_agent.config.planner, memory)
     distances = ((latents - memory.goal_latent.double().numpy()) ** 2).sum(axis=1)  # type: ignore[union-attr]
     assert len(actions) == len(latents) == distances.argmin() + 1
     np.testing.assert_allclose(actions[0, 1], memory.queue[0], atol=1e-6)

@@ -47,7 +47,7 @@ class Record:
     success: bool
     first_success_step: int | None
     least_distance: float | None
-    video: str | None = None
+    rollout: str | None = None
 
 
 @dataclass(frozen=True)

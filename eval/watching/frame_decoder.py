@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lewm_agent.checkpoints.checkpoint import CheckpointError, check_model, tensors, weights_sha256
+from lewm_agent.envs.goal_env import Vector
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.replacing import write_atomically
 
 FORMAT = "lewm-agent frame decoder"
@@ -104,6 +106,10 @@ class FrameDecoder(nn.Module):
         normalized = self(latents.flatten(0, -2))
         pixels = (normalized * self.pixel_std + self.pixel_mean).round().clamp(0, 255).to(torch.uint8)
         return pixels.unflatten(0, latents.shape[:-1])
+
+    def drawn(self, latents: Vector) -> Frames:
+        """Latents (P, latent_dim) to frames (P, H, W, 3) uint8."""
+        return self.frames(torch.as_tensor(latents).float().to(self.pixel_mean.device)).cpu().numpy()
 
     def save(self, path: Path, model: WorldModel) -> None:
         """Write a safetensors file that also says which model's latents it decodes, all or nothing."""

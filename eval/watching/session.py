@@ -17,10 +17,10 @@ from lewm_agent.envs.goal_env import GoalEnv, Vector
 from lewm_agent.eval.pairs import shipped
 from lewm_agent.eval.watching.drawing import SIDE, Path, Scene
 from lewm_agent.eval.watching.frame_decoder import FrameDecoder
-from lewm_agent.eval.watching.imagination import array, draw, imagine
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.eval.worlds.world import Task, World
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames
+from lewm_agent.planning.imagination import array, imagine
 
 RIDGE = 1e-3
 """Of the kernel regression, whose kernel is 1 at distance 0."""
@@ -227,9 +227,7 @@ class Session(Watched):
 
     def _decoded(self, latents: Vector) -> Frames | None:
         """Frames of latents (P, D), where there is a decoder."""
-        if self._decoder is None:
-            return None
-        return draw(self._decoder, latents)
+        return None if self._decoder is None else self._decoder.drawn(latents)
 
     def _picture(self, state: Vector) -> Frames:
         self._copy.reset(options={"state": state})
@@ -251,7 +249,7 @@ class Session(Watched):
 
     def _path(self, memory: EpisodeMemory) -> Path:
         """Where the plan leads that ``memory`` has just begun to execute: imagined, and in the simulator."""
-        actions, latents = imagine(self.agent, memory)
+        actions, latents = imagine(self.agent.world_model, self.agent.config.planner, memory)
         self._imagined = self._decoded(latents)
         states = self._really(actions)
         places = self.view.places

@@ -4,47 +4,32 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from lewm_agent import LeWMAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs.goal_env import Vector
 from lewm_agent.eval.watching.drawing import SIDE, Scene
-from lewm_agent.eval.watching.imagination import imagine
 from lewm_agent.eval.watching.session import Watched
+from lewm_agent.evaluation.rollouts import Draws, NearestFrames
 from lewm_agent.evaluation.suite import Suite
 from lewm_agent.evaluation.trials import begin, goal_picture, step
 from lewm_agent.planning.episodes import Frames
+from lewm_agent.planning.imagination import imagine
 from lewm_agent.tools.frames import as_rgb, resized
 from lewm_agent.training.encoding import encode_rows
 
-Draws = Callable[[Vector], Frames]
-"""From latents (P, D) to frames (P, H, W, 3)."""
 SHOWN = 2000
 """Recorded frames among which those nearest to imagined latents are looked up, at most."""
 
 
-class NearestFrames:
-    """Shows latents as the recorded frames whose latents are nearest: for worlds without a decoder.
-
-    Args:
-        agent: whose latents these are.
-        dataset: of its environment.
-    """
-
-    def __init__(self, agent: LeWMAgent, dataset: OfflineDataset) -> None:
-        rows = dataset.frame_rows(np.arange(dataset.num_episodes))
-        self._rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SHOWN)).round().astype(np.int64)]
-        self._dataset = dataset
-        self._known = encode_rows(agent.world_model, dataset, self._rows, progress=True).cpu().double()
-
-    def __call__(self, latents: Vector) -> Frames:
-        """Frames (P, H, W, 3) of latents (P, D)."""
-        nearest = torch.cdist(torch.as_tensor(latents), self._known).argmin(dim=1).numpy()
-        return self._dataset.read_frames(self._rows[nearest])
+def nearest_recorded(agent: LeWMAgent, dataset: OfflineDataset) -> NearestFrames:
+    """Shows latents of an agent as frames of a dataset of its environment: for worlds without a decoder."""
+    rows = dataset.frame_rows(np.arange(dataset.num_episodes))
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SHOWN)).round().astype(np.int64)]
+    known = encode_rows(agent.world_model, dataset, rows, progress=True)
+    return NearestFrames(known, lambda nearest: dataset.read_frames(rows[nearest]))
 
 
 class TrialSession(Watched):
@@ -110,7 +95,8 @@ class TrialSession(Watched):
         if self._memories[0].plans > plans:
             self.milliseconds = 1000.0 * (time.perf_counter() - began)
             if self._draws is not None:
-                self._imagined = self._drawn(imagine(self.agent, self._memories[0])[1])
+                planner = self.agent.config.planner
+                self._imagined = self._drawn(imagine(self.agent.world_model, planner, self._memories[0])[1])
         self._situation = step(self._situation, action)
         self._frame = self._seen()
         self._judge()

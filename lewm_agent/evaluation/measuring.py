@@ -17,9 +17,11 @@ from lewm_agent.evaluation.intervals import rate
 from lewm_agent.evaluation.journal import Journal
 from lewm_agent.evaluation.playing import Player, Trace, play_floor, play_in_processes
 from lewm_agent.evaluation.provenance import provenance
+from lewm_agent.evaluation.rollouts import Draws, Thoughts, nearest_seen, rollout, thoughts_on, with_plans
 from lewm_agent.evaluation.suite import Record, Suite
 from lewm_agent.evaluation.trials import Trial
-from lewm_agent.evaluation.videos import write_gif
+from lewm_agent.evaluation.videos import film, write_gif
+from lewm_agent.models.world_model import WorldModel
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.tools.replacing import write_json
@@ -28,8 +30,6 @@ UNFINISHED = ".unfinished"
 """Ending of the file in which an unfinished evaluation keeps what it has."""
 
 AnyAgent = ActingAgent[Any, Any]
-Expect = Callable[[int], list[Frames]]
-"""From the number of a trial to the frames that its plans expected, one for every step."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,41 @@ class Measuring:
         return self.suite.make()
 
     def draw_videos(
-        self, result: dict[str, Any], traces: Sequence[Trace], folder: Path, count: int, expect: Expect
+        self,
+        result: dict[str, Any],
+        traces: Sequence[Trace],
+        folder: Path,
+        count: int,
+        decoder: Draws | None = None,
     ) -> int:
-        """GIFs of the nearest failures and of solved trials; their paths go into the result. Returns how many."""
-        env, records = self._env, result["records"]
+        """GIFs and rollouts of the nearest failures and of solved trials; returns of how many.
+
+        Args:
+            result: takes their paths.
+            traces: of all trials.
+            folder: for both.
+            count: of how many trials.
+            decoder: draws what plans expect, also into the GIFs; without one rollouts have the nearest frames seen.
+        """
+        trials, records, player = self.suite.trials, result["records"], self.player()
         start = self.output.parent if self.output else Path()
-        shown = _shown(records, count)
-        for number in shown:
-            record = records[number]
-            path = folder / f"pair-{number:03d}-{'solved' if record['success'] else 'failed'}.gif"
-            trial = self.suite.trials[number]
-            write_gif(path, env, trial, traces[number], record["first_success_step"], expect(number))
-            record["video"] = os.path.relpath(path, start)
+        thoughts, kept, seen = [], [], []
+        for number in (shown := _shown(records, count)):
+            record, trace = records[number], traces[number]
+            shot = film(self._env, trials[number], trace)
+            thoughts.append(thoughts_on(player, number, trials[number], trace))
+            kept.append(rollout(shot, thoughts[-1], record, trace.distances))
+            seen.append(shot.resized(self.agent.config.model.image_size))
+            path = folder / f"pair-{number:03d}-{'solved' if record['success'] else 'failed'}"
+            expected = [] if decoder is None else _expected(thoughts[-1], decoder, len(shot.frames))
+            write_gif(path.with_suffix(".gif"), shot, record["first_success_step"], expected)
+            record["video"] = os.path.relpath(path.with_suffix(".gif"), start)
+            record["rollout"] = os.path.relpath(path.with_suffix(".json"), start)
+        draws: Draws | None = decoder
+        if decoder is None and shown and isinstance(self.agent.model, WorldModel):
+            draws = nearest_seen(self.agent.model, self._env, trials, seen)
+        for number, one, thought in zip(shown, kept, thoughts, strict=True):
+            write_json(start / records[number]["rollout"], with_plans(one, thought, draws).to_dict())
         return len(shown)
 
     def journal(self) -> Journal:
@@ -241,7 +264,14 @@ def _record(trial: Trial, trace: Trace, suite: Suite) -> Record:
         "least_distance": round(min(told), 4) if told else None,
         "latent_distances": [round(distance, 4) for distance in trace.latent_distances],
         "video": None,
+        "rollout": None,
     }
+
+
+def _expected(thoughts: Thoughts, decoder: Draws, count: int) -> list[Frames]:
+    """For each of so many steps the frame that the plan in force then leads to; none without plans."""
+    ends = {step: decoder(latents[-1:])[0] for step, latents in thoughts.plans}
+    return [ends[max(made for made in ends if made <= step)] for step in range(count)] if ends else []
 
 
 def _by_kind(suite: Suite, records: list[Record]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -22,32 +23,40 @@ MILLISECONDS = 100
 SOLVED, UNSOLVED = (40, 160, 60), (210, 210, 210)
 
 
-def write_gif(
-    path: Path,
-    env: Environment,
-    trial: Trial,
-    trace: Trace,
-    solved_at: int | None,
-    expected: Sequence[Frames] = (),
-) -> None:
+@dataclass(frozen=True)
+class Film:
+    """Frames (T + 1, H, W, 3) of the steps of an episode, and its goal (H, W, 3), if there is a picture of it."""
+
+    frames: Frames
+    goal: Frames | None
+
+    def resized(self, side: int) -> Film:
+        """The same in square frames of another size."""
+        return Film(resized(self.frames, side), None if self.goal is None else resized(self.goal, side))
+
+
+def film(env: Environment, trial: Trial, trace: Trace) -> Film:
+    """What was seen of an episode: the actions of its trace are taken once more."""
+    situation = begin(env, trial)
+    frames, known = [_frame(env)], picture_if_any(situation, trial)
+    for action in trace.actions:
+        situation = step(situation, action)
+        frames.append(_frame(env))
+    return Film(np.stack(frames), known)
+
+
+def write_gif(path: Path, shown: Film, solved_at: int | None, expected: Sequence[Frames] = ()) -> None:
     """Agent left, goal right if there is a picture of it, framed in green from the step at which the trial was solved.
 
     Args:
         path: of the GIF; its folder is made.
-        env: in which the actions are taken once more.
-        trial: what was played.
-        trace: what happened.
+        shown: what was seen.
         solved_at: time step of the first success, or None.
         expected: for every step the frame that the plan led to, shown between the two.
     """
-    situation = begin(env, trial)
-    first = _frame(env)
-    known = picture_if_any(situation, trial)
-    goal = None if known is None else _enlarge(resized(known, len(first)))
-    pictures = [_picture(first, goal, 0, solved_at, expected)]
-    for action in trace.actions:
-        situation = step(situation, action)
-        pictures.append(_picture(_frame(env), goal, situation.steps, solved_at, expected))
+    side = shown.frames.shape[1]
+    goal = None if shown.goal is None else _enlarge(resized(shown.goal, side))
+    pictures = [_picture(frame, goal, number, solved_at, expected) for number, frame in enumerate(shown.frames)]
     save_gif(path, pictures, MILLISECONDS)
 
 
