@@ -179,13 +179,14 @@ class CollectingAgent(StoredAgent[ConfigT, ModelT]):
         return dataset.split(self.config.training.held_out_fraction, self.seed)[0]
 
     def _unseen(self, dataset: OfflineDataset) -> NDArray[np.int64]:
-        record, everything = self.description.training, np.arange(dataset.num_episodes)
-        seen = 0 if record is None else record.episodes_of(dataset)
-        if record is None or not seen:
-            return everything
-        used = self.make_clips(dataset, everything[:seen]).episodes
-        _, held_out = dataset.split(self.config.training.held_out_fraction, record.seed, used)
-        return np.concatenate([held_out, everything[seen:]])
+        everything = unseen = np.arange(dataset.num_episodes)
+        for record in self.description.training.chain() if self.description.training else ():
+            seen = record.episodes_of(dataset)
+            if seen:
+                used = self.make_clips(dataset, everything[:seen]).episodes
+                _, held_out = dataset.split(self.config.training.held_out_fraction, record.seed, used)
+                unseen = np.intersect1d(unseen, np.concatenate([held_out, everything[seen:]]))
+        return unseen
 
 
 def _name_of(policy: Any) -> str:

@@ -205,6 +205,11 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
         """Whether the weights are more than random, so that :meth:`learn` goes on from them."""
         return self.description.learned
 
+    @property
+    def trained(self) -> TrainingRecord | None:
+        """How the weights came about, if this package has trained them."""
+        return self.description.training
+
     def identity(self) -> Identity:
         """What a run to be continued must agree with: all but the weights and where they come from."""
         return self.description.identity()

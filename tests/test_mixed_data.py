@@ -156,6 +156,22 @@ def test_the_record_names_each_and_held_out_episodes_stay_so(
         assert set(held_out + first) <= set(unseen.tolist()) and len(unseen) < 15
 
 
+def test_a_training_that_goes_on_keeps_in_mind_what_was_learned_from_before(
+    tiny_config: AgentConfig, tiny_dataset: OfflineDataset, attempts: OfflineDataset, tmp_path: Path
+) -> None:
+    agent = LeWMAgent("two_room", tiny_config).learn(tiny_dataset, tmp_path / "first", epochs=0.1, progress=False)
+    first, unseen = agent.description.training, agent.unseen_episodes(tiny_dataset)
+    assert first is not None and first.before is None and 0 < len(unseen) < 12
+    agent.learn(attempts, tmp_path / "second", epochs=0.1, checkpoint_every=1, progress=False)
+    kept = LeWMAgent.from_pretrained(agent.save_pretrained(tmp_path / "model"))
+    again = LeWMAgent.from_pretrained(tmp_path / "first")
+    again.learn(attempts, tmp_path / "second", epochs=0.1, resume=True, progress=False)
+    for one in (agent, kept, again):
+        assert one.description.training is not None and one.description.training.before == first
+        np.testing.assert_array_equal(one.unseen_episodes(tiny_dataset), unseen)
+        assert one.description.origin["before"] == f"{first.data}, {first.steps} steps"
+
+
 def test_statistics_are_of_all_but_an_encoder_that_has_learned_keeps_its_own(
     tiny_dataset: OfflineDataset, attempts: OfflineDataset, tmp_path: Path
 ) -> None:

@@ -117,6 +117,10 @@ class Adapter:
         """Its encoder keeps its statistics."""
         return True
 
+    @property
+    def trained(self) -> None:
+        """Nothing: the description keeps the training apart from what is taught after it."""
+
     def identity(self) -> Identity:
         """The agent that it becomes, and how."""
         return self._described(None).identity()

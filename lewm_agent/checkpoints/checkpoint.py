@@ -104,7 +104,7 @@ class Description:
         adapted = self.adaptation.record if self.adaptation else None
         looks = {"looks taught with": f"{adapted.data}, {adapted.steps} steps"} if adapted else {}
         if self.training is not None:
-            return self.training.values() | looks
+            return self.training.told() | looks
         return looks if self.released_weights is None else {"weights": self.released_weights, **looks}
 
     def identity(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ class TrainingRecord:
     """Mean squared error of blocks of actions told of held-out episodes' frames; normalised actions have variance 1."""
     inverse_dynamics_error: float | None = None
     """Mean squared error of the blocks that the head proposes for held-out pairs; None without a finished head."""
+    before: TrainingRecord | None = None
+    """Of the training whose weights this one went on from."""
 
     @staticmethod
     def begun(dataset: OfflineDataset, batch_size: int, seed: int) -> TrainingRecord:
@@ -49,9 +52,23 @@ class TrainingRecord:
         counts = re.findall(rf"(?:^| \+ )(\d+) episodes, {origin}{ends}", self.data)
         return max((min(int(count), dataset.num_episodes) for count in counts), default=0)
 
+    def chain(self) -> Iterator[TrainingRecord]:
+        """This training, then the one before it, and so on to the first."""
+        record: TrainingRecord | None = self
+        while record is not None:
+            yield record
+            record = record.before
+
     def values(self) -> dict[str, Any]:
-        """Its fields, ready for JSON and for tables, without what is missing."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None and value != ""}
+        """Its fields, ready for JSON, without what is missing."""
+        told = dataclasses.asdict(dataclasses.replace(self, before=None))
+        told["before"] = self.before and self.before.values()
+        return {name: value for name, value in told.items() if value is not None and value != ""}
+
+    def told(self) -> dict[str, Any]:
+        """The same for tables: of trainings before it a line each."""
+        earlier = [f"{record.data}, {record.steps} steps" for record in self.chain() if record is not self]
+        return self.values() | ({"before": "; ".join(earlier)} if earlier else {})
 
 
 def versions_here() -> str:

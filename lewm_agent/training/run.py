@@ -90,6 +90,10 @@ class Trainee(Protocol):
     def has_learned(self) -> bool:
         """Whether its weights are more than random, and the training goes on from them."""
 
+    @property
+    def trained(self) -> TrainingRecord | None:
+        """How the weights came about that a new training goes on from."""
+
     def identity(self) -> Identity:
         """What a run to be continued must agree with."""
 
@@ -211,7 +215,8 @@ class Run:
                 self.trainee.load_weights(found.saved.weights, found.folder)
                 self.record = found.saved.training
             precision = ranks.from_first(lambda: self._precision(found))
-            self._begun = replace(self._begun, precision=precision)
+            before = self.trainee.trained if found is None else found.saved.training and found.saved.training.before
+            self._begun = replace(self._begun, precision=precision, before=before)
             stand_ins = ranks.from_first(
                 lambda: self.trainee.stand_ins(self.dataset, self.clips.train_episodes, self.progress)
             )
