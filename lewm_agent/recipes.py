@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lewm_agent import environment
+from lewm_agent.adapting.teaching import AdaptConfig
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.config import AgentConfig, configured
 from lewm_agent.planning.presets import PLANNERS, planner_preset
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
+from lewm_agent.tools.settings import settings_to_dict
 from lewm_agent.training.run_folder import OutputFolder
 
 
@@ -30,6 +32,7 @@ class Recipe:
         environment_kwargs: of the environment the data are collected in.
         planner: another one than the preset's.
         settings: further ones that differ from the preset's, as :func:`lewm_agent.config.configured` takes them.
+        looks: how the encoder is taught other looks after the training; None: not at all.
     """
 
     environment: str
@@ -41,6 +44,7 @@ class Recipe:
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     planner: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    looks: AdaptConfig | None = None
 
     def config(self) -> AgentConfig:
         """The preset, with this recipe's training length, planner and other settings."""
@@ -71,6 +75,7 @@ RECIPES: dict[str, Recipe] = {
             "model.latent_dim": 80,
             "inverse_dynamics.steps": 12_000,
         },
+        looks=AdaptConfig(steps=3500, batch_size=48),
     ),
     # The experts' episodes teach what to imitate, aimless pushes what pushes do.
     "push_t": Recipe(
@@ -88,6 +93,7 @@ RECIPES: dict[str, Recipe] = {
             "planner.samples": _WIDE.samples,
             "planner.elites": _WIDE.elites,
         },
+        looks=AdaptConfig(steps=9500, batch_size=48),  # the bundled one's in two runs, of 3,500 and 6,000
     ),
     # Uniformly random actions, as in the released data; an episode goes on after it has met its goal by chance.
     "reacher": Recipe(
@@ -120,7 +126,7 @@ def reproduce(
 
     Args:
         name: of the bundled model.
-        output: gets ``data/``, ``training/`` and ``model/``; the last is for ``LeWMAgent.from_pretrained``.
+        output: gets ``data/``, ``training/``, ``looks/`` and ``model/``; the last is for ``LeWMAgent.from_pretrained``.
         seed: of data and training.
         num_envs: processes that collect.
         device: to learn on.
@@ -146,5 +152,7 @@ def reproduce(
     )
     agent.learn(dataset, folder.training, resume=True, progress=progress)
     agent.set_planner(config.planner)
+    if recipe.looks is not None:
+        agent.adapt(dataset, folder.looks, resume=True, progress=progress, **settings_to_dict(recipe.looks))
     agent.save_pretrained(folder.model)
     return agent

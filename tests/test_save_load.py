@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -120,7 +121,10 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 def test_bundled_models_are_what_their_recipes_make(name: str) -> None:
     recipe, agent = recipes.RECIPES[name], LeWMAgent.from_pretrained(name)
     env = environment.make(recipe.environment, agent.config.model.image_size, **recipe.environment_kwargs)
-    made = LeWMAgent(env, recipe.config()).description
+    config = recipe.config()
+    if recipe.looks is not None:
+        config = dataclasses.replace(config, model=recipe.looks.model(config.model))
+    made = LeWMAgent(env, config).description
     assert (agent.config, agent.description.environment_kwargs) == (made.agent, made.environment_kwargs)
     assert agent.description.origin["data"] == f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
 

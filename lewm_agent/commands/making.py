@@ -18,11 +18,11 @@ def reproduce(
     num_envs: int = 1,
     device: str = "auto",
 ) -> None:
-    """Make a bundled model again from nothing: collect, then learn. An interrupted run continues.
+    """Make a bundled model again from nothing: collect, learn, and teach other looks. An interrupted run continues.
 
     Args:
         model: its name (two_room).
-        output: gets data/, training/ and model/; runs/MODEL by default.
+        output: gets data/, training/, looks/ and model/; runs/MODEL by default.
         seed: of data and training.
         num_envs: processes that collect.
         device: auto, cpu, cuda or mps.

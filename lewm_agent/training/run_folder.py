@@ -26,7 +26,7 @@ _NUMBERED = re.compile(r"step-(\d+)")
 
 
 class OutputFolder:
-    """What ``lewm learn`` and ``lewm reproduce`` are given: data, the run that learns from them, and the model.
+    """What ``lewm learn``, ``adapt`` and ``reproduce`` are given: data, the runs that learn from them, and the model.
 
     Args:
         path: of the folder.
@@ -36,8 +36,9 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.data, self.training, self.model = (Path(path) / name for name in ("data", "training", "model"))
-        for folder in (Path(path), self.data, self.training, self.model):
+        names = ("data", "training", "looks", "model")
+        self.data, self.training, self.looks, self.model = (Path(path) / name for name in names)
+        for folder in (Path(path), self.data, self.training, self.looks, self.model):
             if folder.exists() and not folder.is_dir():
                 raise NotADirectoryError(f"{folder} is to be a folder, and is a file: give another output")
 
