@@ -34,7 +34,8 @@ class StoredAgent(ActingAgent[ConfigT, ModelT]):
         Args:
             path: the folder.
             half_precision: round trained weights to float16, for a file half as large; statistics stay as they are.
-            results: JSON files of ``eval/success_rate.py`` that the card is to show.
+            results: JSON files of ``eval/success_rate.py`` that the card is to show, measured with the weights as they
+                are saved: rounded ones must be measured after rounding.
 
         A model that lies there is replaced, all or nothing; other files stay.
 
@@ -52,12 +53,13 @@ class StoredAgent(ActingAgent[ConfigT, ModelT]):
         half_precision: bool = False,
         results: Sequence[str | Path] = (),
     ) -> Path:
-        shown = read_results(results, self.weights_sha256()) if results else []
-        card = model_card(description, self.about(), shown)
-        weights = self._stored_weights()
+        weights, read = self._stored_weights(), self.model.state_dict()
         if half_precision:
             trained = {name: value.detach().half() for name, value in self.model.named_parameters()}
             weights |= {name: value for name, value in trained.items() if name in weights}
+            read |= {name: value.float() for name, value in trained.items()}
+        shown = read_results(results, checkpoint.weights_sha256(read)) if results else []
+        card = model_card(description, self.about(), shown)
         checkpoint.write(folder, description, weights, card)
         return folder
 

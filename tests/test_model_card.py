@@ -42,6 +42,8 @@ def test_results_of_other_weights_are_refused(trained_folder: Path, tmp_path: Pa
     out = measured(trained_folder, tmp_path / "out.json")
     result = json.loads(out.read_text())
     agent = LeWMAgent.from_pretrained(trained_folder, device="cpu")
+    with pytest.raises(ValueError, match="was measured with other weights"):
+        agent.save_pretrained(tmp_path / "model", half_precision=True, results=[out])
     next(agent.world_model.parameters()).data += 1e-3
     with pytest.raises(ValueError, match="was measured with other weights"):
         agent.save_pretrained(tmp_path / "model", results=[out])
