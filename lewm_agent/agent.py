@@ -254,7 +254,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
     ) -> Self:
         """Teach the encoder of a trained model other looks: a changed frame is to have the latent of the clean one.
 
-        All else stays as it is. An encoder of moments is replaced by a network that finds its masks.
+        All else stays as it is. An encoder of moments gets a network for the frames that its colors do not explain.
 
         Args:
             dataset: with frames of the model's size, such as the one it was trained on; or several.
