@@ -144,6 +144,10 @@ class GoalEnv(gym.Env[Observation, Action], ABC, Generic[FactorsT]):
         return self._picture(self._goal)
 
     @abstractmethod
+    def reached(self, states: npt.ArrayLike, goals: npt.ArrayLike) -> Any:
+        """Whether states (..., S) count as success with goals (..., S): (...) bool, as ``is_success`` has it."""
+
+    @abstractmethod
     def _sample(self) -> tuple[Vector, Vector]:
         """Draw a start and a goal state from ``np_random``."""
 

@@ -322,9 +322,13 @@ class CubeEnv(GoalEnv[CubeFactors]):
         space: Any = self.observation_space
         return np.clip(values.astype(np.float32), space.low, space.high)
 
+    def reached(self, states: npt.ArrayLike, goals: npt.ArrayLike) -> Any:
+        """See the base class."""
+        return cube_distances(states, goals).max(axis=-1) <= SUCCESS_DISTANCE
+
     def _outcome(self, state: Vector) -> dict[str, Any]:
         distance = float(cube_distances(state, self._goal).max())
-        return {"is_success": distance <= SUCCESS_DISTANCE, "distance": distance, "physics": _physics(state)}
+        return {"is_success": bool(self.reached(state, self._goal)), "distance": distance, "physics": _physics(state)}
 
     def _draw(self, state: Vector) -> Frame:
         if self._canvas is not None and self._canvas.floor_color != self._factors.floor_color:

@@ -212,11 +212,18 @@ class PushTEnv(GoalEnv[PushTFactors]):
     def _observation(self) -> Observation:
         return np.concatenate([self._current_state()[:RELEASED_STATE_SIZE], self._goal[:5]]).astype(np.float32)
 
+    def reached(self, states: npt.ArrayLike, goals: npt.ArrayLike) -> Any:
+        """See the base class."""
+        apart = np.subtract(states, goals, dtype=np.float64)
+        turned = np.abs((apart[..., 4] + math.pi) % math.tau - math.pi)
+        near = np.linalg.norm(apart[..., :4], axis=-1) < self.success_radius
+        return near & (turned < self.success_angle)
+
     def _outcome(self, state: State) -> dict[str, Any]:
         distance = float(np.linalg.norm(state[:4] - self._goal[:4]))
         angle_error = abs(math.remainder(float(state[4] - self._goal[4]), math.tau))
         return {
-            "is_success": distance < self.success_radius and angle_error < self.success_angle,
+            "is_success": bool(self.reached(state, self._goal)),
             "distance": distance,
             "angle_error": angle_error,
             "physics": dict(zip(_QUANTITIES, state.tolist(), strict=True)),

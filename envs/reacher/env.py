@@ -275,9 +275,13 @@ class ReacherEnv(GoalEnv[ReacherFactors]):
         space: Any = self.observation_space
         return np.clip(values, space.low, space.high)
 
+    def reached(self, states: npt.ArrayLike, goals: npt.ArrayLike) -> Any:
+        """See the base class."""
+        return np.abs(joint_errors(states, goals, self.wrap_shoulder)).max(axis=-1) < SUCCESS_ERROR
+
     def _outcome(self, state: Vector) -> dict[str, Any]:
         distance = float(np.abs(joint_errors(state, self._goal, self.wrap_shoulder)).max())
-        return {"is_success": distance < SUCCESS_ERROR, "distance": distance, "physics": _physics(state)}
+        return {"is_success": bool(self.reached(state, self._goal)), "distance": distance, "physics": _physics(state)}
 
     def _draw(self, state: Vector) -> Frame:
         if self._canvas is None:

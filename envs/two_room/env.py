@@ -181,11 +181,15 @@ class TwoRoomEnv(GoalEnv[TwoRoomFactors]):
     def _observation(self) -> Observation:
         return np.concatenate([self._current_state(), self._goal]).astype(np.float32)
 
+    def reached(self, states: npt.ArrayLike, goals: npt.ArrayLike) -> Any:
+        """See the base class."""
+        return np.linalg.norm(np.subtract(states, goals, dtype=np.float64), axis=-1) < self.success_radius
+
     def _outcome(self, state: Vector) -> dict[str, Any]:
         distance = math.dist(state, self._goal)
         (x, y), (velocity_x, velocity_y) = state.tolist(), self._velocity.tolist()
         return {
-            "is_success": distance < self.success_radius,
+            "is_success": bool(self.reached(state, self._goal)),
             "distance": distance,
             "physics": {"agent_x": x, "agent_y": y, "velocity_x": velocity_x, "velocity_y": velocity_y},
         }
