@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
-from typing import Any, NoReturn, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lewm_agent.agents.rivals.frozen import read_encoder
 from lewm_agent.agents.rivals.online import Online
+from lewm_agent.agents.rivals.online_agent import OnlineAgent
 from lewm_agent.agents.rivals.tdmpc2 import TDMPC2, TDMPC2Config, TDMPC2Planner
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.model_card import About
-from lewm_agent.datasets import Clips, OfflineDataset
 from lewm_agent.environment import Environment
-from lewm_agent.improving_agent import ImprovingAgent
 from lewm_agent.planning.decider import Decider, require_finite
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 from lewm_agent.planning.settings import PlannerConfig
-from lewm_agent.tools.checks import whole_number
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.state import other_random_numbers
 
@@ -127,8 +123,8 @@ class TDMPC2Controller(Decider):
         return np.clip(values, self.low, self.high).astype(np.float32)
 
 
-class TDMPC2Agent(ImprovingAgent[TDMPC2Config, TDMPC2]):
-    """TD-MPC2 (:mod:`lewm_agent.agents.rivals.tdmpc2`), which learns in its environment: :meth:`learn_online`.
+class TDMPC2Agent(OnlineAgent[TDMPC2Config, TDMPC2]):
+    """TD-MPC2 (:mod:`lewm_agent.agents.rivals.tdmpc2`), which learns in its environment.
 
     Checkpoints hold a frozen encoder too.
 
@@ -164,62 +160,13 @@ class TDMPC2Agent(ImprovingAgent[TDMPC2Config, TDMPC2]):
         self.model.action_mean.copy_((low + high) / 2)
         self.model.action_std.copy_(((high - low) / 2).clamp(min=1e-6))
 
-    def learn_online(
-        self,
-        output: str | Path,
-        steps: int,
-        *,
-        resume: bool = False,
-        seed: int | None = None,
-        checkpoint_every: int = 5000,
-        progress: bool = True,
-    ) -> Self:
-        """Learn in the agent's environment, from its reward and a picture of its goal.
-
-        First come episodes of random actions, then one optimisation step for every decision. Checkpoints are written
-        where an episode ends; what has been seen lies in ``replay`` in ``output``.
-
-        Args:
-            output: folder for ``metrics.jsonl``, ``replay`` and ``checkpoints``.
-            steps: of the environment, in all, those before an interruption included; whole episodes are played.
-            resume: continue from the newest checkpoint, as if it had never stopped.
-            seed: of episodes, exploration and learning; the agent's by default.
-            checkpoint_every: environment steps between checkpoints, at least.
-            progress: show progress.
-
-        Raises:
-            ValueError: the environment has no reward, or no picture of its goal; or ``output`` is of another run.
-            FileExistsError: ``output`` holds a run and ``resume`` is false.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint at the end of the episode.
-        """
-        run = Online(
-            self,
-            RunFolder(output),
-            whole_number("steps", steps, 1),
-            self.seed if seed is None else whole_number("seed", seed),
-            whole_number("checkpoint_every", checkpoint_every, 1),
-            progress,
-        )
-        try:
-            run.train(resume)
-        finally:
-            self._learned(run.record)
-        return self
-
-    def learn(self, *_: Any, **__: Any) -> NoReturn:
-        """Refuse: it learns from rewards of what it does itself, which recorded episodes do not have."""
-        raise ValueError(
-            "tdmpc2 learns in its environment, from rewards of what it does, not from recorded episodes: "
-            "learn_online(output, steps) (lewm learn-online)"
-        )
+    def online_run(self, folder: RunFolder, *settings: Any) -> Online:
+        """A training in its environment."""
+        return Online(self, folder, *settings)
 
     def set_planner(self, planner: str | PlannerConfig) -> Self:
         """Refuse: its search goes with its model. Raises ``ValueError``."""
         raise ValueError("tdmpc2 searches by its own settings, those it was trained with, and takes no other planner")
-
-    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
-        """Clips as others learn from, which this agent does not."""
-        return Clips(dataset, episodes, 2, self.config.model.frame_skip)
 
     def exploring(self) -> TDMPC2Controller:
         """Acts with the present weights, and noise."""

@@ -1,0 +1,78 @@
+"""Agents that learn in their environment, from what they do there."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lewm_agent.acting_agent import ConfigT, ModelT
+from lewm_agent.agents.rivals.online_run import OnlineRun
+from lewm_agent.datasets import Clips, OfflineDataset
+from lewm_agent.improving_agent import ImprovingAgent
+from lewm_agent.tools.checks import whole_number
+from lewm_agent.training.run_folder import RunFolder
+
+
+class OnlineAgent(ImprovingAgent[ConfigT, ModelT]):
+    """An agent that learns by :meth:`learn_online` alone; arguments as for :class:`ActingAgent`."""
+
+    @abstractmethod
+    def online_run(self, folder: RunFolder, *settings: Any) -> OnlineRun[Any]:
+        """A training in its environment: steps, seed, environment steps between checkpoints, whether it is shown."""
+
+    def learn_online(
+        self,
+        output: str | Path,
+        steps: int,
+        *,
+        resume: bool = False,
+        seed: int | None = None,
+        checkpoint_every: int = 5000,
+        progress: bool = True,
+    ) -> Self:
+        """Learn in the agent's environment, towards the goals that it draws.
+
+        First come episodes of random actions, then one optimisation step for every decision. Checkpoints are written
+        where an episode ends; what has been seen lies in ``replay`` in ``output``.
+
+        Args:
+            output: folder for ``metrics.jsonl``, ``replay`` and ``checkpoints``.
+            steps: of the environment, in all, those before an interruption included; whole episodes are played.
+            resume: continue from the newest checkpoint, as if it had never stopped.
+            seed: of episodes, exploration and learning; the agent's by default.
+            checkpoint_every: environment steps between checkpoints, at least.
+            progress: show progress.
+
+        Raises:
+            ValueError: the environment lacks what the agent learns from (a reward, a picture of its goal, its state);
+                or ``output`` is of another run.
+            FileExistsError: ``output`` holds a run and ``resume`` is false.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint at the end of the episode.
+        """
+        run = self.online_run(
+            RunFolder(output),
+            whole_number("steps", steps, 1),
+            self.seed if seed is None else whole_number("seed", seed),
+            whole_number("checkpoint_every", checkpoint_every, 1),
+            progress,
+        )
+        try:
+            run.train(resume)
+        finally:
+            self._learned(run.record)
+        return self
+
+    def learn(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: it learns from what comes of its own actions, which recorded episodes do not show."""
+        raise ValueError(
+            f"{self.kind} learns in its environment, from rewards of what it does, not from recorded episodes: "
+            "learn_online(output, steps) (lewm learn-online)"
+        )
+
+    def make_clips(self, dataset: OfflineDataset, episodes: NDArray[np.int64]) -> Clips:
+        """Clips as others learn from, which this agent does not."""
+        return Clips(dataset, episodes, 2, self.config.model.frame_skip)
