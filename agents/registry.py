@@ -12,6 +12,9 @@ from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
 from lewm_agent.agents.rivals.frozen import read_encoder
 from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
+from lewm_agent.agents.rivals.online_agent import OnlineAgent
+from lewm_agent.agents.rivals.sac_her import SACConfig
+from lewm_agent.agents.rivals.sac_her_agent import SACAgent
 from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
 from lewm_agent.agents.rivals.tdmpc2_agent import TDMPC2Agent
 from lewm_agent.checkpoints import checkpoint, hub, wrappings
@@ -26,13 +29,14 @@ from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 
 Agent = ImprovingAgent[Any, Any]
-AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig | TDMPC2Config
+AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig | TDMPC2Config | SACConfig
 
 
 def agent_classes() -> dict[str, type[Agent]]:
     """All kinds of agents: every registered objective is one, beside those with other models."""
     policies = dict.fromkeys(get_args(Algorithm), GoalPolicyAgent)
-    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, "tdmpc2": TDMPC2Agent, **policies}
+    online: dict[str, type[Agent]] = {"tdmpc2": TDMPC2Agent, "sac_her": SACAgent}
+    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **online, **policies}
 
 
 def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> AnyConfig:
@@ -56,8 +60,11 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
         return dataclasses.replace(GoalPolicyConfig.like(base, algorithm), frozen=frozen)
     if agent_class is TDMPC2Agent:
         return TDMPC2Config.like(base, frozen)
-    if agent_class is LeWMAgent and frozen is not None:
-        raise ValueError(f"`{name}` learns its encoder and takes no frozen one")
+    if agent_class in (LeWMAgent, SACAgent) and frozen is not None:
+        does = "learns its encoder" if agent_class is LeWMAgent else "looks at states"
+        raise ValueError(f"`{name}` {does} and takes no frozen one")
+    if agent_class is SACAgent:
+        return SACConfig.like(base)
     if agent_class is LeWMAgent and name == base.objective.kind:
         return base
     planner = planner_preset("small", base.model) if base.planner.proposals != "none" else base.planner
@@ -78,7 +85,8 @@ def make_agent(
     """A new agent.
 
     Args:
-        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, or a registered objective.
+        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, ``sac_her``, or a registered
+            objective.
         env: short name (``two_room``), Gymnasium id, or an environment, as for ``LeWMAgent``.
         config: name of a preset or a LeWM configuration, whose sizes and training the agent takes over; or a
             configuration of its own kind, which is used as it is.
@@ -99,17 +107,18 @@ def make_agent(
 
 def make_online(
     name: str, env: str, preset_name: str, environment_kwargs: str, *, frozen: str | None, device: str, seed: int
-) -> TDMPC2Agent:
+) -> OnlineAgent[Any, Any]:
     """A new agent that learns in its environment, which is made with arguments given as a JSON object.
 
     Raises:
         ValueError: it learns from recorded episodes; or as for :func:`make_agent`.
     """
-    if not issubclass(named(name, agent_classes(), "agent"), TDMPC2Agent):
-        raise ValueError(f"`{name}` learns from recorded episodes: lewm learn; tdmpc2 learns online")
-    config = TDMPC2Config.like(preset(preset_name), frozen)
+    agent_class = named(name, agent_classes(), "agent")
+    if not issubclass(agent_class, OnlineAgent):
+        raise ValueError(f"`{name}` learns from recorded episodes: lewm learn; tdmpc2 and sac_her learn online")
+    config = agent_config(name, preset(preset_name), frozen)
     size = config.model.image_size if frozen is None else read_encoder(frozen)[0].image_size
-    return TDMPC2Agent(environment.from_text(env, size, environment_kwargs), config, device=device, seed=seed)
+    return agent_class(environment.from_text(env, size, environment_kwargs), config, device=device, seed=seed)
 
 
 def load_agent(

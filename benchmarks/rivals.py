@@ -48,6 +48,9 @@ NOT_A_TERM = {"step", "total", "learning_rate", "gradient_norm", "clips_per_seco
 """Numbers in ``metrics.jsonl`` that are no terms of a loss; nor are these two, which tell of the latents:"""
 NOT_A_TERM |= {"effective_rank", "latent_variance", "updates"}
 
+ONLINE = frozenset({"tdmpc2", "sac_her"})
+"""Agents that learn in the environment."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -86,8 +89,10 @@ class Arguments:
         """Raise ``ValueError`` for what cannot be done."""
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("give either --steps or --minutes")
-        if "tdmpc2" in self.agents and self.environment_steps is None:
-            raise ValueError("tdmpc2 learns online: say for how many steps of the environment, --environment-steps")
+        if (online := ONLINE.intersection(self.agents)) and self.environment_steps is None:
+            raise ValueError(
+                f"{min(online)} learns online: say for how many steps of the environment, --environment-steps"
+            )
         if "lewm" not in self.agents:
             raise ValueError("--agents must include lewm, which the others are compared with")
         record.check_data(self.data, self.env)
@@ -119,7 +124,7 @@ class Run:
     @property
     def online(self) -> bool:
         """Whether it learns in the environment."""
-        return self.agent == "tdmpc2"
+        return self.agent in ONLINE
 
     @property
     def frozen(self) -> str | None:
@@ -131,6 +136,7 @@ class Run:
         options = self.arguments
         if self.online:
             command = ["learn-online", self.env, "--output", str(folder), "--steps", str(options.environment_steps)]
+            command += [] if self.agent == "tdmpc2" else ["--agent", self.agent]
             return [
                 *command,
                 "--seed",

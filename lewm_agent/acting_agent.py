@@ -64,6 +64,8 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
 
     config_type: ClassVar[Any]
     """The dataclass of its configuration, with ``from_dict``."""
+    looks_at: ClassVar[str] = "pixels"
+    """What :meth:`predict` decides on; an agent that looks at ``state`` is told goals as states, too."""
 
     def __init__(
         self, env: str | Environment | None, config: ConfigT | Description, *, device: str = "auto", seed: int = 0
@@ -198,17 +200,17 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
         Returns:
             (action_dim,) float32, inside the action space; the number of the choice where actions are discrete.
         """
-        pixels = obs.get("pixels") if isinstance(obs, dict) else obs
-        if pixels is None:
+        seen = obs.get(self.looks_at) if isinstance(obs, dict) else obs
+        if seen is None and self.looks_at == "pixels":
             raise ValueError(f"act needs a frame: act(frame, goal_obs), or a dict with `pixels`, not with {list(obs)}")
         goal = obs.get("goal") if goal_obs is None and isinstance(obs, dict) else goal_obs
         if goal_state is not None:
             require(goal_obs is None, "act was given a goal image and a goal_state: give one of them")
-            action, self._memory = self.predict({"pixels": pixels, "goal_state": goal_state}, self._memory)
+            action, self._memory = self.predict({self.looks_at: seen, "goal_state": goal_state}, self._memory)
             return action
         if goal is None:
             raise ValueError("act needs a goal image: act(obs, goal_obs), or an observation dict with `goal`")
-        action, self._memory = self.predict({"pixels": pixels, "goal": goal}, self._memory)
+        action, self._memory = self.predict({self.looks_at: seen, "goal": goal}, self._memory)
         return action
 
     def predict(
@@ -237,19 +239,24 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
                 "from_pretrained",
                 stacklevel=2,
             )
-        side = self.config.model.image_size
-        pixels = checked_frames(observation, "pixels", side)
-        goals = self._wanted(observation["goal_state"]) if "goal_state" in observation else None
-        goals = checked_frames(observation, "goal", side) if goals is None else goals
-        if len(goals) not in (1, len(pixels)):
-            raise ValueError(f"there are {len(goals)} goals for {len(pixels)} frames; give one goal, or one for each")
-        memories = begin_episodes(self.seed, state, episode_start, len(pixels))
-        goals = np.broadcast_to(goals, (len(pixels), *goals.shape[1:]))
-        actions, memories = self.controller.decide(memories, pixels, goals)
+        seen, goals = self._shown(observation)
+        if len(goals) not in (1, len(seen)):
+            raise ValueError(f"there are {len(goals)} goals for {len(seen)} frames; give one goal, or one for each")
+        memories = begin_episodes(self.seed, state, episode_start, len(seen))
+        goals = np.broadcast_to(goals, (len(seen), *goals.shape[1:]))
+        actions, memories = self.controller.decide(memories, seen, goals)
         if self.config.model.discrete_actions:
             actions = actions.argmax(axis=1)
-        single = np.ndim(observation["pixels"]) < 4
+        single = np.ndim(observation[self.looks_at]) < seen.ndim
         return (actions[0] if single else actions), memories
+
+    def _shown(self, observation: dict[str, Any]) -> tuple[Frames, Goal]:
+        """Frames (N, H, W, 3), and goals: as many, or one. Raises ``ValueError`` for anything else."""
+        side = self.config.model.image_size
+        seen = checked_frames(observation, "pixels", side)
+        if "goal_state" in observation:
+            return seen, self._wanted(observation["goal_state"])
+        return seen, checked_frames(observation, "goal", side)
 
     def _wanted(self, goal_state: GoalState) -> Goal:
         """Numbers (N, S) of a goal. Raises ``ValueError`` if this model knows none, or others."""

@@ -129,13 +129,15 @@ def _fitting(agent: str | None, frozen: str | None, search: str | None) -> dict[
 def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
     """The configuration with another search."""
     from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
+    from lewm_agent.agents.rivals.sac_her import SACConfig
     from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
     from lewm_agent.planning import Search
 
     if search is None:
         return config
-    if isinstance(config, GoalPolicyConfig):
-        raise ValueError(f"`{config.policy.algorithm}` does not plan, so it takes no search")
+    if isinstance(config, GoalPolicyConfig | SACConfig):
+        name = config.policy.algorithm if isinstance(config, GoalPolicyConfig) else "sac_her"
+        raise ValueError(f"`{name}` does not plan, so it takes no search")
     if isinstance(config, TDMPC2Config):
         raise ValueError("`tdmpc2` has a search of its own, so it takes no other")
     kind = named(search, Search.kinds(), "search")

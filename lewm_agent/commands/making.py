@@ -88,13 +88,13 @@ def learn_online(
     checkpoint_every: int = 5000,
     resume: bool = False,
 ) -> None:
-    """Train an agent in an environment, from its rewards and pictures of its goals; save it in OUTPUT/model.
+    """Train an agent in an environment, from its rewards or its success, to reach goals; save it in OUTPUT/model.
 
     Args:
         env: short name (reacher) or Gymnasium id.
         output: gets training/ (metrics, what was seen, checkpoints) and model/.
         steps: environment steps in all.
-        agent: tdmpc2.
+        agent: tdmpc2, which sees frames and goal images; or sac_her, which is told states and goals in numbers.
         preset_name: whose frame size it takes over; paper has the released sizes, the others small ones.
         frozen: trained world model whose encoder is taken over and not trained.
         seed: of weights, episodes and exploration.

@@ -19,7 +19,17 @@ from lewm_agent.acting_agent import ActingAgent
 from lewm_agent.environment import Environment, action_bounds
 from lewm_agent.evaluation.success import Success
 from lewm_agent.evaluation.suite import Floor, MakeEnvironment, Suite
-from lewm_agent.evaluation.trials import Situation, Trial, as_vector, begin, goal_numbers, goal_picture, step
+from lewm_agent.evaluation.trials import (
+    Situation,
+    Trial,
+    as_vector,
+    begin,
+    goal_numbers,
+    goal_picture,
+    present_state,
+    step,
+    wanted_state,
+)
 from lewm_agent.planning.decider import NO_GOAL_STATES
 from lewm_agent.planning.episodes import Frames, Goal
 from lewm_agent.tools.frames import as_rgb, resized
@@ -134,15 +144,16 @@ class Player:
         for situation, trial, trace in zip(situations, trials, traces, strict=True):
             trace.add(situation, self.success, trial)
         goals = np.stack([self._goal(s, trial) for s, trial in zip(situations, trials, strict=True)])
-        side = self.agent.config.model.image_size
-        frames = np.zeros((len(trials), side, side, 3), np.uint8)
+        looks: dict[int, NDArray[Any]] = {}
         memories = list(self.agent.initial_memories([pair_seed(self.seed, number) for number in numbers]))
         going_on = list(range(len(trials)))
         for _ in range(self.budget):
             looking = {i for i in going_on if self.agent.controller.needs_frame(memories[i])}
             for i in looking:
-                frames[i] = self._seen(situations[i].env.render())
-            observation = {"pixels": frames[going_on], "goal_state" if self.goal_state else "goal": goals[going_on]}
+                looks[i] = self._look(situations[i])
+            seen = np.stack([looks[i] for i in going_on])
+            towards = "goal_state" if goals.dtype.kind == "f" else "goal"
+            observation = {self.agent.looks_at: seen, towards: goals[going_on]}
             began = time.perf_counter()
             actions, decided = self.agent.predict(observation, [memories[i] for i in going_on])
             seconds = (time.perf_counter() - began) / len(going_on)
@@ -164,6 +175,8 @@ class Player:
 
     def _goal(self, start: Situation, trial: Trial) -> Goal:
         """As the agent is given it: a picture (H, W, 3), or numbers."""
+        if self.agent.looks_at == "state":
+            return wanted_state(start, trial)
         if not self.goal_state:
             return self._seen(goal_picture(start, trial))
         head = self.agent.model.goal_states
@@ -171,6 +184,10 @@ class Player:
             raise ValueError(NO_GOAL_STATES)
         told = goal_numbers(start, trial)
         return head.vector({name: told[name] for name in head.sizes if name in told} or told)
+
+    def _look(self, situation: Situation) -> NDArray[Any]:
+        """What the agent decides on: the frame or, if it is told that, the state."""
+        return present_state(situation) if self.agent.looks_at == "state" else self._seen(situation.env.render())
 
     def _seen(self, picture: Any) -> Frames:
         return resized(as_rgb(np.asarray(picture)), self.agent.config.model.image_size)

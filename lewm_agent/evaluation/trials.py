@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lewm_agent.environment import Environment, has_choices
 from lewm_agent.planning.episodes import Frames
+from lewm_agent.tools.checks import require
 from lewm_agent.tools.frames import as_rgb
 
 
@@ -127,6 +128,28 @@ def goal_numbers(start: Situation, trial: Trial) -> Mapping[str, NDArray[Any]]:
             "info['goal_state'], info['goal'] or observation['desired_goal'] after a reset; give goal images instead"
         )
     return told
+
+
+def present_state(situation: Situation) -> NDArray[np.float64]:
+    """Where an environment is, in numbers (S,). Raises ``ValueError`` where it does not tell."""
+    state = situation.info.get("state")
+    require(
+        state is not None and np.ndim(state) == 1 and np.asarray(state).dtype.kind in "fiu",
+        f"{situation.env.unwrapped} does not tell its state as a vector in info['state'], which this agent looks at: "
+        "give an environment that does, or an agent that looks at frames",
+    )
+    return np.asarray(state, np.float64)
+
+
+def wanted_state(start: Situation, trial: Trial) -> NDArray[np.float64]:
+    """The state (S,) that is the goal of a trial that has just begun. Raises ``ValueError`` where it is not told."""
+    goal, state = goal_numbers(start, trial).get("state"), present_state(start)
+    require(
+        goal is not None and np.shape(goal) == state.shape,
+        f"{start.env.unwrapped} tells {state.size} numbers of its state and not as many of this goal: goals must have "
+        "a `state` like info['state']",
+    )
+    return np.asarray(goal, np.float64)
 
 
 def trials_sha256(trials: Iterable[Trial]) -> str:

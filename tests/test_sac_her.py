@@ -1,0 +1,204 @@
+"""SAC with hindsight learns online from success, goes on after a kill, and is measured as any other agent."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.her import HerReplayBuffer
+
+from lewm_agent import cli, environment
+from lewm_agent.agents import load_agent, make_agent
+from lewm_agent.agents.rivals import sac_her_agent
+from lewm_agent.agents.rivals.online_run import OnlineRun, Replay
+from lewm_agent.agents.rivals.sac_her import SACHER, HindsightEnv, SACConfig, SACModel
+from lewm_agent.agents.rivals.sac_her_agent import SACAgent, SACRun
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.envs import ENVIRONMENTS
+from lewm_agent.eval import success_rate
+from lewm_agent.eval.worlds import world_of
+from lewm_agent.training.metrics_log import read_rows
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sac_her_agent, "RANDOM_STEPS", 40)
+
+
+def two_room(steps: int = 20) -> environment.Environment:
+    return environment.make("two_room", 32, max_episode_steps=steps)
+
+
+def agent(env: Any = None, seed: int = 2) -> SACAgent:
+    base = SACConfig()
+    training = dataclasses.replace(base.training, batch_size=8)
+    config = dataclasses.replace(base, model=SACModel(image_size=32, width=16), training=training)
+    return SACAgent(two_room() if env is None else env, config, device="cpu", seed=seed)
+
+
+@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
+def test_a_state_reaches_a_goal_where_the_environment_counts_it_as_success(name: str) -> None:
+    env = gym.make(ENVIRONMENTS[name], disable_env_checker=True)
+    space, found = env.action_space, []
+    space.seed(0)
+    for seed in range(3):
+        _, info = env.reset(seed=seed)
+        for goal in (info["goal_state"], info["state"]):  # the second is where it stands
+            env.reset(seed=0, options={"state": info["state"], "goal_state": goal})
+            told = [env.step(space.sample() * 0.1)[-1] for _ in range(4)]
+            states = np.stack([one["state"] for one in told])
+            held = env.unwrapped.reached(states, np.stack([goal] * 4))
+            assert held.tolist() == [one["is_success"] for one in told]
+            found += held.tolist()
+    assert {True, False} == set(found)
+
+
+def test_learns_saves_loads_and_acts_the_same(tmp_path: Path) -> None:
+    learner = agent(seed=1)
+    before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    learner.learn_online(tmp_path / "run", 80, progress=False)
+    after = learner.model.state_dict()
+    changed = {name.split(".")[1] for name, value in after.items() if not value.equal(before[name])}
+    assert changed == {"actor", "critic", "critic_target"}
+    record = learner.description.training
+    assert record is not None and record.finished and record.data == "4 episodes online, 80 environment steps"
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "episode"] == [20, 40, 60, 80]
+    assert [row["updates"] for row in rows if row["split"] == "train"] == [10, 20]
+    again = load_agent(learner.save_pretrained(tmp_path / "model"), device="cpu", seed=1)
+    goal = [150.0, 180.0]
+    taken = [one.act([60.0, 70.0], goal_state=goal) for one in (learner, again) for _ in range(3)]
+    np.testing.assert_array_equal(taken[:3], taken[3:])
+    assert again.predict({"state": np.zeros((3, 2)), "goal_state": np.zeros(2)})[0].shape == (3, 2)
+    with pytest.raises(ValueError, match="looks at states and not at frames: give `state` and `goal_state`, "):
+        again.act(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="does not plan"):
+        again.set_planner("small")
+
+
+def test_goes_on_after_a_kill_as_if_it_had_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    whole = agent().learn_online(tmp_path / "whole", 140, checkpoint_every=70, progress=False)
+    add = Replay.add
+
+    def killed(self: Replay, *given: Any) -> None:
+        add(self, *given)
+        if self.episodes == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "add", killed)
+        with pytest.raises(Killed):
+            agent().learn_online(tmp_path / "run", 140, checkpoint_every=70, progress=False)
+    again = agent().learn_online(tmp_path / "run", 140, checkpoint_every=70, resume=True, progress=False)
+    assert again.weights_sha256() == whole.weights_sha256()
+    logs = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("run", "whole")]
+    for row in (*logs[0], *logs[1]):
+        row.pop("seconds", None)
+    assert logs[0] == logs[1]
+    with pytest.raises(ValueError, match="was trained with seed 2, not 3; resume with that"):
+        agent().learn_online(tmp_path / "run", 140, resume=True, seed=3, progress=False)
+
+
+def test_goals_in_hindsight_are_later_states_and_rewarded_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[SACRun] = []
+    began = SACRun._begin
+    monkeypatch.setattr(SACRun, "_begin", lambda run: (runs.append(run), began(run))[1])
+    agent().learn_online(tmp_path / "run", 60, progress=False)
+    buffer = runs[0]._sac.replay_buffer
+    assert isinstance(buffer, HerReplayBuffer)
+    drawn = buffer.sample(200)
+    states, goals = drawn.next_observations["achieved_goal"].numpy(), drawn.next_observations["desired_goal"].numpy()
+    near = np.linalg.norm(states - goals, axis=1) < 16.0
+    assert drawn.rewards[:, 0].tolist() == [0.0 if reached else -1.0 for reached in near]
+    meant = {tuple(goal) for goal in runs[0]._replay.column("goals").tolist()}
+    seen = {tuple(state) for state in runs[0]._replay.column("seen").tolist()}
+    kinds = [tuple(goal) in meant for goal in goals.tolist()]
+    assert np.mean(kinds) == pytest.approx(0.2) and all(tuple(g) in meant | seen for g in goals.tolist())
+    assert not drawn.dones.any()
+
+
+def test_angles_have_sines_and_pixels_have_none() -> None:
+    torch.manual_seed(0)
+    model = SACHER(SACConfig(SACModel(state_dim=2, width=8)))
+    model.set_scale(torch.stack([torch.empty(500).uniform_(-3.14, 3.14), torch.empty(500).uniform_(0, 224)], dim=1))
+    state, goal = torch.tensor([0.3, 100.0]), torch.tensor([-0.5, 20.0])
+    features = model.policy.actor.features_extractor({"observation": state[None], "desired_goal": goal[None]})[0]
+    numbers, turns = features[:6].view(3, 2), features[6:].view(2, 3, 2)
+    assert (turns[..., 1] == 0).all() and torch.allclose(
+        turns[:, 2, 0], torch.tensor([-0.8]).sin().new_tensor([np.sin(-0.8), np.cos(-0.8)])
+    )
+    assert torch.allclose(numbers[2, 1], torch.tensor(-80.0 / (224 / 12**0.5)), rtol=0.1)
+
+
+def test_is_measured_on_the_same_pairs_as_others(tmp_path: Path) -> None:
+    learner = agent(environment.make("two_room", 32))
+    model = learner.learn_online(tmp_path / "run", 60, progress=False).save_pretrained(tmp_path / "model")
+    given = ["--env", "two_room", "--model", str(model), "--agent", "sac_her", "--episodes", "2", "--device", "cpu"]
+    output = tmp_path / "result.json"
+    assert success_rate.main([*given, "--protocol", "moderate", "--output", str(output)]) == 0
+    assert '"agent": "sac_her"' in output.read_text()
+    assert world_of("two_room").protocol("moderate").budget == 50
+
+
+class Silent(gym.Wrapper[Any, Any, Any, Any]):
+    def reset(self, **given: Any) -> Any:
+        observation, info = super().reset(**given)
+        return observation, {name: value for name, value in info.items() if name != self.metadata["hidden"]}
+
+
+class Choices(gym.ActionWrapper[Any, Any, Any]):
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def action(self, action: Any) -> Any:
+        return np.zeros(2, np.float32)
+
+
+def test_refusals_are_one_sentence(tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"does not say whether a state reaches a goal, .* reached\(states, goals\)"):
+        agent(gym.make("Pendulum-v1", render_mode="rgb_array"))
+    for hidden, message in {
+        "state": "does not tell its state as a vector",
+        "goal_state": "nothing says this goal",
+    }.items():
+        silent = Silent(two_room())
+        silent.metadata = {**silent.metadata, "hidden": hidden}
+        with pytest.raises(ValueError, match=message):
+            HindsightEnv(silent, 1, 0)
+    with pytest.raises(ValueError, match="actions are choices"):
+        agent(Choices(two_room()))
+    with pytest.raises(ValueError, match=r"not from recorded episodes: learn_online"):
+        make_agent("sac_her", "two_room").learn(tiny_dataset, tmp_path / "offline")
+    with pytest.raises(ValueError, match="`sac_her` looks at states and takes no frozen one"):
+        make_agent("sac_her", "two_room", frozen="two_room")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(OnlineRun, "train", lambda run, resume: given.append((type(run), run.steps, resume)))
+    output = str(tmp_path / "out")
+    arguments = [
+        "learn-online",
+        "two_room",
+        "--agent",
+        "sac_her",
+        "--output",
+        output,
+        "--steps",
+        "70",
+        "--device",
+        "cpu",
+    ]
+    assert cli.main(arguments) == 0
+    assert given == [(SACRun, 70, False)] and load_agent(Path(output) / "model").kind == "sac_her"
