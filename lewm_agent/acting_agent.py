@@ -250,7 +250,7 @@ class ActingAgent(ABC, Generic[ConfigT, ModelT]):
         single = np.ndim(observation[self.looks_at]) < seen.ndim
         return (actions[0] if single else actions), memories
 
-    def _shown(self, observation: dict[str, Any]) -> tuple[Frames, Goal]:
+    def _shown(self, observation: dict[str, Any]) -> tuple[NDArray[Any], Goal]:
         """Frames (N, H, W, 3), and goals: as many, or one. Raises ``ValueError`` for anything else."""
         side = self.config.model.image_size
         seen = checked_frames(observation, "pixels", side)

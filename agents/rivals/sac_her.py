@@ -145,7 +145,9 @@ class SACHER(Learner):
         self.settings = config
         self.encoder = nn.Flatten()
         rate, actions = config.training.learning_rate, gym.spaces.Box(-1, 1, (config.model.action_dim,), np.float32)
-        self.policy = Networks(spaces(config.model), actions, lambda _: rate, **policy_settings(config.model))
+        self.policy: SACPolicy = Networks(
+            spaces(config.model), actions, lambda _: rate, **policy_settings(config.model)
+        )
 
     @property
     def config(self) -> SACModel:

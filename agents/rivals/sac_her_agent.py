@@ -29,7 +29,7 @@ from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets.rollout import episode_seed
 from lewm_agent.environment import Environment
 from lewm_agent.planning.decider import Decider, require_finite
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Frames, Goal, Memories
+from lewm_agent.planning.episodes import Actions, EpisodeMemory, Goal, Memories
 from lewm_agent.tools.checks import require
 from lewm_agent.training.loop import DivergedError
 from lewm_agent.training.metrics_log import MetricsLog, not_finite
@@ -217,10 +217,10 @@ class SACAgent(OnlineAgent[SACConfig, SACHER]):
             "sac_her acts in numbers, and this environment's actions are choices",
         )
         size = HindsightEnv(self.env, config.model.frame_skip, self.seed).state_dim
-        model = dataclasses.replace(known.agent.model, state_dim=size)
+        model = dataclasses.replace(config.model, action_dim=known.agent.model.action_dim, state_dim=size)
         return dataclasses.replace(known, agent=dataclasses.replace(config, model=model))
 
-    def _shown(self, observation: dict[str, Any]) -> tuple[Frames, Goal]:
+    def _shown(self, observation: dict[str, Any]) -> tuple[Goal, Goal]:
         size = self.config.model.state_dim
         given = [np.asarray(observation.get(name, ()), np.float64) for name in ("state", "goal_state")]
         require(
