@@ -14,7 +14,7 @@ from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
 from lewm_agent.agents.rivals.online_agent import OnlineAgent
 from lewm_agent.agents.rivals.sac_her import SACConfig
-from lewm_agent.agents.rivals.sac_her_agent import SACAgent
+from lewm_agent.agents.rivals.sac_her_agent import SACAgent, SACStatesAgent
 from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
 from lewm_agent.agents.rivals.tdmpc2_agent import TDMPC2Agent
 from lewm_agent.checkpoints import checkpoint, hub, wrappings
@@ -35,7 +35,7 @@ AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig | TDMPC2Config | SACCo
 def agent_classes() -> dict[str, type[Agent]]:
     """All kinds of agents: every registered objective is one, beside those with other models."""
     policies = dict.fromkeys(get_args(Algorithm), GoalPolicyAgent)
-    online: dict[str, type[Agent]] = {"tdmpc2": TDMPC2Agent, "sac_her": SACAgent}
+    online: dict[str, type[Agent]] = {"tdmpc2": TDMPC2Agent, "sac_her": SACStatesAgent, "sac_her_pixels": SACAgent}
     return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **online, **policies}
 
 
@@ -48,8 +48,8 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
     Args:
         name: of the agent.
         base: whose sizes and training it gets.
-        frozen: encoder that is taken over and not trained, by policies, TD-MPC2 and DINO-WM: bundled name, folder or
-            Hub id of a trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
+        frozen: encoder that is taken over and not trained, by policies, TD-MPC2, SAC and DINO-WM: bundled name, folder
+            or Hub id of a trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
 
     Raises:
         ValueError: no agent of that name, or one that trains its encoder was given a frozen one.
@@ -60,11 +60,11 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
         return dataclasses.replace(GoalPolicyConfig.like(base, algorithm), frozen=frozen)
     if agent_class is TDMPC2Agent:
         return TDMPC2Config.like(base, frozen)
-    if agent_class in (LeWMAgent, SACAgent) and frozen is not None:
+    if agent_class in (LeWMAgent, SACStatesAgent) and frozen is not None:
         does = "learns its encoder" if agent_class is LeWMAgent else "looks at states"
         raise ValueError(f"`{name}` {does} and takes no frozen one")
-    if agent_class is SACAgent:
-        return SACConfig.like(base)
+    if issubclass(agent_class, SACAgent):
+        return SACConfig.like(base, "states" if agent_class is SACStatesAgent else "pixels", frozen)
     if agent_class is LeWMAgent and name == base.objective.kind:
         return base
     planner = planner_preset("small", base.model) if base.planner.proposals != "none" else base.planner
@@ -85,8 +85,8 @@ def make_agent(
     """A new agent.
 
     Args:
-        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, ``sac_her``, or a registered
-            objective.
+        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, ``sac_her``,
+            ``sac_her_pixels``, or a registered objective.
         env: short name (``two_room``), Gymnasium id, or an environment, as for ``LeWMAgent``.
         config: name of a preset or a LeWM configuration, whose sizes and training the agent takes over; or a
             configuration of its own kind, which is used as it is.
@@ -115,7 +115,8 @@ def make_online(
     """
     agent_class = named(name, agent_classes(), "agent")
     if not issubclass(agent_class, OnlineAgent):
-        raise ValueError(f"`{name}` learns from recorded episodes: lewm learn; tdmpc2 and sac_her learn online")
+        online = ", ".join(kind for kind, known in agent_classes().items() if issubclass(known, OnlineAgent))
+        raise ValueError(f"`{name}` learns from recorded episodes: lewm learn; online do {online}")
     config = agent_config(name, preset(preset_name), frozen)
     size = config.model.image_size if frozen is None else read_encoder(frozen)[0].image_size
     return agent_class(environment.from_text(env, size, environment_kwargs), config, device=device, seed=seed)

@@ -16,13 +16,24 @@ from lewm_agent import cli, environment
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.rivals import sac_her_agent
 from lewm_agent.agents.rivals.online_run import OnlineRun, Replay
-from lewm_agent.agents.rivals.sac_her import SACHER, HindsightEnv, SACConfig, SACModel
-from lewm_agent.agents.rivals.sac_her_agent import SACAgent, SACRun
+from lewm_agent.agents.rivals.sac_her import (
+    SACHER,
+    GoalFeatures,
+    SACConfig,
+    SACModel,
+    Sight,
+    packed,
+    states_in,
+    told_size,
+)
+from lewm_agent.agents.rivals.sac_her_agent import SACAgent, SACRun, SACStatesAgent
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.eval import success_rate
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.training.metrics_log import read_rows
+
+SIDE = 36
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +42,15 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def two_room(steps: int = 20) -> environment.Environment:
-    return environment.make("two_room", 32, max_episode_steps=steps)
+    return environment.make("two_room", SIDE, max_episode_steps=steps)
 
 
-def agent(env: Any = None, seed: int = 2) -> SACAgent:
+def agent(env: Any = None, seed: int = 2, sight: Sight = "states", frozen: str | None = None) -> SACAgent:
     base = SACConfig()
     training = dataclasses.replace(base.training, batch_size=8)
-    config = dataclasses.replace(base, model=SACModel(image_size=32, width=16), training=training)
-    return SACAgent(two_room() if env is None else env, config, device="cpu", seed=seed)
+    config = SACConfig(SACModel(image_size=SIDE, width=16, sight=sight), training, frozen=frozen)
+    kind = SACStatesAgent if sight == "states" else SACAgent
+    return kind(two_room() if env is None else env, config, device="cpu", seed=seed)
 
 
 @pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
@@ -58,8 +70,10 @@ def test_a_state_reaches_a_goal_where_the_environment_counts_it_as_success(name:
     assert {True, False} == set(found)
 
 
-def test_learns_saves_loads_and_acts_the_same(tmp_path: Path) -> None:
-    learner = agent(seed=1)
+@pytest.mark.parametrize("looks_at", ["states", "pixels", "frozen"])
+def test_learns_saves_loads_and_acts_the_same(looks_at: str, trained_folder: Path, tmp_path: Path) -> None:
+    frozen = str(trained_folder) if looks_at == "frozen" else None
+    learner = agent(seed=1, sight="states" if looks_at == "states" else "pixels", frozen=frozen)
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
     learner.learn_online(tmp_path / "run", 80, progress=False)
     after = learner.model.state_dict()
@@ -71,21 +85,34 @@ def test_learns_saves_loads_and_acts_the_same(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if row["split"] == "episode"] == [20, 40, 60, 80]
     assert [row["updates"] for row in rows if row["split"] == "train"] == [10, 20]
     again = load_agent(learner.save_pretrained(tmp_path / "model"), device="cpu", seed=1)
-    goal = [150.0, 180.0]
-    taken = [one.act([60.0, 70.0], goal_state=goal) for one in (learner, again) for _ in range(3)]
-    np.testing.assert_array_equal(taken[:3], taken[3:])
-    assert again.predict({"state": np.zeros((3, 2)), "goal_state": np.zeros(2)})[0].shape == (3, 2)
-    with pytest.raises(ValueError, match="looks at states and not at frames: give `state` and `goal_state`, "):
-        again.act(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32, 3), np.uint8))
+    frames = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
+    given = {"state": np.array([60.0, 70.0]), "goal_state": np.array([150.0, 180.0])}
+    given = given if looks_at == "states" else {"pixels": frames[0], "goal": frames[1]}
+    taken = [one.predict(given)[0] for one in (learner, again)]
+    np.testing.assert_array_equal(*taken)
+    assert np.abs(taken[0]).max() > 0
     with pytest.raises(ValueError, match="does not plan"):
         again.set_planner("small")
 
 
-def test_goes_on_after_a_kill_as_if_it_had_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_states_it_is_told_both_in_numbers() -> None:
+    learner, goal = agent(), [150.0, 180.0]
+    with pytest.warns(UserWarning, match="has learned nothing"):
+        first = learner.act([60.0, 70.0], goal_state=goal)
+    many = learner.predict({"state": np.array([[60.0, 70.0], [0.0, 0.0]]), "goal_state": np.array(goal)})[0]
+    assert many.shape == (2, 2) and np.array_equal(many[0], first)
+    with pytest.raises(ValueError, match="looks at states and not at frames: give `state` and `goal_state`, "):
+        learner.act(np.zeros((SIDE, SIDE, 3), np.uint8), np.zeros((SIDE, SIDE, 3), np.uint8))
+
+
+@pytest.mark.parametrize("sight", ["states", "pixels"])
+def test_goes_on_after_a_kill_as_if_it_had_never_stopped(
+    sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(BaseException):
         pass
 
-    whole = agent().learn_online(tmp_path / "whole", 140, checkpoint_every=70, progress=False)
+    whole = agent(sight=sight).learn_online(tmp_path / "whole", 140, checkpoint_every=70, progress=False)
     add = Replay.add
 
     def killed(self: Replay, *given: Any) -> None:
@@ -96,43 +123,45 @@ def test_goes_on_after_a_kill_as_if_it_had_never_stopped(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Replay, "add", killed)
         with pytest.raises(Killed):
-            agent().learn_online(tmp_path / "run", 140, checkpoint_every=70, progress=False)
-    again = agent().learn_online(tmp_path / "run", 140, checkpoint_every=70, resume=True, progress=False)
+            agent(sight=sight).learn_online(tmp_path / "run", 140, checkpoint_every=70, progress=False)
+    again = agent(sight=sight).learn_online(tmp_path / "run", 140, checkpoint_every=70, resume=True, progress=False)
     assert again.weights_sha256() == whole.weights_sha256()
     logs = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("run", "whole")]
     for row in (*logs[0], *logs[1]):
         row.pop("seconds", None)
     assert logs[0] == logs[1]
     with pytest.raises(ValueError, match="was trained with seed 2, not 3; resume with that"):
-        agent().learn_online(tmp_path / "run", 140, resume=True, seed=3, progress=False)
+        agent(sight=sight).learn_online(tmp_path / "run", 140, resume=True, seed=3, progress=False)
 
 
+@pytest.mark.parametrize("sight", ["states", "pixels"])
 def test_goals_in_hindsight_are_later_states_and_rewarded_by_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[SACRun] = []
     began = SACRun._begin
     monkeypatch.setattr(SACRun, "_begin", lambda run: (runs.append(run), began(run))[1])
-    agent().learn_online(tmp_path / "run", 60, progress=False)
+    agent(sight=sight).learn_online(tmp_path / "run", 60, progress=False)
     buffer = runs[0]._sac.replay_buffer
     assert isinstance(buffer, HerReplayBuffer)
     drawn = buffer.sample(200)
-    states, goals = drawn.next_observations["achieved_goal"].numpy(), drawn.next_observations["desired_goal"].numpy()
-    near = np.linalg.norm(states - goals, axis=1) < 16.0
+    rows = [drawn.next_observations[name].numpy().astype(np.uint8) for name in ("achieved_goal", "desired_goal")]
+    near = np.linalg.norm(np.subtract(*(states_in(part, 2) for part in rows)), axis=1) < 16.0
     assert drawn.rewards[:, 0].tolist() == [0.0 if reached else -1.0 for reached in near]
-    meant = {tuple(goal) for goal in runs[0]._replay.column("goals").tolist()}
-    seen = {tuple(state) for state in runs[0]._replay.column("seen").tolist()}
-    kinds = [tuple(goal) in meant for goal in goals.tolist()]
-    assert np.mean(kinds) == pytest.approx(0.2) and all(tuple(g) in meant | seen for g in goals.tolist())
+    meant, seen = ({row.tobytes() for row in runs[0]._replay.column(name)} for name in ("goals", "seen"))
+    goals = [row.tobytes() for row in rows[1]]
+    assert np.mean([goal in meant for goal in goals]) == pytest.approx(0.2) and set(goals) <= meant | seen
     assert not drawn.dones.any()
 
 
 def test_angles_have_sines_and_pixels_have_none() -> None:
     torch.manual_seed(0)
     model = SACHER(SACConfig(SACModel(state_dim=2, width=8)))
-    model.set_scale(torch.stack([torch.empty(500).uniform_(-3.14, 3.14), torch.empty(500).uniform_(0, 224)], dim=1))
-    state, goal = torch.tensor([0.3, 100.0]), torch.tensor([-0.5, 20.0])
-    features = model.policy.actor.features_extractor({"observation": state[None], "desired_goal": goal[None]})[0]
+    drawn = np.random.default_rng(0).uniform([-3.14, 0], [3.14, 224], (500, 2))
+    model.set_scale(torch.from_numpy(np.stack([packed(row, np.empty(0, np.uint8)) for row in drawn])))
+    extractor = model.policy.actor.features_extractor
+    assert isinstance(extractor, GoalFeatures)
+    features = extractor.features(torch.tensor([[0.3, 100.0]]), torch.tensor([[-0.5, 20.0]]))[0]
     numbers, turns = features[:6].view(3, 2), features[6:].view(2, 3, 2)
     assert (turns[..., 1] == 0).all() and torch.allclose(
         turns[:, 2, 0], torch.tensor([-0.8]).sin().new_tensor([np.sin(-0.8), np.cos(-0.8)])
@@ -140,13 +169,14 @@ def test_angles_have_sines_and_pixels_have_none() -> None:
     assert torch.allclose(numbers[2, 1], torch.tensor(-80.0 / (224 / 12**0.5)), rtol=0.1)
 
 
-def test_is_measured_on_the_same_pairs_as_others(tmp_path: Path) -> None:
-    learner = agent(environment.make("two_room", 32))
+@pytest.mark.parametrize("sight", ["states", "pixels"])
+def test_is_measured_on_the_same_pairs_as_others(sight: Sight, tmp_path: Path) -> None:
+    learner = agent(environment.make("two_room", SIDE), sight=sight)
     model = learner.learn_online(tmp_path / "run", 60, progress=False).save_pretrained(tmp_path / "model")
-    given = ["--env", "two_room", "--model", str(model), "--agent", "sac_her", "--episodes", "2", "--device", "cpu"]
+    given = ["--env", "two_room", "--model", str(model), "--agent", learner.kind, "--episodes", "2", "--device", "cpu"]
     output = tmp_path / "result.json"
     assert success_rate.main([*given, "--protocol", "moderate", "--output", str(output)]) == 0
-    assert '"agent": "sac_her"' in output.read_text()
+    assert f'"agent": "{learner.kind}"' in output.read_text()
     assert world_of("two_room").protocol("moderate").budget == 50
 
 
@@ -175,11 +205,13 @@ def test_refusals_are_one_sentence(tiny_dataset: OfflineDataset, tmp_path: Path)
         silent = Silent(two_room())
         silent.metadata = {**silent.metadata, "hidden": hidden}
         with pytest.raises(ValueError, match=message):
-            HindsightEnv(silent, 1, 0)
+            told_size(silent)
     with pytest.raises(ValueError, match="actions are choices"):
         agent(Choices(two_room()))
     with pytest.raises(ValueError, match=r"not from recorded episodes: learn_online"):
         make_agent("sac_her", "two_room").learn(tiny_dataset, tmp_path / "offline")
+    with pytest.raises(ValueError, match="image_size must be at least 36, got 32"):
+        SACModel(image_size=32, sight="pixels")
     with pytest.raises(ValueError, match="`sac_her` looks at states and takes no frozen one"):
         make_agent("sac_her", "two_room", frozen="two_room")
 

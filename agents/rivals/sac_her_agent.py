@@ -1,4 +1,4 @@
-"""SAC with hindsight as an agent: it looks at states, and learns in its environment from the environment's own success.
+"""SAC with hindsight as an agent that learns in its environment, from the environment's own success.
 
 Nothing is unpickled: checkpoints hold the networks as all others here do, and the buffer is filled again from
 ``replay``.
@@ -21,9 +21,19 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor
 
+from lewm_agent.agents.rivals.frozen import read_encoder
 from lewm_agent.agents.rivals.online_agent import OnlineAgent
 from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun, Replay
-from lewm_agent.agents.rivals.sac_her import OBSERVED, SACHER, HindsightEnv, Networks, SACConfig, policy_settings
+from lewm_agent.agents.rivals.sac_her import (
+    OBSERVED,
+    SACHER,
+    HindsightEnv,
+    Networks,
+    SACConfig,
+    policy_settings,
+    spaces,
+    told_size,
+)
 from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets.rollout import episode_seed
@@ -58,7 +68,7 @@ class SACRun(OnlineRun[Hindsight]):
 
     def _begin(self) -> Replay:
         config, model = self.agent.config, self.agent.config.model
-        self._env = HindsightEnv(self.agent.env, model.frame_skip, self.seed)
+        self._env = HindsightEnv(self.agent.env, model, self.agent.model.view, self.seed)
         self._sac = SAC(
             Networks,
             self._env,
@@ -78,7 +88,8 @@ class SACRun(OnlineRun[Hindsight]):
         self._sac.set_logger(Logger(None, []))
         self._sac.policy.load_state_dict(self.agent.model.policy.state_dict())
         self.agent.model.policy = self._sac.policy
-        return Replay(self.folder.path / "replay", ((model.state_dim,), np.dtype(np.float32)), model.action_dim)
+        row = spaces(model)["observation"].shape or ()
+        return Replay(self.folder.path / "replay", (row, np.dtype(np.uint8)), model.action_dim)
 
     def _moments(self) -> dict[str, Any]:
         optimizers = {name: optimizer.state_dict() for name, optimizer in self._optimizers().items()}
@@ -95,12 +106,12 @@ class SACRun(OnlineRun[Hindsight]):
             self._fill(replay.column("goals")[number], *(replay.column(n)[first:end] for n in ("seen", "actions")))
         self._sac.num_timesteps = replay.rows - replay.episodes
 
-    def _fill(self, goal: NDArray[Any], states: NDArray[Any], actions: NDArray[Any]) -> None:
-        """Put an episode of T decisions, seen (T + 1, S) and done (T, A) or more, into the buffer again."""
-        buffer, last = self._buffer, len(states) - 2
+    def _fill(self, goal: NDArray[Any], rows: NDArray[Any], actions: NDArray[Any]) -> None:
+        """Put an episode of T decisions, seen (T + 1, B) and done (T, A) or more, into the buffer again."""
+        buffer, last = self._buffer, len(rows) - 2
         for t in range(last + 1):
-            now, then = (dict(zip(OBSERVED, np.stack([s, s, goal])[:, None], strict=True)) for s in states[t : t + 2])
-            reward = self._env.compute_reward(states[t + 1], goal, {})
+            now, then = (dict(zip(OBSERVED, np.stack([s, s, goal])[:, None], strict=True)) for s in rows[t : t + 2])
+            reward = self._env.compute_reward(rows[t + 1], goal, {})
             over = [{"TimeLimit.truncated": t == last}]
             buffer.add(now, then, actions[t : t + 1], np.array([reward]), np.array([t == last]), over)
 
@@ -157,7 +168,7 @@ class SACRun(OnlineRun[Hindsight]):
 
 
 class SACController(Decider):
-    """Looks at the state, acts by the middle of the policy, repeats that, and looks again."""
+    """Looks, acts by the middle of the policy, repeats that, and looks again."""
 
     def __init__(self, model: SACHER, low: Actions, high: Actions) -> None:
         super().__init__(model, low, high)
@@ -183,29 +194,31 @@ class SACController(Decider):
 
 
 class SACAgent(OnlineAgent[SACConfig, SACHER]):
-    """Stable-Baselines3's SAC with HER (:mod:`lewm_agent.agents.rivals.sac_her`), which learns in its environment.
+    """Stable-Baselines3's SAC with HER (:mod:`lewm_agent.agents.rivals.sac_her`) on frames and goal images.
 
-    It is privileged: it is told ``info["state"]`` and ``info["goal_state"]``, and sees no frame.
+    It learns in its environment, where rewards are of states; acting, it sees frames alone.
 
     Args:
-        env: tells these, and which states reach which goals (``reached(states, goals)``).
+        env: tells ``info["state"]``, ``info["goal_state"]`` and which states reach which goals (``reached``).
         config: sizes and training.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: of the initial weights and of training.
 
     Raises:
+        CheckpointError: the world model whose encoder is to be taken over cannot be had.
         ValueError: actions that are choices, or an environment that does not tell these.
     """
 
     config_type = SACConfig
-    looks_at = "state"
 
     def __init__(
         self, env: str | Environment | None, config: SACConfig | Description, *, device: str = "auto", seed: int = 0
     ) -> None:
+        if isinstance(config, SACConfig) and config.frozen is not None:
+            seen, _ = read_encoder(config.frozen)
+            model = dataclasses.replace(config.model, seen=seen, image_size=seen.image_size)
+            config = dataclasses.replace(config, model=model)
         super().__init__(env, config, device=device, seed=seed)
-        numbers = gym.spaces.Box(-np.inf, np.inf, (self.config.model.state_dim,), np.float64)
-        self.observation_space = gym.spaces.Dict({"state": numbers, "goal_state": numbers})
         low, high = (torch.as_tensor(bound, device=self.device) for bound in self._bounds)
         self.model.action_mean.copy_((low + high) / 2)
         self.model.action_std.copy_(((high - low) / 2).clamp(min=1e-6))
@@ -214,22 +227,11 @@ class SACAgent(OnlineAgent[SACConfig, SACHER]):
         known = super()._described(config)
         require(
             not known.agent.model.discrete_actions,
-            "sac_her acts in numbers, and this environment's actions are choices",
+            f"{known.agent_kind} acts in numbers, and this environment's actions are choices",
         )
-        size = HindsightEnv(self.env, config.model.frame_skip, self.seed).state_dim
-        model = dataclasses.replace(config.model, action_dim=known.agent.model.action_dim, state_dim=size)
+        actions = known.agent.model.action_dim
+        model = dataclasses.replace(config.model, action_dim=actions, state_dim=told_size(self.env))
         return dataclasses.replace(known, agent=dataclasses.replace(config, model=model))
-
-    def _shown(self, observation: dict[str, Any]) -> tuple[Goal, Goal]:
-        size = self.config.model.state_dim
-        given = [np.asarray(observation.get(name, ()), np.float64) for name in ("state", "goal_state")]
-        require(
-            all(values.shape[-1:] == (size,) and values.ndim <= 2 for values in given),
-            f"sac_her looks at states and not at frames: give `state` and `goal_state`, ({size},) or (N, {size}) as in "
-            f"info['state'], not {', '.join(f'{name} {np.shape(v)}' for name, v in observation.items())}",
-        )
-        state, goal = (np.atleast_2d(values) for values in given)
-        return state, goal
 
     def online_run(self, folder: RunFolder, *settings: Any) -> SACRun:
         """A training in its environment."""
@@ -242,13 +244,13 @@ class SACAgent(OnlineAgent[SACConfig, SACHER]):
 
     @staticmethod
     def kind_of(config: SACConfig) -> str:
-        """``sac_her``."""
-        return "sac_her"
+        """``sac_her``, which looks at states, or ``sac_her_pixels``."""
+        return "sac_her" if config.model.sight == "states" else "sac_her_pixels"
 
     @classmethod
     def accepts(cls, kind: str) -> bool:
-        """Whether it is ``sac_her``."""
-        return kind == "sac_her"
+        """Whether it is ``sac_her_pixels``."""
+        return kind == "sac_her_pixels"
 
     @functools.cached_property
     def controller(self) -> SACController:
@@ -257,12 +259,45 @@ class SACAgent(OnlineAgent[SACConfig, SACHER]):
 
     def about(self) -> About:
         """What sets this agent apart, for its model card and for ``lewm info``."""
-        model = self.config.model
+        model, frozen = self.config.model, self.config.frozen
+        frames = f"frames, by {'convolutions' if frozen is None else f'the frozen encoder of {frozen}'}"
         traits = {
-            "looks at": f"{model.state_dim} numbers of the environment's state, and of the goal's: no frames",
+            "looks at": frames if model.sight == "pixels" else f"{model.state_dim} numbers of the state: no frames",
             "policy": f"{model.depth} layers of {model.width}",
             "hindsight": f"{self.config.relabelled} later states as goals for each goal that was meant",
         }
-        sentence = "SAC with hindsight (Stable-Baselines3), on states: it learned in its environment, from success."
+        sentence = "SAC with hindsight (Stable-Baselines3): it learned in its environment, from success."
         load = 'from lewm_agent.agents import load_agent\n\nagent = load_agent("PATH_OR_HUB_ID")'
         return About(sentence, load, traits)
+
+
+class SACStatesAgent(SACAgent):
+    """The same on states, and so privileged: it is told ``info["state"]`` and ``info["goal_state"]``, and sees nothing.
+
+    Arguments as for :class:`SACAgent`.
+    """
+
+    looks_at = "state"
+
+    def __init__(
+        self, env: str | Environment | None, config: SACConfig | Description, *, device: str = "auto", seed: int = 0
+    ) -> None:
+        super().__init__(env, config, device=device, seed=seed)
+        numbers = gym.spaces.Box(-np.inf, np.inf, (self.config.model.state_dim,), np.float64)
+        self.observation_space = gym.spaces.Dict({"state": numbers, "goal_state": numbers})
+
+    @classmethod
+    def accepts(cls, kind: str) -> bool:
+        """Whether it is ``sac_her``."""
+        return kind == "sac_her"
+
+    def _shown(self, observation: dict[str, Any]) -> tuple[Goal, Goal]:
+        size = self.config.model.state_dim
+        given = [np.asarray(observation.get(name, ()), np.float64) for name in ("state", "goal_state")]
+        require(
+            all(values.shape[-1:] == (size,) and values.ndim <= 2 for values in given),
+            f"sac_her looks at states and not at frames: give `state` and `goal_state`, ({size},) or (N, {size}) as in "
+            f"info['state'], not {', '.join(f'{name} {np.shape(v)}' for name, v in observation.items())}",
+        )
+        state, goal = (np.atleast_2d(values) for values in given)
+        return state, goal

@@ -20,7 +20,13 @@ Result = dict[str, Any]
 """One JSON of ``eval/success_rate.py`` (docs/reference/results-schema.md)."""
 
 
-_TITLES = {"tdmpc2": "TD-MPC2", "sac_her": "SAC + HER", "lewm": "LeWM", "slow": "Moments"}
+_TITLES = {
+    "tdmpc2": "TD-MPC2",
+    "sac_her": "SAC + HER",
+    "sac_her_pixels": "SAC + HER on pixels",
+    "lewm": "LeWM",
+    "slow": "Moments",
+}
 """Of agents whose name is no abbreviation; `slow` is the objective of an encoder of moments."""
 
 

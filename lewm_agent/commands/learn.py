@@ -136,7 +136,7 @@ def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
     if search is None:
         return config
     if isinstance(config, GoalPolicyConfig | SACConfig):
-        name = config.policy.algorithm if isinstance(config, GoalPolicyConfig) else "sac_her"
+        name = config.policy.algorithm if isinstance(config, GoalPolicyConfig) else "sac_her"  # on pixels, too
         raise ValueError(f"`{name}` does not plan, so it takes no search")
     if isinstance(config, TDMPC2Config):
         raise ValueError("`tdmpc2` has a search of its own, so it takes no other")
