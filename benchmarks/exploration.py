@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import record
@@ -55,6 +55,7 @@ from lewm_agent.training.encoding import encode_all
 
 ENV = "push_t"
 BEFORE = "before"
+Way = Literal["expert", "weak", "noise", "disagreement"]
 WAYS = {
     BEFORE: "before, the first data alone",
     "expert": "more of the expert's",
@@ -91,6 +92,8 @@ class Arguments:
     """Of plans with noise, as ``lewm collect`` takes it."""
     predictors: int = 3
     """That are to disagree, the model's own among them."""
+    ways: tuple[Way, ...] = get_args(Way)
+    """That are compared; others can be added later."""
     seeds: tuple[int, ...] = (0,)
     """Of data, weights and batches; everything is done for each."""
     episodes: int = 50
@@ -259,7 +262,7 @@ class Experiment:
             gathered(self.folder(f"unseen-{policy}"), options.unseen, self.stream(UNSEEN), self.base, policy)
             for policy in ("expert", "weak")
         )
-        attempts, share = AttemptSettings(RecordedGoals(expert)), options.unseen // len(models)
+        attempts, share = AttemptSettings(RecordedGoals(expert)), options.unseen // len(WAYS)
         plans = [
             gathered(self.folder(way) / "plans", share, self.stream(PLANS), model, "self", attempts)
             for way, model in models.items()
@@ -272,7 +275,7 @@ class Experiment:
         """What came of every way."""
         models: dict[str, LeWMAgent] = {}
         rows: list[dict[str, Any]] = []
-        for way in WAYS:
+        for way in (BEFORE, *self.options.ways):
             began = time.monotonic()
             say(f"seed {self.seed}: {WAYS[way]}")
             models[way] = self.model(way)
@@ -358,7 +361,7 @@ def _sums(
 def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per way, of all seeds: mean errors, and success over all pairs."""
     found = []
-    for way in WAYS:
+    for way in dict.fromkeys(row["way"] for row in rows):
         mine = [row for row in rows if row["way"] == way]
         solved = [pair for row in mine for pair in row["solved"]]
         means = {
@@ -400,8 +403,9 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
         left.bar(places + (i - len(found) / 2 + 0.5) * 0.16, heights, 0.15, label=WAYS[row["way"]])
         bounds = np.abs(np.array(row["success_rate_ci95"])[:, None] - row["success_rate"])
         right.bar(i, row["success_rate"], 0.7, yerr=bounds, capsize=3)
+    left.axhline(1, color="gray", linestyle="--", linewidth=1, label="standing still")
     left.set_xticks(places, [f"held-out: {said}" for said in MEASURED.values()])
-    left.set(ylabel="error after 5 blocks, share of the change")
+    left.set(ylabel="error after 5 blocks")
     right.set_xticks([])
     right.set(ylabel="success from nothing, %", ylim=(0, 100))
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
@@ -430,8 +434,8 @@ def _asked(options: Arguments) -> dict[str, Any]:
 
 
 def _check_same(options: Arguments) -> None:
-    """Raise ``ValueError`` if the folder holds what was asked for otherwise; there may be other seeds."""
-    asked = {key: value for key, value in _asked(options).items() if key not in ("output", "seeds")}
+    """Raise ``ValueError`` if the folder holds what was asked for otherwise; there may be other seeds and ways."""
+    asked = {key: value for key, value in _asked(options).items() if key not in ("output", "ways", "seeds")}
     file = options.output / "asked.json"
     if file.exists() and (before := strict_json.read(file)) != asked:
         raise ValueError(f"{options.output} holds results of {before}, not of {asked}; give another --output")

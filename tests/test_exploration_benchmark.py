@@ -58,17 +58,17 @@ def exploration(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "planner_preset", lambda name, model: planner)
     monkeypatch.setattr(module, "behavior_policy", Short)
     monkeypatch.setattr(module, "FIRST_EPISODES", 2)
-    monkeypatch.setattr(module, "WAYS", {way: module.WAYS[way] for way in ("before", "disagreement")})
     return module
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer rows than a clip needs:UserWarning")
-def test_gathers_in_every_way_learns_and_measures(exploration: Any, tmp_path: Path) -> None:
+def test_gathers_learns_and_measures_and_does_nothing_twice(exploration: Any, tmp_path: Path) -> None:
     arguments = ["--output", str(tmp_path / "out"), "--begin", "130", "--steps", "100", "--updates", "2"]
     arguments += ["--batch-size", "8", "--predictors", "2", "--episodes", "1", "--unseen", "100"]
+    arguments += ["--ways", "disagreement"]
     assert exploration.main(arguments) == 0
     results = json.loads((tmp_path / "out" / "exploration.json").read_text())["results"]
-    assert [row["way"] for row in results["table"]] == list(exploration.WAYS)
+    assert [row["way"] for row in results["table"]] == ["before", "disagreement"]
     for row in results["rows"]:
         folder = tmp_path / "out" / "seed-0" / row["way"]
         assert (row["steps"] == 0) == (row["way"] == "before")
@@ -82,7 +82,7 @@ def test_gathers_in_every_way_learns_and_measures(exploration: Any, tmp_path: Pa
     assert exploration.main(arguments) == 0
     assert made == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.safetensors")}
     assert again == json.loads((tmp_path / "out" / "exploration.json").read_text())["results"]
-    assert exploration.main([*arguments[:-1], "101"]) == 2
+    assert exploration.main([*arguments, "--batch-size", "9"]) == 2
     assert (tmp_path / "out" / "exploration.png").exists()
 
 
