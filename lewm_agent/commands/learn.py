@@ -130,13 +130,14 @@ def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
     """The configuration with another search."""
     from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
     from lewm_agent.agents.rivals.sac_her import SACConfig
+    from lewm_agent.agents.rivals.sac_her_agent import SACAgent
     from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
     from lewm_agent.planning import Search
 
     if search is None:
         return config
     if isinstance(config, GoalPolicyConfig | SACConfig):
-        name = config.policy.algorithm if isinstance(config, GoalPolicyConfig) else "sac_her"  # on pixels, too
+        name = config.policy.algorithm if isinstance(config, GoalPolicyConfig) else SACAgent.kind_of(config)
         raise ValueError(f"`{name}` does not plan, so it takes no search")
     if isinstance(config, TDMPC2Config):
         raise ValueError("`tdmpc2` has a search of its own, so it takes no other")
