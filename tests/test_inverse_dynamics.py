@@ -134,7 +134,7 @@ def test_proposals_act_in_imagination(tiny_config: AgentConfig) -> None:
             torch.testing.assert_close(plans[:, left - 1, step], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("proposals", ["follow", "refine"])
+@pytest.mark.parametrize("proposals", ["follow", "refine", "approach"])
 def test_an_arrival_once_chosen_is_kept_until_it_is_due(
     learned: Path, config: AgentConfig, proposals: Proposals
 ) -> None:
@@ -171,7 +171,7 @@ def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: 
     assert after.arrival == 2
 
 
-@pytest.mark.parametrize("planner", ["small", "hybrid", "amortised", "icem", "mixture", "wide"])
+@pytest.mark.parametrize("planner", ["small", "hybrid", "approach", "amortised", "icem", "mixture", "wide"])
 def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, planner: str) -> None:
     """What a GPU does; on the CPU the controller plans for one after the other."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 3, 16, 16, 3), dtype=np.uint8)

@@ -42,6 +42,7 @@ def search_summary(planner: PlannerConfig) -> str:
         "none": search,
         "refine": f"proposals of the inverse-dynamics head, then {search}",
         "follow": "proposals of the inverse-dynamics head, without a search",
+        "approach": f"proposals of the inverse-dynamics head while the goal is far, then {search}",
     }
     return f"{planner_name(settings_to_dict(planner))}: {how[planner.proposals]}, {planner.horizon} blocks ahead"
 

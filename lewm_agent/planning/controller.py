@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lewm_agent.models.inverse_dynamics import InverseDynamics
 from lewm_agent.models.learner import LatentModel
 from lewm_agent.planning import ActionSet, Bounds, Choices, CostFunction
 from lewm_agent.planning.decider import Decider, require_finite
@@ -21,6 +22,10 @@ from lewm_agent.planning.goal_cost import Distance, LatentCost, goal_cost, squar
 from lewm_agent.planning.search import cheapest
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.planning.waypoints import NOT_FITTED, Waypoints
+
+WITHIN_REACH = 2.0
+"""A goal is within a plan's reach if the nearest that a plan comes is at most so many times as far as proposals ever
+come: chosen on validation pairs of the Cube (docs/findings/far_goals.md)."""
 
 
 class Controller(Decider):
@@ -86,25 +91,37 @@ class Controller(Decider):
         """Distance of the latents, in the planner's metric."""
         if memory.goal_latent is None or not memory.latents:
             return None
-        apart = float(self.apart(memory.latents[-1], memory.goal_latent).detach())
-        return apart if self.planner.metric == "steps" else math.sqrt(apart)
+        return float(self._length(self.apart(memory.latents[-1], memory.goal_latent).detach()))
+
+    def _length(self, apart: Tensor) -> Tensor:
+        """Distances as they are: blocks to go, or roots of squares."""
+        return apart if self.planner.metric == "steps" else apart.sqrt()
 
     def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
         """Frames at the ends of blocks become history; who has no actions left gets a plan."""
         memories = [self._with_frame(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
         if self.waypoints is not None:
             memories = [m if m.queue else self.waypoints.aimed(m) for m in memories]
+        due = [i for i, memory in enumerate(memories) if not memory.queue]
+        if self.planner.proposals == "approach":
+            memories = self._together(memories, [i for i in due if not memories[i].arrival], self._aiming)
+        return self._together(memories, due, self._search)
+
+    def _together(self, memories: Memories, rows: list[int], change: Callable[[Memories], Memories]) -> Memories:
+        """The memories, of which some are changed: as many at a time as are alike."""
         alike = defaultdict(list)
-        for i, memory in enumerate(memories):
-            if not memory.queue:
-                ways = 0 if memory.recorded is None else len(memory.recorded)
-                alike[len(memory.latents), memory.rest is None, memory.arrival > 0, ways].append(i)
-        for rows in alike.values():
-            for start in range(0, len(rows), self.problems_at_once):
-                chunk = rows[start : start + self.problems_at_once]
-                for i, memory in zip(chunk, self._search([memories[i] for i in chunk]), strict=True):
-                    memories[i] = memory
-        return memories
+        for i in rows:
+            memory = memories[i]
+            ways = 0 if memory.recorded is None else len(memory.recorded)
+            state = len(memory.latents), memory.rest is None, memory.arrival > 0, self._walking(memory), ways
+            alike[state].append(i)
+        changed = list(memories)
+        for numbers in alike.values():
+            for start in range(0, len(numbers), self.problems_at_once):
+                chunk = numbers[start : start + self.problems_at_once]
+                for i, memory in zip(chunk, change([memories[i] for i in chunk]), strict=True):
+                    changed[i] = memory
+        return changed
 
     def _with_frame(self, memory: EpisodeMemory, latent: Tensor) -> EpisodeMemory:
         executed = self.world_model.codec.joined(torch.stack(memory.executing)) if memory.executing else ()
@@ -114,15 +131,18 @@ class Controller(Decider):
         blocks = blocks[-(keep - 1) :] if keep > 1 else ()
         return dataclasses.replace(memory, latents=latents, blocks=blocks, executing=())
 
-    def _search(self, memories: Memories) -> Memories:
-        """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
-        config, codec = self.world_model.config, self.world_model.codec
+    def _known(self, memories: Memories) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (N, H, D), blocks between them (N, H - 1, block_dim), and what is aimed at (N, D)."""
         latents = torch.stack([torch.stack(m.latents) for m in memories])
-        nothing = latents.new_zeros(0, config.block_dim)
+        nothing = latents.new_zeros(0, self.world_model.config.block_dim)
         past = torch.stack([torch.stack(m.blocks) if m.blocks else nothing for m in memories])
         aims = [m.goal_latent if m.target is None else m.target for m in memories]
-        goals = torch.stack([aim for aim in aims if aim is not None])
+        return latents, past, torch.stack([aim for aim in aims if aim is not None])
 
+    def _search(self, memories: Memories) -> Memories:
+        """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
+        codec = self.world_model.codec
+        latents, past, goals = self._known(memories)
         not_finite = torch.zeros((), device=self.device)  # NaN once a cost was not finite; a GPU need not be waited for
 
         def cost(actions: Tensor) -> Tensor:
@@ -134,7 +154,7 @@ class Controller(Decider):
         if self.planner.proposals != "none":
             arrivals, proposed = self._follow_proposals(memories, latents, past, goals, cost)
             memories = [dataclasses.replace(m, arrival=a) for m, a in zip(memories, arrivals, strict=True)]
-            if self.planner.proposals == "follow":
+            if self.planner.proposals == "follow" or self._walking(memories[0]):
                 require_finite(not_finite, "the cost of a plan")
                 return [self._adopt(m, plan[None]) for m, plan in zip(memories, proposed, strict=True)]
             guesses = self._begun(cost, guesses, proposed[:, None])
@@ -166,9 +186,7 @@ class Controller(Decider):
         Returns:
             Blocks until arrival, and plans (N, T, action_dim).
         """
-        head, planner = self.world_model.inverse_dynamics, self.planner
-        if head is None:
-            raise ValueError("planner.proposals needs a model with an inverse-dynamics head")
+        head, planner = self._head(), self.planner
         following = memories[0].arrival > 0
         known = [[m.arrival] if following else list(range(1, head.furthest + 1)) for m in memories]
         choices = torch.tensor(known, device=self.device)
@@ -178,6 +196,31 @@ class Controller(Decider):
         rows = torch.arange(len(plans), device=self.device)
         best = torch.zeros_like(rows) if following else cost(plans).argmin(dim=1)
         return choices[rows, best].tolist(), plans[rows, best]
+
+    def _head(self) -> InverseDynamics:
+        if self.world_model.inverse_dynamics is None:
+            raise ValueError("planner.proposals needs a model with an inverse-dynamics head")
+        return self.world_model.inverse_dynamics
+
+    def _walking(self, memory: EpisodeMemory) -> bool:
+        """Whether a proposal is followed to a goal that is out of the search's reach."""
+        return self.planner.proposals == "approach" and memory.arrival > self.planner.horizon
+
+    def _aiming(self, memories: Memories) -> Memories:
+        """Choose when to arrive: within the horizon if a proposal gets near by then, or else as late as is best."""
+        latents, past, goals = self._known(memories)
+        furthest, horizon = self._head().furthest, self.planner.horizon
+        arrivals = torch.arange(1, furthest + 1, device=self.device).expand(len(memories), -1)
+        blocks = self.world_model.propose(latents, past, goals, arrivals, max(furthest, horizon))
+        plans = self._executable(self.world_model.codec.split(blocks))
+        imagined = self.rollout(latents, past, self.world_model.codec.joined(plans))
+        apart = self._length(self.apart(imagined, goals[:, None, None]))
+        require_finite(apart, "the cost of a plan")
+        soon, best = apart[:, :horizon, :horizon].amin(-1), apart.amin(-1)
+        within = soon.amin(1) <= WITHIN_REACH * best.amin(1)
+        best[:, :horizon] = torch.inf
+        chosen = torch.where(within, soon.argmin(1), best.argmin(1)) + 1
+        return [dataclasses.replace(m, arrival=a) for m, a in zip(memories, chosen.tolist(), strict=True)]
 
     def _executable(self, plans: Tensor) -> Tensor:
         """Plans (..., A), choices made where actions are choices; vectors are clipped when they are executed."""
@@ -204,6 +247,8 @@ class Controller(Decider):
         actions = self.world_model.codec.denormalize(self._executable(plans[0, :executed])).cpu().numpy()
         queue = tuple(np.clip(actions, self.low, self.high).astype(np.float32))
         arrival = max(0, memory.arrival - self.planner.execute)
+        if self._walking(memory) and arrival <= self.planner.horizon:
+            arrival = 0  # look again what is within reach
         return dataclasses.replace(
             memory,
             plans=memory.plans + 1,

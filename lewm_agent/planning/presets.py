@@ -37,6 +37,7 @@ PLANNERS["hybrid"] = dataclasses.replace(PLANNERS["small"], proposals="refine", 
 PLANNERS["wide"] = dataclasses.replace(
     PLANNERS["hybrid"], search=Mixture(components=3, wide_std=1.0), samples=192, elites=24
 )
+PLANNERS["approach"] = dataclasses.replace(PLANNERS["hybrid"], proposals="approach")
 PLANNERS["amortised"] = dataclasses.replace(PLANNERS["hybrid"], proposals="follow")
 
 ADDITIONS = {"metric": get_args(Metric), "waypoints": get_args(Waypoints)}

@@ -12,7 +12,7 @@ from lewm_agent.tools.checks import require, require_one_of
 GoalCost = Literal["terminal", "best", "sum"]
 Metric = Literal["euclidean", "slow", "steps"]
 Waypoints = Literal["none", "recorded", "expected", "drawn"]
-Proposals = Literal["none", "refine", "follow"]
+Proposals = Literal["none", "refine", "follow", "approach"]
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
@@ -32,7 +32,8 @@ class PlannerConfig:
     """Standard deviation of the first candidates around where the search starts, in those of the data's actions."""
     proposals: Proposals = "none"
     """Of the plans that the inverse-dynamics head proposes: ``refine`` starts the search from the best, instead of from
-    doing nothing; ``follow`` executes it as it is."""
+    doing nothing; ``follow`` executes it as it is; ``approach`` follows the one that gets nearest while the goal is
+    farther than a plan reaches, and refines from there."""
     horizon: int = 5
     """Length of a plan, in action blocks."""
     execute: int = 5
