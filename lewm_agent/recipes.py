@@ -11,11 +11,32 @@ from lewm_agent import environment
 from lewm_agent.adapting.teaching import AdaptConfig
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.config import AgentConfig, configured
+from lewm_agent.datasets import OfflineDataset
+from lewm_agent.datasets.mixed import MixedDataset
 from lewm_agent.planning.presets import PLANNERS, planner_preset
 from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 from lewm_agent.tools.settings import settings_to_dict
 from lewm_agent.training.run_folder import OutputFolder
+
+
+@dataclass(frozen=True)
+class Further:
+    """More data, and a training on all of them that goes on from the first.
+
+    Attributes:
+        policy: behavior policy of the further data.
+        episodes: how many.
+        epochs: passes over the clips of all data.
+        seed: of the further data, added to the other.
+        environment_kwargs: of the environment they are collected in.
+    """
+
+    policy: str
+    episodes: int
+    epochs: float
+    seed: int = 1
+    environment_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,7 @@ class Recipe:
         environment_kwargs: of the environment the data are collected in.
         planner: another one than the preset's.
         settings: further ones that differ from the preset's, as :func:`lewm_agent.config.configured` takes them.
+        further: a second training, with more data; None: there is none.
         looks: how the encoder is taught other looks after the training; None: not at all.
     """
 
@@ -44,10 +66,11 @@ class Recipe:
     environment_kwargs: dict[str, Any] = field(default_factory=dict)
     planner: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    further: Further | None = None
     looks: AdaptConfig | None = None
 
     def config(self) -> AgentConfig:
-        """The preset, with this recipe's training length, planner and other settings."""
+        """The preset, with this recipe's planner, other settings, and length of the first training."""
         config = configured(preset(self.preset), {"training.epochs": self.epochs, **self.settings})
         planner = planner_preset(self.planner, config.model) if self.planner else config.planner
         return dataclasses.replace(config, planner=planner)
@@ -73,8 +96,12 @@ RECIPES: dict[str, Recipe] = {
             "model.image_size": 96,
             "model.masks": 8,
             "model.latent_dim": 80,
-            "inverse_dynamics.steps": 12_000,
+            "inverse_dynamics.steps": 14_000,
+            "inverse_dynamics.furthest": 20,
+            "planner.proposals": "approach",
         },
+        # Experts with one goal each: what leads to a far one. 3,000 steps of 243 in an epoch.
+        further=Further("expert", 1000, 3000 / 243, seed=5, environment_kwargs={"terminate_on_success": True}),
         looks=AdaptConfig(steps=3500, batch_size=48),
     ),
     # The experts' episodes teach what to imitate, aimless pushes what pushes do.
@@ -126,7 +153,8 @@ def reproduce(
 
     Args:
         name: of the bundled model.
-        output: gets ``data/``, ``training/``, ``looks/`` and ``model/``; the last is for ``LeWMAgent.from_pretrained``.
+        output: gets ``data/`` and ``training/``, both with ``further/`` where the recipe has that, ``looks/`` and
+            ``model/``; the last is for ``LeWMAgent.from_pretrained``.
         seed: of data and training.
         num_envs: processes that collect.
         device: to learn on.
@@ -138,21 +166,32 @@ def reproduce(
     recipe: Recipe = named(name, RECIPES, "recipe")
     folder = OutputFolder(output)
     config = recipe.config()
-    env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
-    agent = LeWMAgent(env, config, device=device, seed=seed)
+    agent = _agent(recipe, config, device, seed)
     if config.planner.proposals == "none":
         agent.set_planner("hybrid")  # while it learns: bundled models have a head, whatever plans with them by default
-    dataset = agent.collect(
-        folder.data,
-        recipe.policy,
-        recipe.episodes,
-        num_envs=num_envs,
-        frame_interval=recipe.frame_interval,
-        progress=progress,
-    )
+
+    def gathered(gatherer: LeWMAgent, what: Recipe | Further, where: Path, seed: int) -> OfflineDataset:
+        every, count = recipe.frame_interval, what.episodes
+        return gatherer.collect(
+            where, what.policy, count, num_envs=num_envs, frame_interval=every, seed=seed, progress=progress
+        )
+
+    dataset = gathered(agent, recipe, folder.data, seed)
     agent.learn(dataset, folder.training, resume=True, progress=progress)
+    if (more := recipe.further) is not None:
+        elsewhere = _agent(
+            dataclasses.replace(recipe, environment_kwargs=more.environment_kwargs), config, device, seed
+        )
+        experts = gathered(elsewhere, more, folder.data / "further", seed + more.seed)
+        dataset = MixedDataset([dataset, experts])
+        agent.learn(dataset, folder.training / "further", epochs=more.epochs, resume=True, progress=progress)
     agent.set_planner(config.planner)
     if recipe.looks is not None:
         agent.adapt(dataset, folder.looks, resume=True, progress=progress, **settings_to_dict(recipe.looks))
     agent.save_pretrained(folder.model)
     return agent
+
+
+def _agent(recipe: Recipe, config: AgentConfig, device: str, seed: int) -> LeWMAgent:
+    env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
+    return LeWMAgent(env, config, device=device, seed=seed)

@@ -124,9 +124,14 @@ def test_bundled_models_are_what_their_recipes_make(name: str) -> None:
     config = recipe.config()
     if recipe.looks is not None:
         config = dataclasses.replace(config, model=recipe.looks.model(config.model))
+    if (more := recipe.further) is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=more.epochs))
     made = LeWMAgent(env, config).description
     assert (agent.config, agent.description.environment_kwargs) == (made.agent, made.environment_kwargs)
-    assert agent.description.origin["data"] == f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
+    data = f"{recipe.episodes} episodes, policy {recipe.policy}, seed 0"
+    if more is not None:
+        data += f" + {more.episodes} episodes, policy {more.policy}, seed {more.seed}"
+    assert agent.description.origin["data"] == data
 
 
 def test_half_precision_halves_the_weights_and_leaves_the_statistics(trained_folder: Path, tmp_path: Path) -> None:
