@@ -171,6 +171,36 @@ def test_an_amortised_action_is_what_the_head_says_of_the_kept_arrival(learned: 
     assert after.arrival == 2
 
 
+@pytest.mark.parametrize(
+    ("soon", "late", "far"), [(1.9, 1.0, False), (2.1, 1.0, True), (0.0, 0.0, False), (3.0, 9.0, False)]
+)
+def test_a_proposal_is_followed_while_the_goal_is_out_of_reach(
+    learned: Path, config: AgentConfig, soon: float, late: float, far: bool
+) -> None:
+    """Plans come ``soon`` near within their two blocks, and ``late`` near afterwards."""
+    planner = dataclasses.replace(config.planner, proposals="approach", horizon=2, execute=1, history=1)
+    agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
+    controller, model = agent.controller, agent.world_model
+    frame, goal = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        latents = model.encode(torch.as_tensor(np.stack([frame, goal])))
+
+    def rollout(known: torch.Tensor, past: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+        away = torch.tensor([soon, soon, late, late])[: blocks.shape[2]]
+        unit = torch.eye(latents.shape[1])[0]
+        return (latents[1] + away[:, None] * unit).expand(*blocks.shape[:2], -1, -1)
+
+    controller.rollout = rollout
+    _, [memory] = agent.predict({"pixels": frame, "goal": goal}, agent.initial_memories([0]))
+    assert (memory.arrival == 0) == far or memory.arrival < 2  # a walk of three blocks ends where two are left
+    assert memory.rest is not None
+    head = model.inverse_dynamics
+    assert head is not None
+    block = head(latents[:1], latents[1:], torch.tensor([3])).view(-1, 2)
+    proposed = model.codec.denormalize(block).clamp(-1, 1).detach().numpy()
+    assert np.allclose(np.stack(memory.queue), proposed[1:], atol=1e-5) == far
+
+
 @pytest.mark.parametrize("planner", ["small", "hybrid", "approach", "amortised", "icem", "mixture", "wide"])
 def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, planner: str) -> None:
     """What a GPU does; on the CPU the controller plans for one after the other."""
