@@ -15,6 +15,9 @@ from lewm_agent.datasets import OfflineDataset
 from lewm_agent.datasets.batch import ClipBatch
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from lewm_agent.models.world_model import WorldModel
+from lewm_agent.planning import ICEM, Gradient, Mixture, Search
+from lewm_agent.planning.controller import Controller
+from lewm_agent.planning.episodes import Memories
 from lewm_agent.planning.imagination import imagine
 from lewm_agent.planning.presets import planner_preset
 from lewm_agent.planning.settings import Proposals
@@ -210,6 +213,33 @@ def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, 
         agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
         agent.controller.problems_at_once = at_once
         memories = agent.initial_memories([0, 1, 2])
+        actions = []
+        for pixels in frames:
+            action, memories = agent.predict({"pixels": pixels, "goal": frames[0]}, memories)
+            actions.append(action)
+        found.append(np.stack(actions))
+    np.testing.assert_allclose(*found, atol=1e-3)
+
+
+@pytest.mark.parametrize("search", [ICEM(), Mixture(components=3), Gradient()])
+def test_who_follows_a_proposal_beside_who_searches_acts_as_alone(
+    learned: Path, config: AgentConfig, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Followed plans leave one rest, and a search may leave several."""
+
+    def aiming(self: Controller, memories: Memories) -> Memories:
+        return [dataclasses.replace(m, arrival=1 if (m.seed + m.plans) % 3 else 4) for m in memories]
+
+    monkeypatch.setattr(Controller, "_aiming", aiming)
+    planner = dataclasses.replace(
+        config.planner, proposals="approach", search=search, samples=12, elites=6, horizon=2, execute=1, history=1
+    )
+    frames = np.random.default_rng(0).integers(0, 256, (16, 2, 16, 16, 3), dtype=np.uint8)
+    found = []
+    for at_once in (1, 256):
+        agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
+        agent.controller.problems_at_once = at_once
+        memories = agent.initial_memories([0, 1])
         actions = []
         for pixels in frames:
             action, memories = agent.predict({"pixels": pixels, "goal": frames[0]}, memories)

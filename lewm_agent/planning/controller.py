@@ -112,8 +112,8 @@ class Controller(Decider):
         alike = defaultdict(list)
         for i in rows:
             memory = memories[i]
-            ways = 0 if memory.recorded is None else len(memory.recorded)
-            state = len(memory.latents), memory.rest is None, memory.arrival > 0, self._walking(memory), ways
+            left, ways = (-1 if way is None else len(way) for way in (memory.rest, memory.recorded))
+            state = len(memory.latents), left, memory.arrival > 0, self._walking(memory), ways
             alike[state].append(i)
         changed = list(memories)
         for numbers in alike.values():
@@ -140,7 +140,7 @@ class Controller(Decider):
         return latents, past, torch.stack([aim for aim in aims if aim is not None])
 
     def _search(self, memories: Memories) -> Memories:
-        """New plans for environments with equally long histories, if all or none have a plan and follow a proposal."""
+        """New plans for environments with equally long histories and as much left of plans, if all or none follow."""
         codec = self.world_model.codec
         latents, past, goals = self._known(memories)
         not_finite = torch.zeros((), device=self.device)  # NaN once a cost was not finite; a GPU need not be waited for
