@@ -134,6 +134,13 @@ def test_goes_on_after_a_kill_as_if_it_had_never_stopped(
         agent(sight=sight).learn_online(tmp_path / "run", 140, resume=True, seed=3, progress=False)
 
 
+def test_a_run_that_ends_before_anything_is_learned_says_so_and_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing was learned in 20 environment steps"):
+        agent().learn_online(tmp_path / "run", 15, progress=False)
+    longer = agent().learn_online(tmp_path / "run", 60, resume=True, progress=False)
+    assert longer.description.training is not None and longer.description.training.steps > 0
+
+
 @pytest.mark.parametrize("sight", ["states", "pixels"])
 def test_goals_in_hindsight_are_later_states_and_rewarded_by_the_environment(
     sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

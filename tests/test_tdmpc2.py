@@ -205,6 +205,8 @@ def test_refusals_are_one_sentence(tiny_config: Any, tiny_dataset: OfflineDatase
     goalless = gym.make("Pendulum-v1", render_mode="rgb_array")
     with pytest.raises(ValueError, match="no picture of its goal"):
         TDMPC2Agent(goalless, config).learn_online(tmp_path / "none", 80, progress=False)
+    with pytest.raises(ValueError, match="nothing was learned in 20 environment steps"):
+        TDMPC2Agent(two_room(), config).learn_online(tmp_path / "brief", 1, progress=False)
     with pytest.raises(ValueError, match="actions are choices"):
         TDMPC2Agent(gym.make("CartPole-v1", render_mode="rgb_array"), config)
     with pytest.raises(ValueError, match=r"not from recorded episodes: learn_online"):

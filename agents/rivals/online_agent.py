@@ -49,7 +49,7 @@ class OnlineAgent(ImprovingAgent[ConfigT, ModelT]):
 
         Raises:
             ValueError: the environment lacks what the agent learns from (a reward, a picture of its goal, its state);
-                or ``output`` is of another run.
+                ``output`` is of another run; or the steps ended before anything was learned, and the run can go on.
             FileExistsError: ``output`` holds a run and ``resume`` is false.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint at the end of the episode.
         """

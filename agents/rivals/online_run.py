@@ -250,3 +250,8 @@ class OnlineRun(ABC, Generic[LearningT]):
                     self._checkpoint()
                 if interruption.requested:
                     raise KeyboardInterrupt(f"stopped after {self._taken} of {self.steps} environment steps; {GO_ON}")
+        require(
+            self._learned_steps > 0,
+            f"nothing was learned in {self._taken} environment steps, for the first actions are random: give more "
+            "steps (--steps), and resume=True (--resume) to go on",
+        )
