@@ -174,7 +174,7 @@ class LeWMAgent(PlanningAgent[AgentConfig, WorldModel]):
         if config is None or head is None or not used:
             return None
         if config.successful_only:
-            data = successful(data, brief=brief)
+            data = successful(data)
         training = HindsightPairs(latents, data.train, progress)
         held_out = HindsightPairs(latents, data.held_out)
         settings = dataclasses.replace(config, steps=1) if brief else config

@@ -52,6 +52,18 @@ def test_what_is_no_seed_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def test_held_out_episodes_without_success_are_named_before_the_first_step(
+    with_head: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lewm_agent.training.hindsight._successful_in", lambda data, some: some[: 3 * (len(some) > 3)])
+    assert with_head.inverse_dynamics is not None
+    head = dataclasses.replace(with_head.inverse_dynamics, successful_only=True)
+    agent = LeWMAgent("two_room", dataclasses.replace(with_head, inverse_dynamics=head))
+    with pytest.raises(ValueError, match=r"none among the \d held-out episodes"):
+        agent.learn(tiny_dataset, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_numpy_seeds_are_seeds(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
     agent = LeWMAgent("two_room", tiny_config, seed=np.int64(1))  # type: ignore[arg-type]
     agent.learn(tiny_dataset, tmp_path / "run", progress=False)

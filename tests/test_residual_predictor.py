@@ -162,8 +162,15 @@ def test_where_no_episode_ends_heads_learn_from_the_experts() -> None:
     data: Any = Data()
     chosen = successful(FinishData(data, np.array([2, 1]), np.array([1])))
     assert chosen.train.tolist() == chosen.held_out.tolist() == [1]
-    with pytest.raises(ValueError, match="no episode in data that ended at its goal or is an expert's"):
+    with pytest.raises(
+        ValueError, match="none among the 1 training episodes of data that ended at its goal or is an expert's"
+    ):
         successful(FinishData(data, np.array([0]), np.array([1])))
+    few = np.array([0])  # a rehearsal asks of those that they stand for
+    rehearsal = FinishData(data, few, few, rehearsed=FinishData(data, np.array([1, 2]), np.array([1])))
+    assert successful(rehearsal) is rehearsal
+    with pytest.raises(ValueError, match="none among the 2 held-out episodes"):
+        successful(FinishData(data, few, few, rehearsed=FinishData(data, np.array([1]), np.array([0, 2]))))
 
 
 def test_errors_are_measured_in_the_metric_and_large_ones_by_their_size(config: AgentConfig) -> None:

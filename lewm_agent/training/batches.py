@@ -20,12 +20,16 @@ MakeClips = Callable[[OfflineDataset, NDArray[np.int64]], Clips]
 
 @dataclass(frozen=True)
 class FinishData:
-    """On what is fitted to a trained model: dataset, training and held-out episodes (n,), what stood for frames."""
+    """On what is fitted to a trained model: dataset, training and held-out episodes (n,), what stood for frames.
+
+    In a rehearsal few episodes stand for many, which are those of ``rehearsed``.
+    """
 
     dataset: OfflineDataset
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
     stand_ins: NDArray[np.float32] | None = None
+    rehearsed: FinishData | None = None
 
 
 class TrainingClips:

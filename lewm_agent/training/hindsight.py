@@ -61,32 +61,35 @@ class HindsightPairs:
         return self._latents[frames], self._latents[goals], blocks_left, blocks
 
 
-def successful(data: FinishData, *, brief: bool = False) -> FinishData:
+def successful(data: FinishData) -> FinishData:
     """The same data with those episodes alone that ended at their goal, or, in a dataset where none did, an expert's.
 
     Args:
         data: episodes to choose from.
-        brief: look for such episodes in the whole dataset, and leave ``data`` as they are.
+
+    Returns:
+        Those; in a rehearsal ``data`` as they are, if the episodes that they stand for have such.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none to learn from, or none to be held out.
     """
-    dataset = data.dataset
-    if brief:
-        _worth_imitating(dataset, np.arange(dataset.num_episodes))
-        return data
-    train, held_out = (_worth_imitating(dataset, episodes) for episodes in (data.train, data.held_out))
-    return replace(data, train=train, held_out=held_out)
+    whole = data.rehearsed or data
+    chosen = [
+        _worth_imitating(whole.dataset, episodes, of)
+        for episodes, of in ((whole.train, "training"), (whole.held_out, "held-out"))
+    ]
+    return data if data.rehearsed else replace(data, train=chosen[0], held_out=chosen[1])
 
 
-def _worth_imitating(dataset: OfflineDataset, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _worth_imitating(dataset: OfflineDataset, episodes: NDArray[np.int64], of: str) -> NDArray[np.int64]:
     """Of each part what is worth it: an expert's data whose episodes never end may lie beside attempts that do."""
     chosen = [first + _successful_in(part, own) for part, first, own in by_part(dataset, episodes) if own.size]
     found = np.concatenate(chosen) if chosen else episodes
     if found.size:
         return found
     raise ValueError(
-        f"inverse_dynamics.successful_only finds no episode in {dataset.path} that ended at its goal or is an expert's"
+        f"inverse_dynamics.successful_only finds none among the {len(episodes)} {of} episodes of {dataset.path} that "
+        "ended at its goal or is an expert's; more episodes may have some"
     )
 
 

@@ -299,10 +299,10 @@ class Run:
         self._prepare(model)
         _forget_fitted(model)
         skip = self.trainee.config.model.frame_skip
-        train, held_out = (
-            _shortest_usable(self.dataset, episodes, skip) for episodes in (self.labelled, self.clips.held_out_episodes)
-        )
-        self.trainee.finish(model, FinishData(self.dataset, train, held_out), self.seed, brief=True, progress=False)
+        whole = FinishData(self.dataset, self.clips.train_episodes, self.clips.held_out_episodes)
+        few = [_shortest_usable(self.dataset, episodes, skip) for episodes in (self.labelled, whole.held_out)]
+        data = FinishData(self.dataset, *few, rehearsed=whole)
+        self.trainee.finish(model, data, self.seed, brief=True, progress=False)
 
     def _label(self, stand_ins: NDArray[np.float32] | None) -> None:
         """Have the actions told that are awaited; where the run was begun before, they are those of then."""
