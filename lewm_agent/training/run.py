@@ -300,8 +300,8 @@ class Run:
         _forget_fitted(model)
         skip = self.trainee.config.model.frame_skip
         whole = FinishData(self.dataset, self.clips.train_episodes, self.clips.held_out_episodes)
-        few = [_shortest_usable(self.dataset, episodes, skip) for episodes in (self.labelled, whole.held_out)]
-        data = FinishData(self.dataset, *few, rehearsed=whole)
+        train, held_out = (_shortest_usable(self.dataset, some, skip) for some in (self.labelled, whole.held_out))
+        data = FinishData(self.dataset, train, held_out, rehearsed=whole)
         self.trainee.finish(model, data, self.seed, brief=True, progress=False)
 
     def _label(self, stand_ins: NDArray[np.float32] | None) -> None:
