@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from lewm_agent import AgentConfig, CheckpointError, LeWMAgent
 from lewm_agent.datasets import OfflineDataset
@@ -20,7 +21,7 @@ from lewm_agent.planning.controller import Controller
 from lewm_agent.planning.episodes import Memories
 from lewm_agent.planning.imagination import imagine
 from lewm_agent.planning.presets import planner_preset
-from lewm_agent.planning.settings import Proposals
+from lewm_agent.planning.settings import PlannerConfig, Proposals
 from lewm_agent.training import slow_metric
 from lewm_agent.training.encoding import Latents, encode_all
 from lewm_agent.training.hindsight import HindsightPairs, fit
@@ -204,21 +205,23 @@ def test_a_proposal_is_followed_while_the_goal_is_out_of_reach(
     assert np.allclose(np.stack(memory.queue), proposed[1:], atol=1e-5) == far
 
 
+def acted(learned: Path, planner: str | PlannerConfig, frames: NDArray[np.uint8], at_once: int) -> NDArray[np.float32]:
+    """Actions (T, N, A) on frames (T, N, H, W, 3) of N environments, planned for so many at once."""
+    agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
+    agent.controller.problems_at_once = at_once
+    memories = agent.initial_memories(list(range(frames.shape[1])))
+    actions = []
+    for pixels in frames:
+        action, memories = agent.predict({"pixels": pixels, "goal": frames[0]}, memories)
+        actions.append(action)
+    return np.stack(actions)
+
+
 @pytest.mark.parametrize("planner", ["small", "hybrid", "approach", "amortised", "icem", "mixture", "wide"])
 def test_environments_planned_for_in_one_batch_act_as_one_by_one(learned: Path, planner: str) -> None:
     """What a GPU does; on the CPU the controller plans for one after the other."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 3, 16, 16, 3), dtype=np.uint8)
-    found = []
-    for at_once in (1, 256):
-        agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
-        agent.controller.problems_at_once = at_once
-        memories = agent.initial_memories([0, 1, 2])
-        actions = []
-        for pixels in frames:
-            action, memories = agent.predict({"pixels": pixels, "goal": frames[0]}, memories)
-            actions.append(action)
-        found.append(np.stack(actions))
-    np.testing.assert_allclose(*found, atol=1e-3)
+    np.testing.assert_allclose(*(acted(learned, planner, frames, at_once) for at_once in (1, 256)), atol=1e-3)
 
 
 @pytest.mark.parametrize("search", [ICEM(), Mixture(components=3), Gradient()])
@@ -235,17 +238,7 @@ def test_who_follows_a_proposal_beside_who_searches_acts_as_alone(
         config.planner, proposals="approach", search=search, samples=12, elites=6, horizon=2, execute=1, history=1
     )
     frames = np.random.default_rng(0).integers(0, 256, (16, 2, 16, 16, 3), dtype=np.uint8)
-    found = []
-    for at_once in (1, 256):
-        agent = LeWMAgent.from_pretrained(learned / "model", planner=planner)
-        agent.controller.problems_at_once = at_once
-        memories = agent.initial_memories([0, 1])
-        actions = []
-        for pixels in frames:
-            action, memories = agent.predict({"pixels": pixels, "goal": frames[0]}, memories)
-            actions.append(action)
-        found.append(np.stack(actions))
-    np.testing.assert_allclose(*found, atol=1e-3)
+    np.testing.assert_allclose(*(acted(learned, planner, frames, at_once) for at_once in (1, 256)), atol=1e-3)
 
 
 def test_learned_head_is_saved_and_plans_alike(learned: Path, config: AgentConfig) -> None:
