@@ -166,7 +166,12 @@ def reproduce(
     recipe: Recipe = named(name, RECIPES, "recipe")
     folder = OutputFolder(output)
     config = recipe.config()
-    agent = _agent(recipe, config, device, seed)
+
+    def made(kwargs: dict[str, Any]) -> LeWMAgent:
+        env = environment.make(recipe.environment, config.model.image_size, **kwargs)
+        return LeWMAgent(env, config, device=device, seed=seed)
+
+    agent = made(recipe.environment_kwargs)
     if config.planner.proposals == "none":
         agent.set_planner("hybrid")  # while it learns: bundled models have a head, whatever plans with them by default
 
@@ -179,9 +184,7 @@ def reproduce(
     dataset = gathered(agent, recipe, folder.data, seed)
     agent.learn(dataset, folder.training, resume=True, progress=progress)
     if (more := recipe.further) is not None:
-        elsewhere = _agent(
-            dataclasses.replace(recipe, environment_kwargs=more.environment_kwargs), config, device, seed
-        )
+        elsewhere = made(more.environment_kwargs)
         experts = gathered(elsewhere, more, folder.data / "further", seed + more.seed)
         dataset = MixedDataset([dataset, experts])
         agent.learn(dataset, folder.training / "further", epochs=more.epochs, resume=True, progress=progress)
@@ -190,8 +193,3 @@ def reproduce(
         agent.adapt(dataset, folder.looks, resume=True, progress=progress, **settings_to_dict(recipe.looks))
     agent.save_pretrained(folder.model)
     return agent
-
-
-def _agent(recipe: Recipe, config: AgentConfig, device: str, seed: int) -> LeWMAgent:
-    env = environment.make(recipe.environment, config.model.image_size, **recipe.environment_kwargs)
-    return LeWMAgent(env, config, device=device, seed=seed)
