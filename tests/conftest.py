@@ -16,10 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lewm_agent import AgentConfig, LeWMAgent, ModelConfig, ObjectiveConfig, PlannerConfig, TrainingConfig, presets
 from lewm_agent.agents.behavior.cube_expert import CubeExpert
+from lewm_agent.agents.rivals.online_run import Replay
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.envs.cube.env import CubeEnv
 from lewm_agent.models.inverse_dynamics import InverseDynamicsConfig
 from lewm_agent.planning.presets import PLANNERS
+from lewm_agent.training.metrics_log import read_rows
 
 # A background shell has Ctrl-C ignored, and so have the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -120,3 +122,40 @@ def recorded_cube(cube_expert_of: CubeExpertOf) -> dict[str, np.ndarray]:
         info = env.step(actions[-1])[4]
         states.append(info["state"])
     return {"states": np.array(states), "actions": np.array(actions), "goal": info["goal_state"]}
+
+
+@pytest.fixture
+def goes_on_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[], Any], int, int, int], None]:
+    """Checks that online learning, killed after an episode and continued, ends as if it had never stopped."""
+
+    class Killed(BaseException):
+        pass
+
+    def check(agent: Callable[[], Any], steps: int, every: int, episodes: int) -> None:
+        """For agents with seed 2; the run that went on is ``tmp_path / "run"``."""
+        whole = agent().learn_online(tmp_path / "whole", steps, checkpoint_every=every, progress=False)
+        add = Replay.add
+
+        def killed(self: Replay, *given: Any) -> None:
+            add(self, *given)
+            if self.episodes == episodes:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Replay, "add", killed)
+            with pytest.raises(Killed):
+                agent().learn_online(tmp_path / "run", steps, checkpoint_every=every, progress=False)
+        with pytest.raises(FileExistsError, match="already holds a training run"):
+            agent().learn_online(tmp_path / "run", steps, progress=False)
+        again = agent().learn_online(tmp_path / "run", steps, checkpoint_every=every, resume=True, progress=False)
+        assert again.weights_sha256() == whole.weights_sha256()
+        logs = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("run", "whole")]
+        for row in (*logs[0], *logs[1]):
+            row.pop("seconds", None)
+        assert logs[0] == logs[1]
+        with pytest.raises(ValueError, match="was trained with seed 2, not 3; resume with that"):
+            agent().learn_online(tmp_path / "run", steps, resume=True, seed=3, progress=False)
+
+    return check

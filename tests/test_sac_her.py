@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stable_baselines3.her import HerReplayBuffer
 from lewm_agent import cli, environment
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.rivals import sac_her_agent
-from lewm_agent.agents.rivals.online_run import OnlineRun, Replay
+from lewm_agent.agents.rivals.online_run import OnlineRun
 from lewm_agent.agents.rivals.sac_her import (
     SACHER,
     GoalFeatures,
@@ -107,31 +108,9 @@ def test_on_states_it_is_told_both_in_numbers() -> None:
 
 @pytest.mark.parametrize("sight", ["states", "pixels"])
 def test_goes_on_after_a_kill_as_if_it_had_never_stopped(
-    sight: Sight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sight: Sight, goes_on_after_a_kill: Callable[..., Any]
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    whole = agent(sight=sight).learn_online(tmp_path / "whole", 140, checkpoint_every=70, progress=False)
-    add = Replay.add
-
-    def killed(self: Replay, *given: Any) -> None:
-        add(self, *given)
-        if self.episodes == 6:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Replay, "add", killed)
-        with pytest.raises(Killed):
-            agent(sight=sight).learn_online(tmp_path / "run", 140, checkpoint_every=70, progress=False)
-    again = agent(sight=sight).learn_online(tmp_path / "run", 140, checkpoint_every=70, resume=True, progress=False)
-    assert again.weights_sha256() == whole.weights_sha256()
-    logs = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("run", "whole")]
-    for row in (*logs[0], *logs[1]):
-        row.pop("seconds", None)
-    assert logs[0] == logs[1]
-    with pytest.raises(ValueError, match="was trained with seed 2, not 3; resume with that"):
-        agent(sight=sight).learn_online(tmp_path / "run", 140, resume=True, seed=3, progress=False)
+    goes_on_after_a_kill(lambda: agent(sight=sight), 140, 70, 6)
 
 
 def test_a_run_that_ends_before_anything_is_learned_says_so_and_goes_on(tmp_path: Path) -> None:

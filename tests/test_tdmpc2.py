@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,36 +72,12 @@ def test_learns_saves_loads_and_acts_the_same(
 
 
 def test_goes_on_after_a_kill_as_if_it_had_never_stopped(
-    tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Any, tmp_path: Path, goes_on_after_a_kill: Callable[..., Any]
 ) -> None:
     def agent() -> TDMPC2Agent:
         return TDMPC2Agent(two_room(), small(tiny_config), device="cpu", seed=2)
 
-    class Killed(BaseException):
-        pass
-
-    whole = agent().learn_online(tmp_path / "whole", 100, checkpoint_every=60, progress=False)
-    add = Replay.add
-
-    def killed(self: Replay, *given: Any) -> None:
-        add(self, *given)
-        if self.episodes == 4:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Replay, "add", killed)
-        with pytest.raises(Killed):
-            agent().learn_online(tmp_path / "run", 100, checkpoint_every=60, progress=False)
-    with pytest.raises(FileExistsError, match="already holds a training run"):
-        agent().learn_online(tmp_path / "run", 100, progress=False)
-    again = agent().learn_online(tmp_path / "run", 100, checkpoint_every=60, resume=True, progress=False)
-    assert again.weights_sha256() == whole.weights_sha256()
-    logs = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("run", "whole")]
-    for row in (*logs[0], *logs[1]):
-        row.pop("seconds", None)
-    assert logs[0] == logs[1]
-    with pytest.raises(ValueError, match="was trained with seed 2, not 3; resume with that"):
-        agent().learn_online(tmp_path / "run", 100, resume=True, seed=3, progress=False)
+    goes_on_after_a_kill(agent, 100, 60, 4)
     (tmp_path / "run" / "replay" / "seen.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"seen.bin is cut short: begin anew"):
         agent().learn_online(tmp_path / "run", 120, resume=True, progress=False)
