@@ -16,7 +16,7 @@ from lewm_agent import cli, environment
 from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
 from lewm_agent.agents.rivals import online
-from lewm_agent.agents.rivals.online import Online, Replay
+from lewm_agent.agents.rivals.online_run import OnlineRun, Replay
 from lewm_agent.agents.rivals.tdmpc2 import TDMPC2, Sequences, TDMPC2Config, TDMPC2Model, TDMPC2Planner, shifted
 from lewm_agent.agents.rivals.tdmpc2_agent import TDMPC2Agent, plan
 from lewm_agent.commands import learn
@@ -197,7 +197,7 @@ def test_refusals_are_one_sentence(tiny_config: Any, tiny_dataset: OfflineDatase
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(Online, "train", lambda run, resume: given.append((run.steps, run.checkpoint_every, resume)))
+    monkeypatch.setattr(OnlineRun, "train", lambda run, resume: given.append((run.steps, run.checkpoint_every, resume)))
     output = str(tmp_path / "out")
     arguments = ["learn-online", "two_room", "--output", output, "--steps", "70", "--checkpoint-every", "9", "--resume"]
     assert cli.main([*arguments, "--device", "cpu"]) == 0

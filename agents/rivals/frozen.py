@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,45 @@ from torch.nn import functional
 from lewm_agent.checkpoints import checkpoint, hub
 from lewm_agent.checkpoints.checkpoint import CheckpointError
 from lewm_agent.config import AgentConfig
+from lewm_agent.models.clip import ClipConfig
 from lewm_agent.models.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, EncoderConfig
 from lewm_agent.models.objectives import registry
+from lewm_agent.training.settings import AgentSettings
+
+
+@dataclass(frozen=True)
+class SeeingConfig(ClipConfig):
+    """Sizes of what sees by convolutions of its own, or by an encoder that does not learn any more."""
+
+    frame_skip: int = 2
+    """Environment steps that an action is repeated for."""
+    seen: EncoderConfig | None = None
+    """Sizes of a frozen encoder; filled in from ``frozen``."""
+
+
+class SeeingSettings(AgentSettings, Protocol):
+    """What the configurations of agents have that may take over an encoder."""
+
+    @property
+    def model(self) -> SeeingConfig:
+        """Sizes."""
+
+    @property
+    def frozen(self) -> str | None:
+        """Bundled name, folder or Hub id of a world model whose encoder sees, and does not learn."""
+
+
+def with_encoder(config: Any) -> Any:
+    """:class:`SeeingSettings` with the sizes of the encoder that is to be taken over, if there is one.
+
+    Raises:
+        CheckpointError: the world model cannot be had.
+    """
+    if config.frozen is None:
+        return config
+    seen, _ = read_encoder(config.frozen)
+    model = dataclasses.replace(config.model, seen=seen, image_size=seen.image_size)
+    return dataclasses.replace(config, model=model)
 
 
 def encoder_part(model: EncoderConfig, **changes: Any) -> EncoderConfig:

@@ -1,22 +1,23 @@
-"""TD-MPC2 while it acts: episodes of an environment with rewards, and optimisation steps between decisions."""
+"""Rewarded agents while they act: episodes of their environment, and optimisation steps between decisions."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun, Replay
-from lewm_agent.agents.rivals.tdmpc2 import ENCODER_RATE, TDMPC2, Sequences, TDMPC2Config
+from lewm_agent.agents.rivals.frozen import SeeingSettings
+from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun
 from lewm_agent.datasets.rollout import episode_seed
 from lewm_agent.environment import Environment
 from lewm_agent.evaluation.trials import Situation, Trial, goal_picture
-from lewm_agent.models.learner import Loss
+from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.planning.decider import Decider
 from lewm_agent.planning.episodes import EpisodeMemory, Frames
 from lewm_agent.tools.checks import require
@@ -25,46 +26,40 @@ from lewm_agent.training.loop import DivergedError
 from lewm_agent.training.metrics_log import MetricsLog, described, not_finite
 
 RANDOM_STEPS, RANDOM_EPISODES = 1000, 5
-"""Environment steps with random actions before anything is learned: the larger of the two, as released."""
+"""Environment steps with random actions before anything is learned: the larger of the two, as TD-MPC2 does."""
 LOG_EVERY = 50
 """Optimisation steps between two lines of ``metrics.jsonl``."""
 
 
 class Rewarded(Learning, Protocol):
-    """What TD-MPC2's training asks of its agent."""
-
-    model: TDMPC2
+    """What a training from rewards asks of its agent."""
 
     @property
-    def config(self) -> TDMPC2Config:
+    def model(self) -> Learner:
+        """What learns."""
+
+    @property
+    def config(self) -> SeeingSettings:
         """All settings."""
 
     def exploring(self) -> Decider:
         """Acts with the present weights, and noise."""
 
 
-class Online(OnlineRun[Rewarded]):
-    """TD-MPC2's training: one optimisation step for every decision."""
+RewardedT = TypeVar("RewardedT", bound=Rewarded)
 
-    def _begin(self) -> Replay:
-        model, training = self.agent.model, self.agent.config.training
-        torch.manual_seed(self.seed)
-        rate, policy = training.learning_rate, list(model.policy.parameters())
-        seeing = [*model.encoder.parameters(), *model.observer.parameters()]
-        apart = {id(parameter) for parameter in (*policy, *seeing)}
-        others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
-        seeing = [parameter for parameter in seeing if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": others}, {"params": seeing, "lr": rate * ENCODER_RATE}]
-        self._optimizer = torch.optim.Adam(groups, lr=rate, fused=True)
-        self._policy_optimizer = torch.optim.Adam(policy, lr=rate, eps=1e-5, fused=True)
-        return Replay(self.folder.path / "replay", self._kind_of_sight(), model.config.action_dim)
 
-    def _moments(self) -> dict[str, Any]:
-        return {"model": self._optimizer.state_dict(), "policy": self._policy_optimizer.state_dict()}
+class RewardedRun(OnlineRun[RewardedT]):
+    """Plays, keeps what was seen, done and rewarded, and learns between decisions."""
 
-    def _go_on_with(self, moments: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(moments["model"])
-        self._policy_optimizer.load_state_dict(moments["policy"])
+    @abstractmethod
+    def _step(self) -> tuple[Loss, float]:
+        """Take an optimisation step on what was kept; returns its loss and the norm of the gradient."""
+
+    @property
+    def _every(self) -> int:
+        """Decisions for each optimisation step."""
+        return 1
 
     def _kind_of_sight(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and type of what is kept of a frame."""
@@ -92,12 +87,12 @@ class Online(OnlineRun[Rewarded]):
             total += reward
             rows.append({"seen": self._sight(frame), "action": self._normal(action), "reward": reward, "ended": ended})
             if learning:
-                self._learn(1, log)
+                self._learn(len(rows), log)
         rows.append({"seen": self._sight(_frame(env))})
-        self._replay.add(rows, self._sight(goal))
+        self._keep(rows, self._sight(goal))
         if not learning and self._learns:
             self._check_rewards()
-            self._learn(self._replay.rows - self._replay.episodes, log)
+            self._learn(0, log)
         return {
             "reward": total,
             "steps": self._taken - began,
@@ -155,10 +150,15 @@ class Online(OnlineRun[Rewarded]):
         with torch.no_grad():
             return self.agent.model.encode(torch.as_tensor(frame[None]).to(self.agent.device))[0].cpu().numpy()
 
-    def _learn(self, count: int, log: MetricsLog) -> None:
-        """Take optimisation steps on what was kept."""
+    def _keep(self, rows: list[dict[str, Any]], goal: NDArray[Any]) -> None:
+        """Write down an episode, its rows as for :meth:`Replay.add`."""
+        self._replay.add(rows, goal)
+
+    def _learn(self, decided: int, log: MetricsLog) -> None:
+        """Take the optimisation steps that are due on what was kept, after so many decisions of the present episode."""
         self.agent.model.train()
-        for _ in range(count):
+        decisions = self._replay.rows - self._replay.episodes + decided
+        while self._learned_steps < decisions // self._every:
             loss, norm = self._step()
             self._learned_steps += 1
             numbers = {**described(loss), "gradient_norm": norm}
@@ -170,25 +170,6 @@ class Online(OnlineRun[Rewarded]):
             if self._learned_steps % LOG_EVERY == 0:
                 log.write(self._taken, "train", {**numbers, "updates": float(self._learned_steps)})
         self.agent.model.eval()
-
-    def _step(self) -> tuple[Loss, float]:
-        model, config = self.agent.model, self.agent.config
-        rng = np.random.default_rng([self.seed, self._learned_steps])
-        drawn = self._replay.draw(config.training.batch_size, config.planner.horizon, config.model.history, rng)
-        loss = model.loss(Sequences(*(values.to(self.agent.device) for values in drawn)))
-        self._optimizer.zero_grad()
-        loss.total.backward()
-        largest = config.training.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_([p for g in self._optimizer.param_groups for p in g["params"]], largest)
-        self._optimizer.step()
-        assert loss.latents is not None
-        policy, parameters = model.policy_loss(loss.latents), list(model.policy.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(policy, parameters), strict=True):
-            parameter.grad = gradient
-        torch.nn.utils.clip_grad_norm_(parameters, largest)
-        self._policy_optimizer.step()
-        model.after_step(1.0)
-        return Loss(loss.total, {**loss.terms, "policy": policy}), float(norm)
 
 
 def _frame(env: Environment) -> Frames:

@@ -4,21 +4,55 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lewm_agent.acting_agent import ConfigT, ModelT
+from lewm_agent.acting_agent import ModelT
+from lewm_agent.agents.rivals.frozen import SeeingSettings, with_encoder
 from lewm_agent.agents.rivals.online_run import OnlineRun
+from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.datasets import Clips, OfflineDataset
+from lewm_agent.environment import Environment
 from lewm_agent.improving_agent import ImprovingAgent
-from lewm_agent.tools.checks import whole_number
+from lewm_agent.tools.checks import require, whole_number
 from lewm_agent.training.run_folder import RunFolder
+
+ConfigT = TypeVar("ConfigT", bound=SeeingSettings)
 
 
 class OnlineAgent(ImprovingAgent[ConfigT, ModelT]):
-    """An agent that learns by :meth:`learn_online` alone; arguments as for :class:`ActingAgent`."""
+    """An agent that learns by :meth:`learn_online` alone; its model's actions are in [-1, 1], the bounds.
+
+    Args:
+        env: as for ``LeWMAgent``.
+        config: sizes and training; its model takes the size of its frames from a frozen encoder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: of the initial weights, of training and of whatever is random when it acts.
+
+    Raises:
+        CheckpointError: the world model whose encoder is to be taken over cannot be had.
+        ValueError: actions that are choices, or no RGB frames.
+    """
+
+    def __init__(
+        self, env: str | Environment | None, config: ConfigT | Description, *, device: str = "auto", seed: int = 0
+    ) -> None:
+        known = config if isinstance(config, Description) else with_encoder(config)
+        super().__init__(env, known, device=device, seed=seed)
+        low, high = (torch.as_tensor(bound, device=self.device) for bound in self._bounds)
+        self.model.action_mean.copy_((low + high) / 2)
+        self.model.action_std.copy_(((high - low) / 2).clamp(min=1e-6))
+
+    def _described(self, config: ConfigT) -> Description:
+        known = super()._described(config)
+        require(
+            not known.agent.model.discrete_actions,
+            f"{known.agent_kind} acts in numbers, and this environment's actions are choices",
+        )
+        return known
 
     @abstractmethod
     def online_run(self, folder: RunFolder, *settings: Any) -> OnlineRun[Any]:

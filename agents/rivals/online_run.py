@@ -70,9 +70,12 @@ class Replay:
         folder: of the files.
         seen: shape and type of what is seen, frames or features.
         actions: size of an action.
+        carried: numbers that an agent carries from one decision to the next, which are kept too.
     """
 
-    def __init__(self, folder: Path, seen: tuple[tuple[int, ...], np.dtype[Any]], actions: int) -> None:
+    def __init__(
+        self, folder: Path, seen: tuple[tuple[int, ...], np.dtype[Any]], actions: int, carried: int = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._columns = {
             "seen": (folder / "seen.bin", seen[1], seen[0]),
@@ -83,6 +86,8 @@ class Replay:
             "begins": (folder / "begins.bin", np.dtype(np.int64), ()),
             "episode": (folder / "episode.bin", np.dtype(np.int64), ()),
         }
+        if carried:
+            self._columns["carried"] = (folder / "carried.bin", np.dtype(np.float32), (carried,))
         self.rows = self.episodes = 0
         self._maps: dict[str, NDArray[Any]] = {}
 
@@ -99,7 +104,10 @@ class Replay:
         self._maps.clear()
 
     def add(self, episode: list[dict[str, Any]], goal: NDArray[Any]) -> None:
-        """Append an episode: rows of ``seen``, ``action``, ``reward`` and ``ended``, the last with ``seen`` alone."""
+        """Append an episode: rows of ``seen``, ``action``, ``reward`` and ``ended``, the last with ``seen`` alone.
+
+        What is carried is there in all of them.
+        """
         count, actions = len(episode), self._columns["actions"][2]
         values = {
             "seen": np.stack([row["seen"] for row in episode]),
@@ -109,6 +117,7 @@ class Replay:
             "ended": np.array([row.get("ended", False) for row in episode]),
             "begins": np.full(count, self.rows),
             "episode": np.full(count, self.episodes),
+            "carried": np.array([row.get("carried", ()) for row in episode]),
         }
         for name, (file, kind, _) in self._columns.items():
             with file.open("ab") as out:

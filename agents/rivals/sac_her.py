@@ -20,14 +20,13 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureC
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from lewm_agent.agents.rivals.frozen import read_encoder
+from lewm_agent.agents.rivals.frozen import SeeingConfig, read_encoder
 from lewm_agent.agents.rivals.online_run import STREAM
 from lewm_agent.config import AgentConfig
 from lewm_agent.datasets.rollout import episode_seed
 from lewm_agent.environment import Environment
 from lewm_agent.evaluation.trials import Situation, Trial, goal_picture, present_state, wanted_state
-from lewm_agent.models.clip import ClipConfig
-from lewm_agent.models.encoder import Encoder, EncoderConfig
+from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.learner import Learner
 from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import require, require_one_of
@@ -49,18 +48,14 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class SACModel(ClipConfig):
+class SACModel(SeeingConfig):
     """Sizes of the networks."""
 
-    frame_skip: int = 2
-    """Environment steps that an action is repeated for, as TD-MPC2 does."""
     history: int = 1
     sight: Sight = "states"
     """What policy and values look at. Rewards are of states in any case."""
     state_dim: int = 1
     """Numbers of a state; filled in from the environment."""
-    seen: EncoderConfig | None = None
-    """Sizes of a frozen encoder; filled in from ``frozen``."""
     width: int = 256
     depth: int = 2
     """Hidden layers of policy and action values, Stable-Baselines3's."""

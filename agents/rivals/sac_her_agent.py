@@ -21,7 +21,6 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.her import HerReplayBuffer
 from torch import Tensor
 
-from lewm_agent.agents.rivals.frozen import read_encoder
 from lewm_agent.agents.rivals.online_agent import OnlineAgent
 from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun, Replay
 from lewm_agent.agents.rivals.sac_her import (
@@ -211,24 +210,8 @@ class SACAgent(OnlineAgent[SACConfig, SACHER]):
 
     config_type = SACConfig
 
-    def __init__(
-        self, env: str | Environment | None, config: SACConfig | Description, *, device: str = "auto", seed: int = 0
-    ) -> None:
-        if isinstance(config, SACConfig) and config.frozen is not None:
-            seen, _ = read_encoder(config.frozen)
-            model = dataclasses.replace(config.model, seen=seen, image_size=seen.image_size)
-            config = dataclasses.replace(config, model=model)
-        super().__init__(env, config, device=device, seed=seed)
-        low, high = (torch.as_tensor(bound, device=self.device) for bound in self._bounds)
-        self.model.action_mean.copy_((low + high) / 2)
-        self.model.action_std.copy_(((high - low) / 2).clamp(min=1e-6))
-
     def _described(self, config: SACConfig) -> Description:
         known = super()._described(config)
-        require(
-            not known.agent.model.discrete_actions,
-            f"{known.agent_kind} acts in numbers, and this environment's actions are choices",
-        )
         actions = known.agent.model.action_dim
         model = dataclasses.replace(config.model, action_dim=actions, state_dim=told_size(self.env))
         return dataclasses.replace(known, agent=dataclasses.replace(config, model=model))

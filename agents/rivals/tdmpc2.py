@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lewm_agent.agents.rivals.frozen import read_encoder
+from lewm_agent.agents.rivals.frozen import SeeingConfig, read_encoder
 from lewm_agent.config import AgentConfig
-from lewm_agent.models.clip import ClipConfig
-from lewm_agent.models.encoder import Encoder, EncoderConfig
+from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.tools.checks import require
 from lewm_agent.tools.settings import require_finite, settings_from_dict, settings_to_dict
@@ -49,11 +48,9 @@ SHIFT = 3
 
 
 @dataclass(frozen=True)
-class TDMPC2Model(ClipConfig):
+class TDMPC2Model(SeeingConfig):
     """Sizes of the model. The defaults are those of the paper's 5M parameters."""
 
-    frame_skip: int = 2
-    """Environment steps that an action is repeated for."""
     channels: int = 32
     """Of the four convolutions."""
     encoder_width: int = 256
@@ -65,8 +62,6 @@ class TDMPC2Model(ClipConfig):
     """Of rewards and values, on the symlog scale."""
     values: int = 5
     value_dropout: float = 0.01
-    seen: EncoderConfig | None = None
-    """Sizes of a frozen encoder; filled in from ``frozen``."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "encoder_width", "width", "latent_dim", "group"):

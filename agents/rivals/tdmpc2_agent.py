@@ -10,13 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm_agent.agents.rivals.frozen import read_encoder
-from lewm_agent.agents.rivals.online import Online
 from lewm_agent.agents.rivals.online_agent import OnlineAgent
 from lewm_agent.agents.rivals.tdmpc2 import TDMPC2, TDMPC2Config, TDMPC2Planner
-from lewm_agent.checkpoints.checkpoint import Description
+from lewm_agent.agents.rivals.tdmpc2_run import TDMPC2Run
 from lewm_agent.checkpoints.model_card import About
-from lewm_agent.environment import Environment
 from lewm_agent.planning.decider import Decider, require_finite
 from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
 from lewm_agent.planning.settings import PlannerConfig
@@ -126,43 +123,14 @@ class TDMPC2Controller(Decider):
 class TDMPC2Agent(OnlineAgent[TDMPC2Config, TDMPC2]):
     """TD-MPC2 (:mod:`lewm_agent.agents.rivals.tdmpc2`), which learns in its environment.
 
-    Checkpoints hold a frozen encoder too.
-
-    Args:
-        env: as for ``LeWMAgent``.
-        config: sizes, search and training.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        seed: of the initial weights, of training and of the searches' noise.
-
-    Raises:
-        CheckpointError: the world model whose encoder is to be taken over cannot be had.
-        ValueError: actions that are choices, or no RGB frames.
+    Checkpoints hold a frozen encoder too. Arguments as for :class:`OnlineAgent`.
     """
 
     config_type = TDMPC2Config
 
-    def __init__(
-        self,
-        env: str | Environment | None,
-        config: TDMPC2Config | Description,
-        *,
-        device: str = "auto",
-        seed: int = 0,
-    ) -> None:
-        if isinstance(config, TDMPC2Config) and config.frozen is not None:
-            seen, _ = read_encoder(config.frozen)
-            model = dataclasses.replace(config.model, seen=seen, image_size=seen.image_size)
-            config = dataclasses.replace(config, model=model)
-        super().__init__(env, config, device=device, seed=seed)
-        if self.config.model.discrete_actions:
-            raise ValueError("tdmpc2 acts in numbers, and this environment's actions are choices")
-        low, high = (torch.as_tensor(bound, device=self.device) for bound in self._bounds)
-        self.model.action_mean.copy_((low + high) / 2)
-        self.model.action_std.copy_(((high - low) / 2).clamp(min=1e-6))
-
-    def online_run(self, folder: RunFolder, *settings: Any) -> Online:
+    def online_run(self, folder: RunFolder, *settings: Any) -> TDMPC2Run:
         """A training in its environment."""
-        return Online(self, folder, *settings)
+        return TDMPC2Run(self, folder, *settings)
 
     def set_planner(self, planner: str | PlannerConfig) -> Self:
         """Refuse: its search goes with its model. Raises ``ValueError``."""
