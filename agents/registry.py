@@ -9,6 +9,8 @@ from typing import Any, Unpack, get_args
 from lewm_agent import environment
 from lewm_agent.agent import LeWMAgent
 from lewm_agent.agents.rivals.dino_wm import DinoWMAgent, DinoWMConfig
+from lewm_agent.agents.rivals.dreamer import DreamerConfig
+from lewm_agent.agents.rivals.dreamer_agent import DreamerAgent
 from lewm_agent.agents.rivals.frozen import read_encoder
 from lewm_agent.agents.rivals.goal_policy import Algorithm, GoalPolicyConfig
 from lewm_agent.agents.rivals.goal_policy_agent import GoalPolicyAgent
@@ -29,14 +31,16 @@ from lewm_agent.presets import preset
 from lewm_agent.tools.checks import named
 
 Agent = ImprovingAgent[Any, Any]
-AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig | TDMPC2Config | SACConfig
+AnyConfig = AgentConfig | DinoWMConfig | GoalPolicyConfig | TDMPC2Config | DreamerConfig | SACConfig
 
 
 def agent_classes() -> dict[str, type[Agent]]:
     """All kinds of agents: every registered objective is one, beside those with other models."""
     policies = dict.fromkeys(get_args(Algorithm), GoalPolicyAgent)
-    online: dict[str, type[Agent]] = {"tdmpc2": TDMPC2Agent, "sac_her": SACStatesAgent, "sac_her_pixels": SACAgent}
-    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **online, **policies}
+    rewarded: dict[str, type[Agent]] = {"tdmpc2": TDMPC2Agent, "dreamer": DreamerAgent}
+    hindsight: dict[str, type[Agent]] = {"sac_her": SACStatesAgent, "sac_her_pixels": SACAgent}
+    others: dict[str, type[Agent]] = {**rewarded, **hindsight, **policies}
+    return {**dict.fromkeys(objectives.entries(), LeWMAgent), "dino_wm": DinoWMAgent, **others}
 
 
 def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> AnyConfig:
@@ -48,8 +52,8 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
     Args:
         name: of the agent.
         base: whose sizes and training it gets.
-        frozen: encoder that is taken over and not trained, by policies, TD-MPC2, SAC and DINO-WM: bundled name, folder
-            or Hub id of a trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
+        frozen: encoder that is taken over and not trained, by policies, TD-MPC2, Dreamer, SAC and DINO-WM: bundled
+            name, folder or Hub id of a trained world model; for DINO-WM also a ViT of timm, by default DINOv2.
 
     Raises:
         ValueError: no agent of that name, or one that trains its encoder was given a frozen one.
@@ -60,6 +64,8 @@ def agent_config(name: str, base: AgentConfig, frozen: str | None = None) -> Any
         return dataclasses.replace(GoalPolicyConfig.like(base, algorithm), frozen=frozen)
     if agent_class is TDMPC2Agent:
         return TDMPC2Config.like(base, frozen)
+    if agent_class is DreamerAgent:
+        return DreamerConfig.like(base, frozen)
     if agent_class in (LeWMAgent, SACStatesAgent) and frozen is not None:
         does = "learns its encoder" if agent_class is LeWMAgent else "looks at states"
         raise ValueError(f"`{name}` {does} and takes no frozen one")
@@ -85,8 +91,8 @@ def make_agent(
     """A new agent.
 
     Args:
-        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, ``sac_her``,
-            ``sac_her_pixels``, or a registered objective.
+        name: ``lewm``, ``pldm``, ``dino_wm``, ``gcbc``, ``gcivl``, ``gciql``, ``tdmpc2``, ``dreamer``,
+            ``sac_her``, ``sac_her_pixels``, or a registered objective.
         env: short name (``two_room``), Gymnasium id, or an environment, as for ``LeWMAgent``.
         config: name of a preset or a LeWM configuration, whose sizes and training the agent takes over; or a
             configuration of its own kind, which is used as it is.
@@ -96,6 +102,7 @@ def make_agent(
 
     Raises:
         ValueError: no agent of that name, or a configuration of another one.
+        ImportError: the agent is `dreamer`, and TorchRL is not installed.
     """
     agent_class = named(name, agent_classes(), "agent")
     config = preset(config) if isinstance(config, str) else config

@@ -48,7 +48,7 @@ NOT_A_TERM = {"step", "total", "learning_rate", "gradient_norm", "clips_per_seco
 """Numbers in ``metrics.jsonl`` that are no terms of a loss; nor are these two, which tell of the latents:"""
 NOT_A_TERM |= {"effective_rank", "latent_variance", "updates"}
 
-ONLINE = frozenset({"tdmpc2", "sac_her", "sac_her_pixels"})
+ONLINE = frozenset({"tdmpc2", "dreamer", "sac_her", "sac_her_pixels"})
 """Agents that learn in the environment."""
 
 

@@ -97,7 +97,7 @@ class Evaluation(PlayOptions):
     planner_seed: int = 0
     """Of the planner's noise."""
     agent: str | None = None
-    """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql, tdmpc2, sac_her,
+    """Kind of agent that the model has to be: lewm, pldm, dino_wm, gcbc, gcivl, gciql, tdmpc2, dreamer, sac_her,
     sac_her_pixels; by default any."""
     num_envs: int = 8
     """Environments planned for together; the result does not depend on it."""

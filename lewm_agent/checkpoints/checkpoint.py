@@ -340,6 +340,8 @@ def check_model(
     try:
         with torch.device("meta"):
             expected = describe()
+    except ImportError:  # of a library that this model is made with; the message says which
+        raise
     except Exception as error:  # what torch and timm raise for sizes that cannot be may be anything
         raise CheckpointError(f"{source}: no model has the sizes that its config.json names ({error})") from error
     check_weights(expected, weights, source)

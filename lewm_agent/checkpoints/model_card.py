@@ -22,6 +22,7 @@ Result = dict[str, Any]
 
 _TITLES = {
     "tdmpc2": "TD-MPC2",
+    "dreamer": "DreamerV3",
     "sac_her": "SAC + HER",
     "sac_her_pixels": "SAC + HER on pixels",
     "lewm": "LeWM",

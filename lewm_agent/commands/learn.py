@@ -118,7 +118,8 @@ def _fitting(agent: str | None, frozen: str | None, search: str | None) -> dict[
     refused: list[ValueError] = []
     for name, config in PRESETS.items():
         try:
-            fitting[name] = _searching(agent_config(agent or LeWMAgent.kind_of(config), config, frozen), search)
+            kind = agent or LeWMAgent.kind_of(config)
+            fitting[name] = _searching(kind, agent_config(kind, config, frozen), search)
         except ValueError as error:
             refused.append(error)
     if not fitting:
@@ -126,19 +127,18 @@ def _fitting(agent: str | None, frozen: str | None, search: str | None) -> dict[
     return fitting
 
 
-def _searching(config: AnyConfig, search: str | None) -> AnyConfig:
-    """The configuration with another search."""
+def _searching(agent: str, config: AnyConfig, search: str | None) -> AnyConfig:
+    """The configuration of an agent with another search."""
+    from lewm_agent.agents.rivals.dreamer import DreamerConfig
     from lewm_agent.agents.rivals.goal_policy import GoalPolicyConfig
     from lewm_agent.agents.rivals.sac_her import SACConfig
-    from lewm_agent.agents.rivals.sac_her_agent import SACAgent
     from lewm_agent.agents.rivals.tdmpc2 import TDMPC2Config
     from lewm_agent.planning import Search
 
     if search is None:
         return config
-    if isinstance(config, GoalPolicyConfig | SACConfig):
-        name = config.policy.algorithm if isinstance(config, GoalPolicyConfig) else SACAgent.kind_of(config)
-        raise ValueError(f"`{name}` does not plan, so it takes no search")
+    if isinstance(config, GoalPolicyConfig | SACConfig | DreamerConfig):
+        raise ValueError(f"`{agent}` does not plan, so it takes no search")
     if isinstance(config, TDMPC2Config):
         raise ValueError("`tdmpc2` has a search of its own, so it takes no other")
     kind = named(search, Search.kinds(), "search")

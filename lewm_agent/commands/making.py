@@ -94,7 +94,8 @@ def learn_online(
         env: short name (reacher) or Gymnasium id.
         output: gets training/ (metrics, what was seen, checkpoints) and model/.
         steps: environment steps in all.
-        agent: tdmpc2 or sac_her_pixels, which see frames and goal images; or sac_her, which is told both in numbers.
+        agent: tdmpc2, dreamer or sac_her_pixels, which see frames and goal images; or sac_her, which is told both in
+            numbers.
         preset_name: whose frame size it takes over; paper has the released sizes, the others small ones.
         frozen: trained world model whose encoder is taken over and not trained.
         seed: of weights, episodes and exploration.
