@@ -17,8 +17,7 @@ from lewm_agent.agents import load_agent, make_agent
 from lewm_agent.agents.registry import agent_config
 from lewm_agent.agents.rivals import online
 from lewm_agent.agents.rivals.dreamer import BINS, DreamerConfig, DreamerModel, torchrl
-from lewm_agent.agents.rivals.dreamer_agent import DreamerAgent
-from lewm_agent.agents.rivals.dreamer_run import DreamerRun
+from lewm_agent.agents.rivals.dreamer_agent import DreamerAgent, DreamerRun
 from lewm_agent.agents.rivals.online_run import OnlineRun
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.presets import PRESETS, preset

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lewm_agent.agents.rivals.online_agent import OnlineAgent
 from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun, Replay
+from lewm_agent.agents.rivals.repeating import Repeating
 from lewm_agent.agents.rivals.sac_her import (
     OBSERVED,
     SACHER,
@@ -37,8 +38,7 @@ from lewm_agent.checkpoints.checkpoint import Description
 from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets.rollout import episode_seed
 from lewm_agent.environment import Environment
-from lewm_agent.planning.decider import Decider, require_finite
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Goal, Memories
+from lewm_agent.planning.episodes import EpisodeMemory, Goal
 from lewm_agent.tools.checks import require
 from lewm_agent.training.loop import DivergedError
 from lewm_agent.training.metrics_log import MetricsLog, not_finite
@@ -166,27 +166,14 @@ class SACRun(OnlineRun[Hindsight]):
         log.write(self._taken, "train", {**numbers, "updates": float(self._learned_steps)})
 
 
-class SACController(Decider):
-    """Looks, acts by the middle of the policy, repeats that, and looks again."""
+class SACController(Repeating[SACHER]):
+    """Acts by the middle of the policy."""
 
-    def __init__(self, model: SACHER, low: Actions, high: Actions) -> None:
-        super().__init__(model, low, high)
-        self.model = model
-
-    def needs_frame(self, memory: EpisodeMemory) -> bool:
-        """Not while an action is repeated."""
-        return not memory.queue
-
-    def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
-        """Who has no actions left decides."""
-        return [self._decided(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
-
-    def _decided(self, memory: EpisodeMemory, state: Tensor) -> EpisodeMemory:
+    def decided(self, memory: EpisodeMemory, seen: Tensor) -> EpisodeMemory:
+        """Nothing is carried."""
         assert memory.goal_latent is not None
-        action = self.model.action(state, memory.goal_latent)
-        require_finite(action, "an action")
-        values = np.clip(self.model.codec.denormalize(action).cpu().numpy(), self.low, self.high).astype(np.float32)
-        return dataclasses.replace(memory, plans=memory.plans + 1, queue=(values,) * self.model.config.frame_skip)
+        queue = self.repeated(self.model.action(seen, memory.goal_latent))
+        return dataclasses.replace(memory, plans=memory.plans + 1, queue=queue)
 
     def _aimed_at(self, goals: Goal) -> list[Tensor]:
         return self._encoded(goals, "the goal")

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lewm_agent.agents.rivals.online import RewardedRun
 from lewm_agent.agents.rivals.online_agent import OnlineAgent
-from lewm_agent.agents.rivals.tdmpc2 import TDMPC2, TDMPC2Config, TDMPC2Planner
-from lewm_agent.agents.rivals.tdmpc2_run import TDMPC2Run
+from lewm_agent.agents.rivals.online_run import Replay
+from lewm_agent.agents.rivals.repeating import Repeating
+from lewm_agent.agents.rivals.tdmpc2 import ENCODER_RATE, TDMPC2, Sequences, TDMPC2Config, TDMPC2Planner
 from lewm_agent.checkpoints.model_card import About
-from lewm_agent.planning.decider import Decider, require_finite
-from lewm_agent.planning.episodes import Actions, EpisodeMemory, Memories
+from lewm_agent.models.learner import Loss
+from lewm_agent.planning.decider import require_finite
+from lewm_agent.planning.episodes import EpisodeMemory
 from lewm_agent.planning.settings import PlannerConfig
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.state import other_random_numbers
@@ -81,43 +84,62 @@ def _worth(model: TDMPC2, z: Tensor, candidates: Tensor) -> Tensor:
     return total + share * model.value_of(z, model.chosen(z)[0])
 
 
-class TDMPC2Controller(Decider):
-    """Looks, searches, repeats the first action, and looks again.
+class TDMPC2Run(RewardedRun["TDMPC2Agent"]):
+    """TD-MPC2's training: one optimisation step for every decision."""
 
-    Args:
-        model: in evaluation mode.
-        low: lower action bounds (A,), in the environment's units.
-        high: upper ones.
-        exploring: act with noise, as in training.
-    """
+    def _begin(self) -> Replay:
+        model, training = self.agent.model, self.agent.config.training
+        torch.manual_seed(self.seed)
+        rate, policy = training.learning_rate, list(model.policy.parameters())
+        seeing = [*model.encoder.parameters(), *model.observer.parameters()]
+        apart = {id(parameter) for parameter in (*policy, *seeing)}
+        others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+        seeing = [parameter for parameter in seeing if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": seeing, "lr": rate * ENCODER_RATE}]
+        self._optimizer = torch.optim.Adam(groups, lr=rate, fused=True)
+        self._policy_optimizer = torch.optim.Adam(policy, lr=rate, eps=1e-5, fused=True)
+        return Replay(self.folder.path / "replay", self._kind_of_sight(), model.config.action_dim)
 
-    def __init__(self, model: TDMPC2, low: Actions, high: Actions, *, exploring: bool = False) -> None:
-        super().__init__(model, low, high)
-        self.model, self.exploring = model, exploring
+    def _moments(self) -> dict[str, Any]:
+        return {"model": self._optimizer.state_dict(), "policy": self._policy_optimizer.state_dict()}
 
-    def needs_frame(self, memory: EpisodeMemory) -> bool:
-        """Not while an action is repeated."""
-        return not memory.queue
+    def _go_on_with(self, moments: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(moments["model"])
+        self._policy_optimizer.load_state_dict(moments["policy"])
 
-    def queued(self, memories: Memories, seen: dict[int, Tensor]) -> Memories:
-        """Who has no actions left searches."""
-        return [self._searched(m, seen[i]) if i in seen else m for i, m in enumerate(memories)]
+    def _step(self) -> tuple[Loss, float]:
+        model, config = self.agent.model, self.agent.config
+        rng = np.random.default_rng([self.seed, self._learned_steps])
+        drawn = self._replay.draw(config.training.batch_size, config.planner.horizon, config.model.history, rng)
+        loss = model.loss(Sequences(*(values.to(self.agent.device) for values in drawn)))
+        self._optimizer.zero_grad()
+        loss.total.backward()
+        largest = config.training.gradient_clip
+        norm = torch.nn.utils.clip_grad_norm_([p for g in self._optimizer.param_groups for p in g["params"]], largest)
+        self._optimizer.step()
+        assert loss.latents is not None
+        policy, parameters = model.policy_loss(loss.latents), list(model.policy.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(policy, parameters), strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(parameters, largest)
+        self._policy_optimizer.step()
+        model.after_step(1.0)
+        return Loss(loss.total, {**loss.terms, "policy": policy}), float(norm)
 
-    def _searched(self, memory: EpisodeMemory, features: Tensor) -> EpisodeMemory:
+
+class TDMPC2Controller(Repeating[TDMPC2]):
+    """Searches, from the means of the search before."""
+
+    def decided(self, memory: EpisodeMemory, seen: Tensor) -> EpisodeMemory:
+        """With the means of the search, and the frames that it began from."""
         history, goal = self.model.config.history, cast(Tensor, memory.goal_latent)
-        known = (*(memory.latents or [features] * history), features)[-history:]
+        known = (*(memory.latents or [seen] * history), seen)[-history:]
         seed = int(np.random.SeedSequence([memory.seed, memory.plans]).generate_state(1)[0])
         with other_random_numbers(seed, self.device):
             latent = self.model.latent(torch.stack(known)[None], goal[None])[0]
-            settings = self.model.settings.planner
-            action, means = plan(self.model, latent, memory.rest, settings, self.exploring)
-        queue = (self.in_units(action),) * self.model.config.frame_skip
+            action, means = plan(self.model, latent, memory.rest, self.model.settings.planner, self.exploring)
+        queue = self.repeated(action)
         return dataclasses.replace(memory, plans=memory.plans + 1, latents=known, rest=means, queue=queue)
-
-    def in_units(self, action: Tensor) -> Actions:
-        """An action (A,) in [-1, 1] as the environment takes it."""
-        values = self.model.codec.denormalize(action).cpu().numpy()
-        return np.clip(values, self.low, self.high).astype(np.float32)
 
 
 class TDMPC2Agent(OnlineAgent[TDMPC2Config, TDMPC2]):

@@ -24,7 +24,8 @@ class EpisodeMemory:
         plans: how many plans were made.
         goal: picture (H, W, 3) or numbers (S,), or None before the first decision.
         goal_latent: (latent_dim,), what it means.
-        latents: real frames' latents, one per finished action block, at most ``history``.
+        latents: real frames' latents, one per finished action block, at most ``history``; or the recurrent state that
+            an agent carries.
         blocks: the normalised blocks (block_dim,) executed between them.
         executing: the normalised actions (k, action_dim) of the block under way.
         queue: actions (k, action_dim) still to be executed before the next plan, in the environment's units.
