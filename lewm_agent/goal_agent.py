@@ -56,6 +56,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
         *,
         weights: Sequence[float] | None = None,
         labels: float = 1.0,
+        labels_by: str = "inverse",
         resume: bool = False,
         seed: int | None = None,
         checkpoint_every: int = 1000,
@@ -82,9 +83,10 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
                 :meth:`from_pretrained`.
             weights: share of the clips that comes from each of several datasets, together 1; by default every clip is
                 seen as often as any other. An epoch has as many clips as there are in all.
-            labels: share of the training episodes that keep their actions. Those of the others are not looked at: an
-                inverse-dynamics model, trained on the rest, tells them from the frames, as it does for episodes that
-                have none (``docs/guide/video.md``).
+            labels: share of the training episodes that keep their actions. Those of the others are not looked at: they
+                are told from the frames, as are those of episodes that have none (``docs/guide/video.md``).
+            labels_by: what tells them: "inverse", an inverse-dynamics model trained on the episodes that keep theirs,
+                or "latent", codes of what happens between two frames, learned from all episodes.
             resume: continue the run in ``output`` from its newest whole checkpoint, with the same batches and losses as
                 if it had never stopped; a finished run goes on when given more epochs (and, past the schedule, cycles).
             seed: of batch order, dropout and SIGReg; the agent's by default.
@@ -121,6 +123,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
             placement,
             None if weights is None else tuple(weights),
             labels,
+            labels_by,
             resume,
             self.seed if seed is None else seed,
             checkpoint_every,
@@ -153,6 +156,7 @@ class GoalAgent(CollectingAgent[ConfigT, ModelT]):
                         opened(dataset, options.weights),
                         folder,
                         labels=options.labels,
+                        labels_by=options.labels_by,
                         seed=options.seed,
                         workers=options.workers,
                         progress=options.progress,

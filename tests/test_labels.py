@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from lewm_agent import AgentConfig, LeWMAgent
@@ -17,6 +18,7 @@ from lewm_agent.commands import learn
 from lewm_agent.config import configured
 from lewm_agent.datasets import OfflineDataset, ShardWriter
 from lewm_agent.datasets.mixed import MixedDataset
+from lewm_agent.models.latent_actions import LatentActions
 from lewm_agent.presets import preset
 from lewm_agent.training import labelling
 from lewm_agent.training.batches import FinishData
@@ -32,8 +34,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labelling, "STEPS", 5)
 
 
-def run_of(agent: Any, dataset: OfflineDataset, folder: Path, labels: float) -> Run:
-    return Run(Placement.of(None, None, agent.device), agent, dataset, RunFolder(folder), labels=labels, progress=False)
+def run_of(agent: Any, dataset: OfflineDataset, folder: Path, labels: float, by: str = "inverse") -> Run:
+    options: dict[str, Any] = {"labels": labels, "labels_by": by, "progress": False}
+    return Run(Placement.of(None, None, agent.device), agent, dataset, RunFolder(folder), **options)
+
+
+def moments() -> AgentConfig:
+    sizes = {"image_size": 16, "masks": 1, "latent_dim": 10, "model.predictor_width": 16, "training.batch_size": 16}
+    return configured(preset("moments"), {**sizes, "epochs": 1.0, "inverse_dynamics.steps": 2})
 
 
 class Moving:
@@ -73,12 +81,16 @@ def test_a_share_of_the_training_episodes_keeps_its_actions_and_the_others_are_n
     np.testing.assert_array_equal(tiny_agent.model.action_mean.numpy(), mean)
 
 
-def test_what_is_told_is_what_moved(tiny_config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", labelling.TELLERS)
+def test_what_is_told_is_what_moved(
+    by: str, tiny_config: AgentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(labelling, "STEPS", 120)
     data = Moving(tmp_path / "data", 12).data
-    run = run_of(LeWMAgent("two_room", tiny_config), data, tmp_path, 0.5)
-    run._prepare(run.trainee.model)
-    run._label(None)
+    agent = LeWMAgent("two_room", tiny_config if by == "inverse" else moments())
+    run = run_of(agent, data, tmp_path, 0.5, by)
+    run._prepare(agent.model)
+    run._label(agent.stand_ins(run.dataset, run.clips.train_episodes, False))
     hidden = np.setdiff1d(run.clips.train_episodes, run.labelled)
     told, true = (np.concatenate([one.episode(i)["action"][:-1, 0] for i in hidden]) for one in (run.dataset, data))
     assert np.isfinite(told).all() and np.corrcoef(told, true)[0, 1] > 0.5
@@ -86,30 +98,57 @@ def test_what_is_told_is_what_moved(tiny_config: AgentConfig, tmp_path: Path, mo
     assert error is not None and error < 0.9  # of variance 1
 
 
-@pytest.mark.parametrize("kind", ["lewm", "moments", "gcbc"])
+def test_what_happens_is_learned_from_frames_and_a_few_actions_say_what_it_means() -> None:
+    torch.manual_seed(0)
+    before, blocks = torch.randn(2000, 6), torch.randn(2000, 2)
+    moved = torch.tanh(blocks @ torch.randn(2, 4)) * 0.3
+    after = before + torch.cat([moved, 0.1 * before[:, :1].sin(), 0.1 * before[:, 1:2].cos()], dim=1)
+    model = LatentActions(6, 2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(150):
+        some = torch.randint(1000, (128,))
+        loss = model.loss(before[some], after[some])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        assert not model(before, after).any()  # nothing has said what codes mean
+        model.read(before[:30], after[:30], blocks[:30])
+        error = (model(before[1000:], after[1000:]) - blocks[1000:]).square().mean()
+    assert error < 0.5  # of variance 1, from 30 pairs
+
+
+@pytest.mark.parametrize(("kind", "by"), [("lewm", "inverse"), ("moments", "latent"), ("gcbc", "latent")])
 def test_goes_on_after_a_kill_with_the_same_actions(
-    kind: str, tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    by: str,
+    tiny_config: AgentConfig,
+    tiny_dataset: OfflineDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sizes = {"image_size": 16, "masks": 1, "latent_dim": 10, "model.predictor_width": 16, "training.batch_size": 16}
-    moments = configured(preset("moments"), {**sizes, "epochs": 1.0, "inverse_dynamics.steps": 2})
-    base = moments if kind == "moments" else tiny_config
+    base = moments() if kind == "moments" else tiny_config
 
     def agent() -> Any:
         return make_agent("gcbc", "two_room", base) if kind == "gcbc" else LeWMAgent("two_room", base)
 
     whole = agent()
-    whole.learn(tiny_dataset, tmp_path / "run", labels=0.4, checkpoint_every=8, progress=False)
+    whole.learn(tiny_dataset, tmp_path / "run", labels=0.4, labels_by=by, checkpoint_every=8, progress=False)
     record = whole.description.training
     few = 3 if kind == "lewm" else 4  # of eight, or of nine: shorter clips fit into another episode
-    assert (record.labelled, record.finished) == (few, True) and 0 < record.label_error < 10
+    assert (record.labelled, record.labels_by, record.finished) == (few, by, True) and 0 < record.label_error < 10
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
     shutil.rmtree(newest)
     monkeypatch.setattr(labelling, "tell", lambda *_, **__: pytest.fail("they have been told before"))
     again = agent()
-    again.learn(tiny_dataset, tmp_path / "run", labels=0.4, checkpoint_every=8, resume=True, progress=False)
+    options: dict[str, Any] = {"labels": 0.4, "resume": True, "progress": False}
+    again.learn(tiny_dataset, tmp_path / "run", labels_by=by, checkpoint_every=8, **options)
     assert again.weights_sha256() == whole.weights_sha256()
     with pytest.raises(ValueError, match=f"trained with labels {few}, not None"):
         agent().learn(tiny_dataset, tmp_path / "run", resume=True, progress=False)
+    other = next(one for one in labelling.TELLERS if one != by)
+    with pytest.raises(ValueError, match=f"trained with labels_by '{by}', not '{other}'"):
+        agent().learn(tiny_dataset, tmp_path / "run", labels_by=other, **options)
 
 
 def test_a_killed_labelling_is_done_anew_and_damaged_labels_too(
@@ -164,21 +203,29 @@ def test_no_share_and_no_episode(
         tiny_agent.learn(tiny_dataset, tmp_path / "run", labels=labels, progress=False)
 
 
+def test_no_such_model_to_tell_actions(tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no model that tells actions .* `latents` .*inverse, latent\); did you mean"):
+        tiny_agent.learn(tiny_dataset, tmp_path / "run", labels=0.5, labels_by="latents", progress=False)
+
+
 def test_from_the_command_line(tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(LeWMAgent, "learn", lambda self, *_, **options: given.update(options))
     monkeypatch.setattr(LeWMAgent, "save_pretrained", lambda self, folder: folder)
     arguments = ["--env", "two_room", "--dataset", str(tiny_dataset.path), "--output", str(tmp_path / "out")]
-    assert learn.main([*arguments, "--labels", "0.25", "small"]) == 0
-    assert given["labels"] == 0.25
+    assert learn.main([*arguments, "--labels", "0.25", "--labels-by", "latent", "small"]) == 0
+    assert (given["labels"], given["labels_by"]) == (0.25, "latent")
 
 
-def test_choices_are_told_as_choices(tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", labelling.TELLERS)
+def test_choices_are_told_as_choices(
+    by: str, tiny_config: AgentConfig, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
     agent = LeWMAgent("two_room", tiny_config)
     run = run_of(agent, tiny_dataset, tmp_path, 0.5)
     discrete = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, discrete_actions=True))
     data = FinishData(run.dataset, run.labelled, run.clips.held_out_episodes)
-    actions: NDArray[Any] = labelling.tell(agent.model, discrete, data, 0).actions
+    actions: NDArray[Any] = labelling.tell(agent.model, discrete, data, 0, by).actions
     told = actions[run.dataset.row_mask(run.dataset.awaited)]
     told = told[~np.isnan(told).any(axis=1)]
     assert set(np.unique(told)) == {0.0, 1.0} and (told.sum(axis=1) == 1).all()

@@ -30,6 +30,7 @@ def learn(
     search: str | None = None,
     weights: tyro.conf.UseAppendAction[tuple[float, ...]] = (),
     labels: float = 1.0,
+    labels_by: str = "inverse",
     seed: int = 0,
     device: str = "auto",
     environment_kwargs: str | None = None,
@@ -51,6 +52,7 @@ def learn(
         search: by default the preset's; or cem, icem, mppi, gradient or mixture, whose own settings are then the flags.
         weights: share of the clips from each dataset, together 1, given as often; by default all clips count alike.
         labels: share of the training episodes that keep their actions; those of the others are told from their frames.
+        labels_by: what tells them: inverse, a model of the episodes with actions, or latent, codes learned from all.
         seed: of weights, batch order, dropout and SIGReg.
         device: auto, cpu, cuda or mps.
         environment_kwargs: arguments of the environment, as a JSON object; by default those of the data.
@@ -75,6 +77,7 @@ def learn(
     options: dict[str, Any] = {
         "weights": weights_of(data),
         "labels": labels,
+        "labels_by": labels_by,
         "devices": devices,
         "num_nodes": num_nodes,
     }

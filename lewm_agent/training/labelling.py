@@ -1,8 +1,9 @@
-"""Actions told from frames: which episodes keep their own, and an inverse-dynamics model for the others.
+"""Actions told from frames: which episodes keep their own, and a model that tells those of the others.
 
 The model sees two frames, one action block apart, and says the block between them. It learns from the episodes that
-keep their actions, and tells those of the others. An action lies between several pairs of frames; what is told of it is
-their mean.
+keep their actions, and tells those of the others; or it learns from the frames of all of them a code for what happens
+between two (:mod:`lewm_agent.models.latent_actions`), and from those that keep their actions what a code means. An
+action lies between several pairs of frames; what is told of it is their mean.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from torch import Tensor, nn
 
 from lewm_agent.datasets import OfflineDataset
 from lewm_agent.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
+from lewm_agent.models.latent_actions import LatentActions
 from lewm_agent.models.learner import Learner
-from lewm_agent.tools.checks import require
+from lewm_agent.models.objectives.lewm import ObjectiveConfig
+from lewm_agent.models.objectives.sigreg import SIGReg
+from lewm_agent.tools.checks import named, require
 from lewm_agent.tools.progress import ProgressShown
 from lewm_agent.tools.replacing import write_atomically
 from lewm_agent.training.batches import FinishData
@@ -36,6 +40,8 @@ HELD_OUT_PAIRS = 1024
 """From which its error is taken, at most."""
 AT_ONCE = 256
 """Pairs or frames that are looked at together."""
+SIGREG_WEIGHT = ObjectiveConfig().sigreg_weight
+"""Of the term that keeps the latents of an encoder that learns from frames alone from collapse."""
 STREAM = 1
 """Of the random numbers that choose episodes, beside the one that splits them."""
 
@@ -48,8 +54,9 @@ class Labels:
     error: float
 
 
-def check(dataset: OfflineDataset, labels: float) -> None:
-    """Raise ``ValueError`` unless ``labels`` is a share and the dataset has actions that can be learned from."""
+def check(dataset: OfflineDataset, labels: float, by: str) -> None:
+    """Raise ``ValueError`` unless ``labels`` is a share, told by a known model, and there are actions to learn from."""
+    named(by, TELLERS, "model that tells actions from frames (labels_by)")
     is_share = isinstance(labels, int | float) and not isinstance(labels, bool) and 0 < labels <= 1
     require(
         is_share, f"labels is the share of the episodes that keep their actions, above 0 and at most 1, got {labels!r}"
@@ -85,6 +92,7 @@ def kept_or_told(
     settings: AgentSettings,
     data: FinishData,
     seed: int,
+    by: str = "inverse",
     *,
     progress: bool = False,
 ) -> Labels:
@@ -94,28 +102,37 @@ def kept_or_told(
         actions = data.dataset.actions.copy()
         actions[awaited] = kept["actions"]
         return Labels(actions, float(kept["error"]))
-    labels = tell(model, settings, data, seed, progress=progress)
+    labels = tell(model, settings, data, seed, by, progress=progress)
     content = io.BytesIO()
     np.savez(content, actions=labels.actions[awaited], error=labels.error, request=request)
     write_atomically(file, content.getvalue())
     return labels
 
 
-def tell(model: Learner, settings: AgentSettings, data: FinishData, seed: int, *, progress: bool = False) -> Labels:
-    """Train an inverse-dynamics model and have it tell the awaited actions of a dataset.
+def tell(
+    model: Learner,
+    settings: AgentSettings,
+    data: FinishData,
+    seed: int,
+    by: str = "inverse",
+    *,
+    progress: bool = False,
+) -> Labels:
+    """Train a model and have it tell the awaited actions of a dataset.
 
     Args:
         model: prepared for training; a copy of its encoder learns with the other one, unless it is frozen.
         settings: of its agent.
         data: dataset, labelled episodes (n,), held-out ones with actions, and latents instead of frames, if any.
         seed: of weights, pairs of frames and dropout; other random numbers stay as they are.
+        by: one of :data:`TELLERS`.
         progress: show progress.
 
     Raises:
         ValueError: the error of what is told is not finite.
     """
     with other_random_numbers(seed, model.action_mean.device):
-        teller = _Teller(model, settings, data)
+        teller = TELLERS[by](model, settings, data)
         teller.learn(seed, progress)
         error = teller.held_out_error()
     require(math.isfinite(error), f"what is told of the actions of {data.dataset.path} has an error of {error}")
@@ -123,7 +140,7 @@ def tell(model: Learner, settings: AgentSettings, data: FinishData, seed: int, *
 
 
 class _Teller(nn.Module):
-    """Encoder and inverse-dynamics head: what a frame shows, and another one a block later, to the block between."""
+    """Encoder and head: what a frame shows, and another one a block later, to the block between."""
 
     def __init__(self, model: Learner, settings: AgentSettings, data: FinishData) -> None:
         super().__init__()
@@ -135,8 +152,18 @@ class _Teller(nn.Module):
         self.eval()
         with torch.no_grad():
             latent_dim = self.latents(self.pairs(data.train)[:1]).shape[1]
-        self.head = InverseDynamics(latent_dim, settings.model.block_dim, InverseDynamicsConfig(furthest=1))
+        self.head = self.new_head(latent_dim, settings.model.block_dim)
         self.to(self.device)
+
+    @staticmethod
+    def new_head(latent_dim: int, block_dim: int) -> nn.Module:
+        """The head of its kind."""
+        return InverseDynamics(latent_dim, block_dim, InverseDynamicsConfig(furthest=1))
+
+    @property
+    def learned_from(self) -> NDArray[np.int64]:
+        """Episodes (n,) in whose pairs of frames :meth:`loss` is taken."""
+        return self.data.train
 
     def train(self, mode: bool = True) -> _Teller:
         """Switch the head, and the encoder if it learns."""
@@ -166,28 +193,39 @@ class _Teller(nn.Module):
         blocks: Tensor = self.head(before, after, torch.ones(len(before), device=self.device))
         return blocks
 
+    def ends(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Latents (N, D) of the frames of rows (N,), and those a block later."""
+        before, after = self.latents(np.concatenate([rows, rows + self.skip])).chunk(2)
+        return before, after
+
+    def blocks(self, rows: NDArray[np.int64]) -> Tensor:
+        """Blocks (N, block_dim) after the frames of rows (N,), whose actions are known."""
+        actions = self.data.dataset.actions[rows[:, None] + np.arange(self.skip)]
+        return self.codec.blocks(torch.as_tensor(actions, device=self.device))
+
     def error(self, rows: NDArray[np.int64]) -> Tensor:
         """Mean squared error of the blocks after the frames of rows (N,)."""
-        before, after = self.latents(np.concatenate([rows, rows + self.skip])).chunk(2)
-        actions = self.data.dataset.actions[rows[:, None] + np.arange(self.skip)]
-        blocks = self.codec.blocks(torch.as_tensor(actions, device=self.device))
-        return (self.between(before, after) - blocks).square().mean()
+        return (self.between(*self.ends(rows)) - self.blocks(rows)).square().mean()
+
+    def loss(self, rows: NDArray[np.int64]) -> Tensor:
+        """What is minimised, over the frames of rows (N,) and those a block later."""
+        return self.error(rows)
 
     def learn(self, seed: int, progress: bool) -> None:
-        """Train on the labelled episodes, and be ready to tell."""
-        rng, rows = np.random.default_rng([seed, STREAM]), self.pairs(self.data.train)
+        """Train, and be ready to tell."""
+        rng, rows = np.random.default_rng([seed, STREAM]), self.pairs(self.learned_from)
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, weight_decay=1e-2, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         self.train()
         with ProgressShown("actions from frames", STEPS, shown=progress) as shown:
             for step in range(STEPS):
-                loss = self.error(rng.choice(rows, BATCH))
+                loss = self.loss(rng.choice(rows, BATCH))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                shown.update(step + 1, f"error {loss.item():.4f}" if step % 20 == 0 else None)
+                shown.update(step + 1, f"loss {loss.item():.4f}" if step % 20 == 0 else None)
         self.eval()
 
     @torch.inference_mode()
@@ -225,6 +263,50 @@ class _Teller(nn.Module):
             np.add.at(sums, within, blocks)
             np.add.at(counts, within, 1)
         return np.where(counts > 0, sums / np.maximum(counts, 1), otherwise)
+
+
+class _CodeTeller(_Teller):
+    """Tells by codes of what happens, learned from the frames of all episodes; the labelled say what a code means."""
+
+    head: LatentActions
+
+    def __init__(self, model: Learner, settings: AgentSettings, data: FinishData) -> None:
+        super().__init__(model, settings, data)
+        self.sigreg = SIGReg()
+
+    @staticmethod
+    def new_head(latent_dim: int, block_dim: int) -> nn.Module:
+        """Codes and what they mean."""
+        return LatentActions(latent_dim, block_dim)
+
+    @property
+    def learned_from(self) -> NDArray[np.int64]:
+        """All episodes whose actions are known or wanted."""
+        return np.union1d(self.data.train, self.data.dataset.awaited)
+
+    def between(self, before: Tensor, after: Tensor) -> Tensor:
+        """Latents (N, D), and those a block later, to blocks (N, block_dim)."""
+        blocks: Tensor = self.head(before, after)
+        return blocks
+
+    def loss(self, rows: NDArray[np.int64]) -> Tensor:
+        """That of the codes; latents that learn are kept from collapse as LeWM's are."""
+        before, after = self.ends(rows)
+        loss = self.head.loss(before, after)
+        return loss + SIGREG_WEIGHT * self.sigreg(torch.stack([before, after])) if self.learns else loss
+
+    def learn(self, seed: int, progress: bool) -> None:
+        """Train on frames, then learn from the labelled episodes what a code means."""
+        super().learn(seed, progress)
+        rows = self.pairs(self.data.train)
+        with torch.inference_mode():
+            ends = [self.ends(some) for some in np.array_split(rows, -(-len(rows) // AT_ONCE))]
+            before, after = (torch.cat(latents) for latents in zip(*ends, strict=True))
+            self.head.read(before, after, self.blocks(rows))
+
+
+TELLERS: dict[str, type[_Teller]] = {"inverse": _Teller, "latent": _CodeTeller}
+"""What ``labels_by`` names: an inverse-dynamics model of the labelled episodes, or latent actions of all."""
 
 
 def _read(file: Path, request: str) -> dict[str, NDArray[Any]] | None:

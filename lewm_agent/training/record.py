@@ -33,6 +33,8 @@ class TrainingRecord:
     """``float32`` or ``bfloat16``, in which a run goes on as it began; empty in records of before it was kept."""
     labelled: int | None = None
     """Training episodes whose own actions it was given, where others had none; None where all have theirs."""
+    labels_by: str | None = None
+    """What told those of the others (:data:`lewm_agent.training.labelling.TELLERS`); None where all have theirs."""
     label_error: float | None = None
     """Mean squared error of blocks of actions told of held-out episodes' frames; normalised actions have variance 1."""
     inverse_dynamics_error: float | None = None

@@ -134,6 +134,7 @@ class Run:
         dataset: to learn from.
         folder: of the run.
         labels: share of the training episodes that keep their actions.
+        labels_by: what tells those of the others.
         seed: of batch order, dropout and SIGReg.
         workers: processes that read clips for each device; None for none on the CPU, else 4.
         progress: show progress.
@@ -155,6 +156,7 @@ class Run:
         folder: RunFolder,
         *,
         labels: float = 1.0,
+        labels_by: str = "inverse",
         seed: int = 0,
         workers: int | None = None,
         progress: bool = True,
@@ -169,7 +171,7 @@ class Run:
         if workers is None:
             workers = 0 if trainee.device.type == "cpu" else 4
         config = trainee.config
-        labelling.check(dataset, labels)
+        labelling.check(dataset, labels, labels_by)
         check_fits(dataset, config.model)
         encoder = trainee.model.trained_encoder
         require(
@@ -188,7 +190,7 @@ class Run:
         self.record: TrainingRecord | None = None
         self._begun = TrainingRecord.begun(dataset, config.training.batch_size, self.seed)
         if self.dataset.awaited.size:
-            self._begun = replace(self._begun, labelled=len(self.labelled))
+            self._begun = replace(self._begun, labelled=len(self.labelled), labels_by=labels_by)
 
     def train(self, *, resume: bool, checkpoint_every: int) -> None:
         """Begin, or continue what the folder holds, and go on to the end.
@@ -306,7 +308,8 @@ class Run:
 
     def _label(self, stand_ins: NDArray[np.float32] | None) -> None:
         """Have the actions told that are awaited; where the run was begun before, they are those of then."""
-        if not self.dataset.awaited.size:
+        by = self._begun.labels_by
+        if by is None:
             return
         request = {**_origin(self._begun), "settings": _shaping(self.trainee.identity())}
         labels = ranks.from_first(
@@ -317,6 +320,7 @@ class Run:
                 self.trainee.config,
                 FinishData(self.dataset, self.labelled, self.clips.held_out_episodes, stand_ins),
                 self.seed,
+                by,
                 progress=self.progress,
             )
         )
@@ -421,7 +425,7 @@ class Run:
 
 def _origin(record: TrainingRecord) -> dict[str, Any]:
     """Data and seed of a training, in which a continued run is to be what it was."""
-    return {"data": record.data, "labels": record.labelled, "seed": record.seed}
+    return {"data": record.data, "labels": record.labelled, "labels_by": record.labels_by, "seed": record.seed}
 
 
 def _shaping(identity: Identity) -> dict[str, Any]:

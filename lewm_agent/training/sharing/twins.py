@@ -25,6 +25,7 @@ class LearnOptions:
     placement: Placement
     weights: tuple[float, ...] | None
     labels: float
+    labels_by: str
     resume: bool
     seed: int
     checkpoint_every: int
