@@ -9,7 +9,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 .PHONY: help setup run test lint types docs pytest clean
 
 help:  ## list these targets
@@ -20,7 +19,8 @@ setup: $(INSTALLED)  ## create .venv and install everything into it
 run: $(INSTALLED)  ## evaluate the bundled Cube model on 50 held-out goals
 	@$(BIN)/python eval/success_rate.py --env cube --episodes 50
 
-test: lint types docs pytest  ## lint, type-check, make the docs and test
+test: lint  ## lint, type-check, make the docs and test
+	@$(MAKE) --no-print-directory -j 2 types docs pytest
 
 lint: $(INSTALLED)  ## ruff
 	@echo "== ruff"
@@ -37,9 +37,9 @@ docs: $(INSTALLED)  ## the documentation as a site in build/docs; a link that le
 	@echo "== sphinx"
 	@$(BIN)/python -m sphinx -b html -q -W --keep-going -d build/doctrees docs build/docs
 
-pytest: $(INSTALLED)  ## the tests alone
+pytest: $(INSTALLED)  ## the tests alone: three processes, for they often wait for those they start
 	@echo "== pytest"
-	@$(BIN)/pytest -q -n 2 --dist loadfile --durations 10
+	@$(BIN)/pytest -q -n 3 --dist loadfile --durations 10
 
 clean:  ## remove .venv, builds and caches
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

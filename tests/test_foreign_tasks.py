@@ -11,11 +11,9 @@ import pytest
 from lewm_agent import AgentConfig, LeWMAgent
 from lewm_agent.eval import success_rate
 
-OGBENCH = ["visual-cube-double-v0", "visual-scene-v0"]  # single and triple go the same way, and each takes seconds
 
-
-@pytest.mark.parametrize("name", OGBENCH)
-def test_arms_of_ogbench(tiny_config: AgentConfig, name: str) -> None:
+def test_an_arm_of_ogbench(tiny_config: AgentConfig) -> None:
+    name = "visual-scene-v0"  # cubes go the same way, and each takes seconds
     agent = LeWMAgent(f"ogbench:{name}", tiny_config)
     told: dict[str, Any] = {"goals": "task", "episodes": 1, "budget": 1, "floors": False, "progress": False}
     result = agent.evaluate(**told)  # a reset compiles the scene anew, which takes seconds

@@ -35,7 +35,7 @@ from lewm_agent.training.state import TrainingState
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 ONE, TWO = (Placement(CPU, devices, 1, None) for devices in (1, 2))
-STEPS, HALF = 20, 10
+STEPS, HALF = 12, 6
 KINDS = ("lewm", "pldm", "ema", "joint", "gciql")
 FAULTS = {
     "settings": "rank 1 on .* has training.learning_rate 0.5, and rank 0 has 0.001: start all ranks with the same data",
@@ -88,7 +88,7 @@ def in_float64(model: Learner) -> Learner:
 
 
 def train(fabric: Any, kind: str, job: Job, folder: Path, start: Path | None = None) -> tuple[Numbers, Numbers]:
-    """Twenty steps in float64, from the beginning or from a checkpoint; weights, and gradients of the last step."""
+    """Some steps in float64, from the beginning or from a checkpoint; weights, and gradients of the last step."""
     torch.manual_seed(0)
     config = configs(job.config)[kind]
     agent: Any = make_agent(kind if kind == "gciql" else config.objective.kind, "two_room", config)

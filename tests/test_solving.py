@@ -15,16 +15,17 @@ from lewm_agent.evaluation.playing import Player
 from lewm_agent.planning.presets import PLANNERS
 
 WORLD = "lewm/TwoRoom-v0"
-EPISODES = 6
+EPISODES = 4
 
 
 SKILLED = PLANNERS["amortised"]
 CLUMSY = dataclasses.replace(PLANNERS["small"], samples=2, elites=2, iterations=1, noise_correlation=0.0)
 
 
-@pytest.mark.parametrize(("planner", "solves"), [(SKILLED, True), (CLUMSY, False)])
-@pytest.mark.parametrize("name", ["paper", "strict"])
-@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize(
+    ("planner", "solves", "name", "num_envs"),
+    [(SKILLED, True, "strict", 1), (SKILLED, True, "paper", 3), (CLUMSY, False, "strict", 3)],
+)
 def test_a_pair_is_played_until_it_is_solved(
     planner: PlannerConfig, solves: bool, name: ProtocolName, num_envs: int
 ) -> None:
