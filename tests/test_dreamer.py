@@ -93,6 +93,9 @@ def test_a_state_is_carried_within_an_episode_and_each_environment_has_its_own()
     _, fresh = learner.predict(shown, [memory, memory], episode_start=np.array([False, True]))
     assert torch.equal(later[0].latents[1], fresh[0].latents[1])
     assert not torch.allclose(later[1].latents[1], fresh[1].latents[1])  # what was seen before is forgotten
+    other = learner.controller.instead(memory, np.ones(2, np.float32))
+    _, after = learner.predict(shown, [other, memory])
+    assert not torch.allclose(after[0].latents[1], later[0].latents[1])  # another action had been taken
     both, states = learner.predict({"pixels": np.stack([first, second]), "goal": np.stack([goal, goal])})
     assert both.shape == (2, 2) and np.array_equal(both[0], alone)
     assert torch.equal(states[0].latents[1], state[0].latents[1])

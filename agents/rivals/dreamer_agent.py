@@ -20,7 +20,7 @@ from lewm_agent.agents.rivals.repeating import Repeating
 from lewm_agent.checkpoints.model_card import About
 from lewm_agent.datasets.rollout import episode_seed
 from lewm_agent.models.learner import Loss
-from lewm_agent.planning.episodes import EpisodeMemory
+from lewm_agent.planning.episodes import Actions, EpisodeMemory
 from lewm_agent.tools.checks import require
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.state import other_random_numbers
@@ -129,6 +129,11 @@ class DreamerController(Repeating[Dreamer]):
             action = (mean + std * torch.randn_like(mean) if self.exploring else mean).clamp(-1, 1)
         carried = dataclasses.replace(memory, plans=memory.plans + 1, latents=state, executing=(action,))
         return dataclasses.replace(carried, queue=self.repeated(action))
+
+    def instead(self, memory: EpisodeMemory, action: Actions) -> EpisodeMemory:
+        """The next state comes after the action that was taken; of those of one decision, the last."""
+        taken = self.model.codec.normalize(torch.as_tensor(action, device=self.device))
+        return dataclasses.replace(memory, executing=(taken,))
 
 
 class DreamerAgent(OnlineAgent[DreamerConfig, Dreamer]):
