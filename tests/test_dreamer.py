@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,14 @@ def test_refusals_are_one_sentence(
     for make in (lambda: agent(), lambda: load_agent(saved)):
         with pytest.raises(ImportError, match=r"dreamer needs torchrl .*: pip install 'lewm-agent\[rivals\]'"):
             make()
+
+
+def test_another_process_loads_it(tmp_path: Path) -> None:
+    """TorchRL is imported there while the sizes of the model are checked, without memory."""
+    saved = agent().save_pretrained(tmp_path / "model")
+    code = "import sys; from lewm_agent.agents import load_agent; print(load_agent(sys.argv[1], device='cpu').kind)"
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "dreamer"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

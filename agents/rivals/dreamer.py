@@ -44,7 +44,8 @@ STAGES = (2, 3, 4, 4, 4)
 
 def torchrl(module: str) -> Any:
     """A module of TorchRL, or of tensordict. Raises ``ImportError`` with the line that installs both."""
-    return imported(module, "dreamer", "pip install 'lewm-agent[rivals]'")
+    with torch.device("cpu"):  # it calculates while it is imported, also where only shapes are asked for
+        return imported(module, "dreamer", "pip install 'lewm-agent[rivals]'")
 
 
 @dataclass(frozen=True)
