@@ -29,7 +29,7 @@ lint: $(INSTALLED)  ## ruff
 # The top folders become lewm_agent.<name> by installing, so mypy reads an installed copy: what ships.
 types: $(INSTALLED)  ## mypy --strict
 	@echo "== mypy --strict"
-	@rm -rf build
+	@rm -rf build/types build/lib
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --target build/types .
 	@cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p lewm_agent
 
