@@ -131,6 +131,14 @@ def steps_of(env: gym.Env[Any, Any]) -> Iterator[int]:
     )
 
 
+def checked_reward(reward: Any, step: int) -> float:
+    """The reward of a step as a number. Raises ``ValueError`` unless it is one, and finite."""
+    number = reward if isinstance(reward, float) else _one_number(reward)
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"the reward in step {step} must be one finite number, got {reward!r}")
+    return number
+
+
 def _time_limit(env: gym.Env[Any, Any]) -> int | None:
     while isinstance(env, gym.Wrapper):
         if isinstance(env, TimeLimit):
@@ -181,10 +189,7 @@ class _Recorder:
         return checked
 
     def add_outcome(self, action: NDArray[np.float32], reward: Any, terminated: bool, truncated: bool) -> None:
-        number = reward if isinstance(reward, float) else _one_number(reward)
-        if number is None or not math.isfinite(number):
-            step = len(self.outcomes["action"])
-            raise ValueError(f"the reward in step {step} must be one finite number, got {reward!r}")
+        number = checked_reward(reward, len(self.outcomes["action"]))
         row = {"action": action, "reward": number, "terminated": terminated, "truncated": truncated}
         for name, value in row.items():
             self.outcomes[name].append(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from lewm_agent.agents.rivals.frozen import SeeingSettings
-from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun
-from lewm_agent.datasets.rollout import episode_seed
+from lewm_agent.agents.rivals.online_run import STREAM, Learning, OnlineRun, goal_shown
+from lewm_agent.datasets.rollout import checked_reward, episode_seed, steps_of
 from lewm_agent.environment import Environment
-from lewm_agent.evaluation.trials import Situation, Trial, goal_picture
+from lewm_agent.evaluation.trials import Situation
 from lewm_agent.models.learner import Learner, Loss
 from lewm_agent.planning.decider import Decider
 from lewm_agent.planning.episodes import EpisodeMemory, Frames
@@ -74,15 +74,14 @@ class RewardedRun(OnlineRun[RewardedT]):
         learning = self._learns
         begun = time.monotonic()
         observation, info = env.reset(seed=episode_seed(self.seed, number, STREAM))
-        shown = goal_picture(Situation(env, observation, info), Trial())
-        goal = resized(shown, self.agent.config.model.image_size)
+        goal = resized(goal_shown(Situation(env, observation, info)), self.agent.config.model.image_size)
         decide = self._decider(goal, number, learning)
         rows: list[dict[str, Any]] = []
-        over, total, success, began = False, 0.0, False, self._taken
+        over, total, success, began, steps = False, 0.0, False, self._taken, steps_of(env)
         while not over:
             frame = _frame(env)
             action = decide(frame)
-            reward, ended, over, info = self._repeat(env, action)
+            reward, ended, over, info = self._repeat(env, action, steps)
             success |= bool(info.get("is_success", False))
             total += reward
             rows.append({"seen": self._sight(frame), "action": self._normal(action), "reward": reward, "ended": ended})
@@ -107,7 +106,7 @@ class RewardedRun(OnlineRun[RewardedT]):
     def _check_rewards(self) -> None:
         rewards = self._replay.column("rewards")
         require(
-            bool(np.isfinite(rewards).all() and np.ptp(rewards) > 0),
+            np.ptp(rewards) > 0,
             f"in {self._taken} steps of random actions the environment's reward was always {rewards[0]:g}: there is "
             "nothing to learn from; give an environment that rewards nearness to its goal",
         )
@@ -128,13 +127,16 @@ class RewardedRun(OnlineRun[RewardedT]):
 
         return decide
 
-    def _repeat(self, env: Environment, action: NDArray[np.float32]) -> tuple[float, bool, bool, dict[str, Any]]:
+    def _repeat(
+        self, env: Environment, action: NDArray[np.float32], steps: Iterator[int]
+    ) -> tuple[float, bool, bool, dict[str, Any]]:
         """Take an action as often as it is repeated: reward, whether the goal ended it, whether it is over, info."""
         total, terminated, truncated = 0.0, False, False
         info: dict[str, Any] = {}
         for _ in range(self.agent.config.model.frame_skip):
+            step = next(steps)
             _, reward, terminated, truncated, info = env.step(action)
-            total, self._taken = total + float(reward), self._taken + 1
+            total, self._taken = total + checked_reward(reward, step), self._taken + 1
             if terminated or truncated:
                 break
         return total, bool(terminated), bool(terminated or truncated), info

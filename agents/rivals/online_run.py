@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lewm_agent.agents.rivals.tdmpc2 import Sequences
 from lewm_agent.environment import Environment
+from lewm_agent.evaluation.trials import Situation, Trial, picture_if_any
+from lewm_agent.planning.episodes import Frames
 from lewm_agent.tools.checks import require
 from lewm_agent.tools.interruption import Interruption, interruptible
 from lewm_agent.tools.progress import ProgressShown
@@ -29,6 +31,17 @@ from lewm_agent.training.state import TrainingState, random_states, set_random_s
 
 STREAM = 3
 """Of the seeds of episodes, which collected data and evaluations do not have."""
+
+
+def goal_shown(began: Situation) -> Frames:
+    """The picture (H, W, 3) of the goal that the environment has drawn. Raises ``ValueError`` if there is none."""
+    picture = picture_if_any(began, Trial())
+    if picture is None:
+        raise ValueError(
+            "the environment has no picture of its goal to learn towards: give it a method goal_frame(), or "
+            "info['goal_rendered'] after a reset, (H, W, 3) uint8"
+        )
+    return picture
 
 
 class Learning(Protocol):

@@ -21,11 +21,11 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from lewm_agent.agents.rivals.frozen import SeeingConfig, read_encoder
-from lewm_agent.agents.rivals.online_run import STREAM
+from lewm_agent.agents.rivals.online_run import STREAM, goal_shown
 from lewm_agent.config import AgentConfig
-from lewm_agent.datasets.rollout import episode_seed
+from lewm_agent.datasets.rollout import episode_seed, steps_of
 from lewm_agent.environment import Environment
-from lewm_agent.evaluation.trials import Situation, Trial, goal_picture, present_state, wanted_state
+from lewm_agent.evaluation.trials import Situation, Trial, present_state, wanted_state
 from lewm_agent.models.encoder import Encoder
 from lewm_agent.models.learner import Learner
 from lewm_agent.planning.episodes import Frames
@@ -311,13 +311,14 @@ class HindsightEnv(gym.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[dict[str, Bytes], dict[str, Any]]:
         """Begin the next episode; its seed is that of its number, whatever is given."""
         began = Situation(self.env, *self.env.reset(seed=episode_seed(self._seed, self.number, STREAM)))
-        self.number += 1
-        self._goal = self._packed(wanted_state(began, Trial()), lambda: goal_picture(began, Trial()))
+        self.number, self._steps = self.number + 1, steps_of(self.env)
+        self._goal = self._packed(wanted_state(began, Trial()), lambda: goal_shown(began))
         return self._told(began), {}
 
     def step(self, action: Any) -> tuple[dict[str, Bytes], float, bool, bool, dict[str, Any]]:
         """Take an action as often as it is repeated."""
         for _ in range(self._model.frame_skip):
+            next(self._steps)
             observation, _, terminated, truncated, info = self.env.step(action)
             self.taken += 1
             if over := terminated or truncated:
