@@ -208,6 +208,13 @@ def test_no_such_model_to_tell_actions(tiny_agent: LeWMAgent, tiny_dataset: Offl
         tiny_agent.learn(tiny_dataset, tmp_path / "run", labels=0.5, labels_by="latents", progress=False)
 
 
+def test_a_model_with_nothing_to_tell_is_no_silent_choice(
+    tiny_agent: LeWMAgent, tiny_dataset: OfflineDataset, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match="labels_by 'latent' has nothing to tell, for all .*: give labels below 1"):
+        run_of(tiny_agent, tiny_dataset, tmp_path / "run", 1.0, "latent")
+
+
 def test_from_the_command_line(tiny_dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(LeWMAgent, "learn", lambda self, *_, **options: given.update(options))

@@ -33,6 +33,7 @@ from lewm_agent.envs import ENVIRONMENTS
 from lewm_agent.eval import success_rate
 from lewm_agent.eval.worlds import world_of
 from lewm_agent.training.metrics_log import read_rows
+from lewm_agent.training.run_folder import RunFolder
 
 SIDE = 36
 
@@ -111,6 +112,25 @@ def test_goes_on_after_a_kill_as_if_it_had_never_stopped(
     sight: Sight, goes_on_after_a_kill: Callable[..., Any]
 ) -> None:
     goes_on_after_a_kill(lambda: agent(sight=sight), 140, 70, 6)
+
+
+def _cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("name", ["training_state/state.pt", "model.safetensors", "config.json"])
+def test_a_damaged_checkpoint_gives_way_to_an_older_one_and_nothing_seen_is_wiped(name: str, tmp_path: Path) -> None:
+    learner, run = agent().learn_online(tmp_path, 120, checkpoint_every=40, progress=False), RunFolder(tmp_path)
+    newest, older = run.whole()
+    _cut_short(newest / name)
+    again = agent().learn_online(tmp_path, 120, checkpoint_every=40, resume=True, progress=False)
+    assert again.weights_sha256() == learner.weights_sha256()
+    _cut_short(newest / name)
+    _cut_short(older / name)
+    seen = (tmp_path / "replay" / "seen.bin").read_bytes()
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole, so that the run cannot be continued"):
+        agent().learn_online(tmp_path, 120, resume=True, progress=False)
+    assert (tmp_path / "replay" / "seen.bin").read_bytes() == seen
 
 
 def test_a_run_that_ends_before_anything_is_learned_says_so_and_goes_on(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lewm_agent.tools.settings import flat
 from lewm_agent.training.loop import GO_ON
 from lewm_agent.training.metrics_log import MetricsLog
 from lewm_agent.training.record import TrainingRecord, versions_here
-from lewm_agent.training.run import RESUME_OR_LEAVE, Identity, Saved
+from lewm_agent.training.run import RESUME_OR_LEAVE, Identity, Saved, newest_readable
 from lewm_agent.training.run_folder import RunFolder
 from lewm_agent.training.settings import AgentSettings
 from lewm_agent.training.state import TrainingState, random_states, set_random_states
@@ -220,11 +220,11 @@ class OnlineRun(ABC, Generic[LearningT]):
     # --- begin and continue -------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        folder = self.folder.newest()
-        if folder is None:
+        found = newest_readable(self.folder, self.agent.read_checkpoint)
+        if found is None:
             self._replay.keep(0, 0)
             return
-        saved, state = self.agent.read_checkpoint(folder), TrainingState.read(folder)
+        folder, saved, state = found.folder, found.saved, found.state
         now, before = (dict(flat(one)) for one in (self.agent.identity(), saved.identity))
         now["seed"], before["seed"] = self.seed, None if saved.training is None else saved.training.seed
         differing = [

@@ -45,7 +45,7 @@ HELD_OUT_BATCHES, LOOKS = 8, 5
 """Batches of held-out clips looked at, and how often at least, unless a run is so short that it logs less."""
 CHECKPOINT_SECONDS = 600
 """Training time after which a checkpoint is written even if ``checkpoint_every`` steps have not been taken."""
-GO_ON = "the same call with resume=True (lewm learn, lewm adapt: --resume; lewm reproduce: as it was) goes on"
+GO_ON = "the same call with resume=True (lewm learn, learn-online, adapt: --resume; lewm reproduce: as it was) goes on"
 
 Batch = ClipBatch[Tensor] | GoalBatch[Tensor]
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,6 +191,12 @@ class Run:
         self._begun = TrainingRecord.begun(dataset, config.training.batch_size, self.seed)
         if self.dataset.awaited.size:
             self._begun = replace(self._begun, labelled=len(self.labelled), labels_by=labels_by)
+        elif labels_by != "inverse":
+            warnings.warn(
+                f"labels_by {labels_by!r} has nothing to tell, for all training episodes keep their actions: give "
+                "labels below 1, or a dataset without actions beside this one",
+                stacklevel=4,
+            )
 
     def train(self, *, resume: bool, checkpoint_every: int) -> None:
         """Begin, or continue what the folder holds, and go on to the end.
@@ -332,14 +338,10 @@ class Run:
 
     def _continued(self) -> Found | None:
         """The newest checkpoint that can be read; None where training has not come to one."""
-        for found in self._readable():
+        found = newest_readable(self.folder, self.trainee.read_checkpoint)
+        if found is not None:
             self._check_same(found)
             return found
-        if self.folder.has_checkpoints():
-            raise ValueError(
-                f"no checkpoint in {self.folder.checkpoints} is whole, so that the run cannot be continued: copy it "
-                "anew, or begin another one in another folder"
-            )
         if rows := read_rows(self.folder.metrics):
             warnings.warn(
                 f"{self.folder.path} has no checkpoint, though its metrics reach step {rows[-1]['step']}: training "
@@ -347,15 +349,6 @@ class Run:
                 stacklevel=5,
             )
         return None
-
-    def _readable(self) -> Iterator[Found]:
-        for folder in self.folder.whole():
-            try:
-                found = Found(folder, self.trainee.read_checkpoint(folder), TrainingState.read(folder))
-            except UnreadableError as error:
-                warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=6)
-            else:
-                yield found
 
     def _check_same(self, found: Found) -> None:
         """Raise ``ValueError``, which says what differs, unless the steps taken would have been the same."""
@@ -421,6 +414,29 @@ class Run:
             model.make_room(fitted)
             model.load_state_dict(fitted, strict=False)
         self.record = replace(self._begun, steps=self.schedule.stop, finished=True, inverse_dynamics_error=error)
+
+
+def newest_readable(run: RunFolder, read: Callable[[Path], Saved]) -> Found | None:
+    """The newest checkpoint of a run that can be read; None where training has not come to one.
+
+    Args:
+        run: may have damaged checkpoints, which a warning names.
+        read: reads all but the state of one. Raises :class:`UnreadableError`.
+
+    Raises:
+        ValueError: there are checkpoints, and none is whole.
+    """
+    for folder in run.whole():
+        try:
+            return Found(folder, read(folder), TrainingState.read(folder))
+        except UnreadableError as error:
+            warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=6)
+    if run.has_checkpoints():
+        raise ValueError(
+            f"no checkpoint in {run.checkpoints} is whole, so that the run cannot be continued: copy it anew, or begin "
+            "another one in another folder"
+        )
+    return None
 
 
 def _origin(record: TrainingRecord) -> dict[str, Any]:
