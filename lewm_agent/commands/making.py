@@ -93,7 +93,8 @@ def learn_online(
     Args:
         env: short name (reacher) or Gymnasium id.
         output: gets training/ (metrics, what was seen, checkpoints) and model/.
-        steps: environment steps in all.
+        steps: environment steps in all; the first 1,000 are random, and the first five episodes of those that learn
+            from rewards.
         agent: tdmpc2, dreamer or sac_her_pixels, which see frames and goal images; or sac_her, which is told both in
             numbers.
         preset_name: whose frame size it takes over; paper has the released sizes, the others small ones.
