@@ -39,7 +39,7 @@ docs: $(INSTALLED)  ## the documentation as a site in build/docs; a link that le
 
 pytest: $(INSTALLED)  ## the tests alone: three processes, for they often wait for those they start
 	@echo "== pytest"
-	@$(BIN)/pytest -q -n 3 --dist loadfile --durations 10
+	@$(BIN)/pytest -q -n 3 --dist worksteal --durations 10
 
 clean:  ## remove .venv, builds and caches
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
